@@ -1,0 +1,131 @@
+"""KnowledgeAgent: looks things up in a local corpus, and expands the operators of the rulebook."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Final
+
+from aipo_agents.entries import Entry, load_corpus
+from aipo_agents.retrieval import Index
+from aipo_agents.rulebook_queries import MAX_QUERY_CHARS, SYMBOLS, Application, find_application, find_symbol
+from aipo_agents.text import quote, shorten
+from aipo_env.errors import ConfigurationError
+from aipo_env.protocol import ConsultRequest, Reply
+from aipo_env.tasks.rulebook import COMPOUND, OPERATORS, define
+
+EMBEDDED_CORPUS: Final = Path(__file__).parent / "corpus"
+"""The entries that come with the package."""
+
+
+class KnowledgeAgent:
+    """Answers from a corpus of short entries: definitions, identities, theorems, constants.
+
+    A query that contains an application of a rulebook operator, such as `473@128`, is answered with the
+    expansion
+    `4+4+1;7+7+2;3+3+8` and nothing else; a bare symbol with its definition. Everything else is retrieved.
+
+    Args:
+        corpus: a folder with .md, .txt or .jsonl files, or one such file (see `aipo_agents.entries`); None
+            for the entries that come with the package.
+        top_k: how many entries a reply may hold, at least 1.
+        max_chars: the most characters of a reply, at least 40. An expansion is never cut.
+        min_score: the BM25 score from which an entry counts as found; below it the reply says that there is
+        none. expand: whether an application is answered with its expansion (True) or with the rule in words
+        (False). rulebook: whether the agent knows the rulebook at all; False leaves the corpus alone to
+        answer. name: the name that the policy asks for.
+
+    Raises:
+        ConfigurationError: an argument out of its range.
+        DataNotFoundError: `corpus` does not exist.
+        DataFormatError: `corpus` holds no entries or a file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        corpus: str | os.PathLike[str] | None = None,
+        *,
+        top_k: int = 2,
+        max_chars: int = 800,
+        min_score: float = 3.0,
+        expand: bool = True,
+        rulebook: bool = True,
+        name: str = "knowledge",
+    ) -> None:
+        for option, value, least in (("top_k", top_k, 1), ("max_chars", max_chars, 40)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigurationError(
+                    f"KnowledgeAgent: {option} must be an integer of {least} or more, got {value!r}."
+                )
+        if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score < float("inf"):
+            raise ConfigurationError(f"KnowledgeAgent: min_score must be a number of 0 or more, got {min_score!r}.")
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"KnowledgeAgent: name must be a non-empty string, got {name!r}.")
+        self.name = name
+        self.top_k, self.max_chars, self.min_score = top_k, max_chars, float(min_score)
+        self.expand, self.rulebook = expand, rulebook
+        # A folder of the user's is read now, so that its errors appear where it is named; ours is read when
+        # needed.
+        self._own_entries = load_corpus(corpus) if corpus is not None else None
+
+    async def respond(self, request: ConsultRequest) -> Reply:
+        """Answers one query; an unknown topic is an answer too."""
+        return Reply(self._answer(request.query))
+
+    def search(self, query: str) -> list[tuple[Entry, float]]:
+        """The entries that a reply would be made of, with their scores, best first."""
+        return self._index.search(query[:MAX_QUERY_CHARS], self.top_k, self.min_score)
+
+    @functools.cached_property
+    def _index(self) -> Index:
+        entries = self._own_entries if self._own_entries is not None else load_corpus(EMBEDDED_CORPUS)
+        return Index([*entries, *rulebook_entries()] if self.rulebook else entries)
+
+    def _answer(self, query: str) -> str:
+        if self.rulebook:
+            application = find_application(query)
+            if application is not None:
+                return self._expansion(application)
+            symbol = find_symbol(query)
+            if symbol is not None:
+                return shorten(define(symbol), self.max_chars)
+        if not query.strip():
+            return "nothing found: the query is empty; ask for a term, a theorem or a formula"
+        found = self.search(query)
+        if not found:
+            return f"nothing found for {quote(query)!r}; try the name of a theorem, a term or a formula"
+        parts: list[str] = []
+        room = self.max_chars
+        for entry, _score in found:
+            part = f"{entry.title}: {entry.text}"
+            if parts and len(part) + 1 > room:
+                break
+            parts.append(shorten(part, room))
+            room -= len(parts[-1]) + 1
+        return "\n".join(parts)
+
+    def _expansion(self, application: Application) -> str:
+        if not self.expand:
+            return shorten(define(application.symbol), self.max_chars)
+        if application.expansion is None:
+            lengths = " and ".join(str(len(operand)) for operand in application.operands)
+            return (
+                f"cannot expand {quote(application.text)}: the operands of {application.symbol} need "
+                f"equally many "
+                f"digits, these have {lengths}"
+            )
+        return application.expansion
+
+
+def rulebook_entries() -> list[Entry]:
+    """The rulebook's operators as entries, made from the rulebook itself."""
+
+    def entry(symbol: str) -> Entry:
+        if symbol in OPERATORS:
+            title = f"Rulebook operator {symbol} ({OPERATORS[symbol].name})"
+        else:
+            title = f"Rulebook operator {symbol} ({COMPOUND[symbol]})"
+        return Entry(title, define(symbol), keywords="rulebook operator rule digits expansion", origin="rulebook")
+
+    return [entry(symbol) for symbol in SYMBOLS]

@@ -1,0 +1,27 @@
+"""Cutting and cleaning the text of replies."""
+
+from __future__ import annotations
+
+import re
+
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """Cuts a text to a length, after a whole sentence where there is one, else after a word."""
+    if len(text) <= max_chars:
+        return text
+    head = text[:max_chars]
+    ends = [match.end() for match in _SENTENCE_END.finditer(head)]
+    if ends and ends[-1] >= max_chars // 3:
+        return head[: ends[-1]]
+    room = max(max_chars - 3, 0)
+    words = text[:room].rsplit(None, 1)
+    return (words[0] if words and len(words[0]) > room // 2 else text[:room]) + "..."[:max_chars]
+
+
+def quote(text: str, max_chars: int = 60) -> str:
+    """A piece of someone's query for use in a message: one line, printable, short."""
+    clean = "".join(char if char.isprintable() else " " for char in text[: 4 * max_chars])
+    clean = re.sub(r"\s+", " ", clean).strip()
+    return clean if len(clean) <= max_chars else clean[: max_chars - 3] + "..."

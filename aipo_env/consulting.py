@@ -1,0 +1,91 @@
+"""Calling helpers: from synchronous code, with a time limit, and from plain functions."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TypeVar, cast
+
+from aipo_env.errors import ConfigurationError
+from aipo_env.protocol import Agent, ConsultRequest, Reply
+
+T = TypeVar("T")
+
+
+async def consult(agent: Agent, request: ConsultRequest, timeout: float | None = None) -> Reply:
+    """Asks a helper; lateness and lost connections become `Reply.error`, any other exception propagates.
+
+    Args:
+        agent: the helper.
+        request: what it is asked.
+        timeout: seconds the helper has; None for no limit.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            reply = await agent.respond(request)
+    except TimeoutError:
+        return Reply("", error=f"no reply within {timeout:g} s" if timeout is not None else "it timed out")
+    except ConnectionError as error:
+        return Reply("", error=f"connection failed ({type(error).__name__})")
+    if not isinstance(reply, Reply):
+        raise TypeError(
+            f"{agent.name}.respond must return an aipo_env.Reply, got {type(reply).__name__}. A plain `str -> str` "
+            "function becomes an agent with aipo_env.as_agent(fn)."
+        )
+    return reply
+
+
+class FunctionAgent:
+    """An agent made of a function; see `as_agent`."""
+
+    def __init__(self, function: Callable[[str], str | Awaitable[str]], name: str) -> None:
+        self.name = name
+        self._function = function
+
+    async def respond(self, request: ConsultRequest) -> Reply:
+        """Calls the function with the query; a synchronous one runs in a thread, so that a slow one blocks nobody."""
+        if inspect.iscoroutinefunction(self._function):
+            text = await self._function(request.query)
+        else:
+            text = await asyncio.to_thread(cast("Callable[[str], str]", self._function), request.query)
+        return Reply(text)
+
+
+def as_agent(function: Callable[[str], str | Awaitable[str]], name: str = "") -> Agent:
+    """Makes an agent of a function that maps a query to a reply, synchronous or asynchronous.
+
+    Example:
+        >>> shout = as_agent(lambda query: query.upper(), name="shout")
+        >>> shout.name
+        'shout'
+    """
+    if not callable(function):
+        raise ConfigurationError(f"as_agent takes a function of the query, got {type(function).__name__}.")
+    return FunctionAgent(function, name or getattr(function, "__name__", "agent").strip("<>"))
+
+
+class _LoopThread:
+    """One event loop on a daemon thread of this process, so that a synchronous `step` works inside a running loop too."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, name="aipo-consult", daemon=True).start()
+
+
+_loop_thread: _LoopThread | None = None
+_loop_lock = threading.Lock()
+
+
+def run_sync(coroutine: Coroutine[object, object, T]) -> T:
+    """Runs a coroutine to its end from synchronous code, whether or not the caller's thread has a running loop."""
+    global _loop_thread
+    with _loop_lock:
+        # A thread does not survive a fork; the child starts its own.
+        if _loop_thread is None or _loop_thread.pid != os.getpid():
+            _loop_thread = _LoopThread()
+        loop = _loop_thread.loop
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result()

@@ -1,0 +1,395 @@
+"""The game itself: a pure state machine. No gymnasium, no pettingzoo, no clock, no I/O.
+
+The policy acts; if it consults, the addressed helper acts; then it is the policy's turn again, until it answers or a
+budget is spent. Every face of the environment (Gymnasium, PettingZoo, batched rollouts) drives this class and adds
+nothing to the rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from aipo_env import markup
+from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
+from aipo_env.grading import Grade
+from aipo_env.protocol import (
+    Action,
+    Answer,
+    Consult,
+    ConsultRequest,
+    FinishReason,
+    Malformed,
+    Reply,
+    TokenAction,
+)
+from aipo_env.tasks.base import Task
+from aipo_env.trajectory import Segment, Source, Trajectory
+
+POLICY = "policy"
+
+
+class TokenCodec(Protocol):
+    """What token-exact episodes need of a tokenizer."""
+
+    fingerprint: str
+    """Equal for two tokenizers exactly when they map all ids and texts alike."""
+
+    def encode(self, text: str) -> list[int]:
+        """Plain text to ids. Never yields a control token, whatever the text says."""
+        ...
+
+    def encode_tag(self, tag: str) -> list[int]:
+        """A tag of our markup to ids; the one place where special tokens of the markup may be made."""
+        ...
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """The prompt to ids, as the policy expects it (its chat template applied, if it has one)."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids to text, without control tokens such as end-of-sequence."""
+        ...
+
+
+RewardFunction = Callable[[Task, Answer | None, Grade | None], float | Mapping[str, float]]
+"""A user's reward: gets the task, the answer (None if there was none) and its grade; returns the reward or its parts."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EpisodeConfig:
+    """The rules of an episode."""
+
+    agents: tuple[str, ...] = ("verify", "knowledge", "reasoning")
+    """The helpers that may be addressed, in the order of the consult mask."""
+    assisted: bool = True
+    """Whether helpers answer. In a solo episode nothing is inserted and a consult tag is text like any other."""
+    max_consults: int = 4
+    """Consults that are answered; later ones get a notice."""
+    max_turns: int = 8
+    """Turns of the policy, malformed ones included."""
+    max_chars: int = 100_000
+    """Characters of the transcript behind the prompt, helpers' replies included."""
+    max_reply_chars: int = 8_000
+    """Longer replies of a helper are cut here."""
+    consult_cost: float = 0.0
+    """Subtracted from the reward for each answered consult."""
+
+    def __post_init__(self) -> None:
+        if self.assisted and (self.max_turns < 2 or not self.agents):
+            raise ConfigurationError(
+                "a consult episode needs at least one helper and max_turns >= 2 (one turn to ask, one to answer); got "
+                f"{len(self.agents)} helpers and max_turns={self.max_turns}. For an episode without help use the solo id "
+                "(the one without '-consult')."
+            )
+        for name in ("max_consults", "max_turns", "max_chars", "max_reply_chars", "consult_cost"):
+            value = getattr(self, name)
+            if value < 0 or (value == 0 and name in ("max_turns", "max_chars", "max_reply_chars")):
+                raise ConfigurationError(f"{name} must not be negative, and budgets not be zero; got {name}={value!r}.")
+        for agent in self.agents:
+            if markup.parse(markup.render(Consult(agent, "q")), self.agents) != Consult(agent, "q"):
+                raise ConfigurationError(
+                    f"a helper's name is letters, digits, '_' and '-' and starts with a letter; got {agent!r}."
+                )
+
+
+class Episode:
+    """One problem being solved.
+
+    Args:
+        task: the problem.
+        prompt: what the policy sees first; the task's text in it is already escaped by the caller's template.
+        grade: grades an answer's text.
+        config: the rules.
+        seed: the helpers' seeds derive from it.
+        codec: makes the episode token-exact; without it only text is recorded.
+        reward_fn: replaces the 0/1 reward for a correct answer.
+        env_id: recorded in the trajectory.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        prompt: str,
+        grade: Callable[[str], Grade],
+        config: EpisodeConfig | None = None,
+        *,
+        seed: int = 0,
+        codec: TokenCodec | None = None,
+        reward_fn: RewardFunction | None = None,
+        env_id: str = "",
+    ) -> None:
+        self.task = task
+        self.config = config if config is not None else EpisodeConfig()
+        self.turn_of: str | None = POLICY
+        """Whose turn it is: "policy", a helper's name, or None when the episode is over."""
+        self.turn = 0
+        """Turns that the policy has taken."""
+        self.num_consults = 0
+        self.stop_reason = ""
+        self.terminated = self.truncated = False
+        self.reward_parts: dict[str, float] = {}
+        self.grade: Grade | None = None
+        self.segments: list[Segment] = []
+        self.last_action: Consult | Answer | Malformed | None = None
+        self._grade_answer = grade
+        self._reward_fn = reward_fn
+        self._codec = codec
+        self._env_id = env_id
+        self._seed = seed
+        self._pending: ConsultRequest | None = None
+        self._chars_left = self.config.max_chars
+        self._transcript: list[str] = []
+        ids = () if codec is None else tuple(codec.encode_prompt(prompt))
+        self._append(Segment(Source.PROMPT, prompt, ids))
+
+    @property
+    def done(self) -> bool:
+        """Whether the episode is over."""
+        return self.turn_of is None
+
+    @property
+    def transcript(self) -> str:
+        """Everything so far, prompt first, as the policy sees it."""
+        if len(self._transcript) > 1:
+            self._transcript = ["".join(self._transcript)]
+        return self._transcript[0]
+
+    @property
+    def request(self) -> ConsultRequest:
+        """What the addressed helper is asked; EpisodeStateError when no helper is to act."""
+        if self._pending is None:
+            raise EpisodeStateError(f"no consult is waiting for a reply; it is {self.turn_of or 'nobody'}'s turn.")
+        return self._pending
+
+    @property
+    def consult_mask(self) -> list[int]:
+        """1 for each helper that may be consulted now, in the order of `config.agents`."""
+        open_ = self.config.assisted and self.turn_of == POLICY and self.num_consults < self.config.max_consults
+        return [int(open_)] * len(self.config.agents)
+
+    @property
+    def reward(self) -> float:
+        """The sum of `reward_parts` so far."""
+        return sum(self.reward_parts.values())
+
+    def act(self, action: Action) -> Consult | Answer | Malformed:
+        """The policy takes its turn.
+
+        Args:
+            action: text, a structured action (which lowers to text), or the sampler's tokens.
+
+        Returns:
+            What the turn was understood as.
+
+        Raises:
+            InvalidActionError: for an action of another type.
+            EpisodeStateError: when it is not the policy's turn.
+        """
+        if self.turn_of != POLICY:
+            raise EpisodeStateError(
+                "the episode is over; reset it." if self.done else f"it is {self.turn_of}'s turn: a reply is due."
+            )
+        text, tokens = self._lower(action)
+        self.turn += 1
+        if len(text) > self._chars_left:
+            return self._overflow(text, tokens)
+        parser = markup.ActionParser(self.config.agents, consults=self.config.assisted)
+        parser.feed(text)
+        understood = parser.finish()
+        # Behind a complete consult nothing belongs to the turn; an answer turn is kept whole.
+        end = len(text) if isinstance(understood, Answer) or parser.consult_end is None else parser.consult_end
+        self._record_policy(text, end, tokens)
+        self.last_action = understood
+        finish = tokens.finish_reason if tokens is not None else "stop"
+        if isinstance(understood, Answer):
+            self._finish("answer", answer=understood)
+        elif isinstance(understood, Consult):
+            self._consult(understood)
+        else:
+            self._malformed(understood, finish)
+        return understood
+
+    def reply(self, reply: Reply) -> None:
+        """The addressed helper answers.
+
+        Raises:
+            EpisodeStateError: when no helper is to act.
+        """
+        if self._pending is None or self.turn_of is None:
+            raise EpisodeStateError(f"no consult is waiting for a reply; it is {self.turn_of or 'nobody'}'s turn.")
+        agent, self._pending = self.turn_of, None
+        self.turn_of = POLICY
+        if reply.error is not None:
+            self._notice(f"{agent} could not answer: {reply.error}"[:300], agent)
+        else:
+            self._record_reply(agent, reply)
+            self.num_consults += 1
+            if self.config.consult_cost:
+                spent = self.reward_parts.get("consult_cost", 0.0)
+                self.reward_parts["consult_cost"] = spent - self.config.consult_cost
+        if self._chars_left <= 0:
+            self._finish("max_chars", truncated=True)
+
+    def truncate(self, reason: FinishReason | str) -> None:
+        """Ends a running episode from outside: the sampler ran out of tokens, the caller gave up."""
+        if not self.done:
+            self._finish(reason, truncated=True)
+
+    def trajectory(self, **fields: object) -> Trajectory:
+        """The record so far. `fields` fill those of `Trajectory` that the episode does not know (group, sample)."""
+        values: dict[str, object] = {
+            "env_id": self._env_id,
+            "task_id": self.task.id,
+            "segments": list(self.segments),
+            "reward": self.reward,
+            "reward_parts": dict(self.reward_parts),
+            "stop_reason": self.stop_reason,
+            "assisted": self.config.assisted,
+            "verdict": "" if self.grade is None else self.grade.verdict.value,
+            "num_consults": self.num_consults,
+            "seed": self._seed,
+            "metadata": dict(self.task.metadata),
+        }
+        return Trajectory(**{**values, **fields})  # type: ignore[arg-type]
+
+    def _lower(self, action: Action) -> tuple[str, TokenAction | None]:
+        if isinstance(action, str):
+            return action, None
+        if isinstance(action, Consult | Answer):
+            return markup.render(action), None
+        if isinstance(action, TokenAction):
+            if self._codec is None:
+                raise InvalidActionError(
+                    "a TokenAction needs an environment with a tokenizer: pass codec= when making it."
+                )
+            return self._codec.decode(action.ids), action
+        raise InvalidActionError(
+            f"an action is a str, Consult, Answer or TokenAction; got {type(action).__name__}: {str(action)[:80]!r}."
+        )
+
+    def _append(self, segment: Segment) -> None:
+        self.segments.append(segment)
+        self._transcript.append(segment.text)
+
+    def _record_policy(self, text: str, end: int, tokens: TokenAction | None) -> None:
+        self._chars_left -= end
+        if tokens is None:
+            ids = self._encode(text[:end])
+            self._append(Segment(Source.POLICY, text[:end], ids))
+            return
+        assert self._codec is not None
+        ids = tuple(tokens.ids)
+        logprobs = tuple(tokens.logprobs or ())
+        count = len(ids) if end == len(text) else _tokens_covering(self._codec, ids, end)
+        kept = self._codec.decode(ids[:count])
+        self._append(Segment(Source.POLICY, kept, ids[:count], logprobs[:count]))
+        if count < len(ids):
+            # Sampled past the end of the action: in the sampler's context, so in the record, but not the policy's
+            # doing.
+            self._append(Segment(Source.TEMPLATE, text[len(kept) :], ids[count:]))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return () if self._codec is None else tuple(self._codec.encode_tag(text))
+
+    def _record_reply(self, agent: str, reply: Reply) -> None:
+        content = markup.escape(reply.text)
+        # What does not fit any more is cut, so that a chatty helper cannot overrun the budget without end.
+        content = content[: max(0, min(self.config.max_reply_chars, self._chars_left))]
+        opening, closing = markup.feedback_open(agent), markup.FEEDBACK_CLOSE
+        text = opening + content + closing
+        self._chars_left -= len(text)
+        if self._codec is None:
+            self._append(Segment(Source.AGENT, text, agent=agent))
+            return
+        own = reply.token_ids is not None and reply.tokenizer == self._codec.fingerprint and content == reply.text
+        ids = list(reply.token_ids or ()) if own else self._codec.encode(content)
+        known = own and reply.logprobs is not None
+        logprobs = list(reply.logprobs or ()) if known else [0.0] * len(ids)
+        before, after = self._codec.encode_tag(opening), self._codec.encode_tag(closing)
+        self._append(
+            Segment(
+                Source.AGENT,
+                text,
+                tuple(before + ids + after),
+                tuple([0.0] * len(before) + logprobs + [0.0] * len(after)),
+                agent=agent,
+                mu_known=known,
+            )
+        )
+
+    def _notice(self, message: str, agent: str = "") -> None:
+        text = f"{markup.NOTICE_OPEN}{markup.escape(message)}{markup.NOTICE_CLOSE}"
+        self._chars_left -= len(text)
+        ids = self._encode(text)
+        self._append(Segment(Source.TEMPLATE, text, ids, agent=agent))
+
+    def _consult(self, consult: Consult) -> None:
+        if self.turn >= self.config.max_turns:
+            # No turn is left in which a reply could be used.
+            self._finish("max_turns", truncated=True)
+            return
+        if self.num_consults >= self.config.max_consults:
+            self._notice(f"no consults are left ({self.config.max_consults} were allowed); answer now.", consult.agent)
+            return
+        seed = np.random.SeedSequence(self._seed, spawn_key=(self.turn,)).generate_state(1)
+        self._pending = ConsultRequest(
+            query=consult.query, transcript=self.transcript, task_id=self.task.id, seed=int(seed[0])
+        )
+        self.turn_of = consult.agent
+
+    def _malformed(self, malformed: Malformed, finish: FinishReason) -> None:
+        if finish == "length":
+            self._finish("length", truncated=True)
+        elif not self.config.assisted:
+            # Alone there is nobody to tell the policy to go on: a turn that ends without an answer is the last.
+            self._finish("no_answer")
+        elif self.turn >= self.config.max_turns:
+            self._finish("max_turns", truncated=True)
+        else:
+            self._notice(malformed.reason)
+            if self._chars_left <= 0:
+                self._finish("max_chars", truncated=True)
+
+    def _overflow(self, text: str, tokens: TokenAction | None) -> Malformed:
+        """A turn that is longer than what is left of the transcript ends the episode; its text is cut, its ids are not."""
+        malformed = Malformed(
+            f"the turn has {len(text)} characters; {self._chars_left} of max_chars={self.config.max_chars} were left.",
+            text[: self._chars_left],
+        )
+        if tokens is None:
+            cut = text[: self._chars_left]
+            self._append(Segment(Source.POLICY, cut, self._encode(cut)))
+        else:
+            self._append(Segment(Source.POLICY, text, tuple(tokens.ids), tuple(tokens.logprobs or ())))
+        self._chars_left = 0
+        self.last_action = malformed
+        self._finish("max_chars", truncated=True)
+        return malformed
+
+    def _finish(self, reason: str, *, truncated: bool = False, answer: Answer | None = None) -> None:
+        self.grade = self._grade_answer(answer.text) if answer is not None else None
+        if self._reward_fn is None:
+            parts: float | Mapping[str, float] = float(self.grade is not None and self.grade.correct)
+        else:
+            parts = self._reward_fn(self.task, answer, self.grade)
+        named = dict(parts) if isinstance(parts, Mapping) else {"correct": float(parts)}
+        self.reward_parts.update({name: float(value) for name, value in named.items()})
+        self.stop_reason = reason
+        self.truncated, self.terminated = truncated, not truncated
+        self.turn_of = None
+
+
+def _tokens_covering(codec: TokenCodec, ids: Sequence[int], end: int) -> int:
+    """The least number of leading ids whose text reaches `end` characters."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        if len(codec.decode(ids[:middle])) >= end:
+            high = middle
+        else:
+            low = middle + 1
+    return low

@@ -1,0 +1,76 @@
+"""The errors this project raises on purpose.
+
+AipoError
+├── UnknownIdError (KeyError)         an environment, agent or split name that does not exist
+├── ConfigurationError (ValueError)   an option, or a combination of options, that cannot work
+├── InvalidActionError (TypeError)    an action of a type that no environment accepts
+├── EpisodeStateError (RuntimeError)  a call out of order: `act` before `reset`, after the end, out of turn
+├── DataNotFoundError (FileNotFoundError)  a data set that is neither local nor downloadable here
+├── DataFormatError (ValueError)      a data or trace file whose rows are not what they should be
+├── MissingDependencyError (ImportError)   an optional package that this call needs
+└── GradingError (RuntimeError)       the grading machinery itself failed; never a wrong answer
+
+Every message says what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AipoError(Exception):
+    """Base class of every error that this project raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of its argument; a message is meant to be read.
+        return str(self.args[0]) if self.args else ""
+
+
+class UnknownIdError(AipoError, KeyError):
+    """A name that is not registered; the message suggests the nearest known one."""
+
+
+class ConfigurationError(AipoError, ValueError):
+    """An option, or a combination of options, that cannot work."""
+
+
+class InvalidActionError(AipoError, TypeError):
+    """An action of a type that no environment accepts."""
+
+
+class EpisodeStateError(AipoError, RuntimeError):
+    """A call out of order: before `reset`, after the end, or out of turn."""
+
+
+class DataNotFoundError(AipoError, FileNotFoundError):
+    """A data set that is neither given as a local file nor reachable on its hub."""
+
+
+class DataFormatError(AipoError, ValueError):
+    """A data or trace file whose rows are not what they should be."""
+
+
+class MissingDependencyError(AipoError, ImportError):
+    """An optional package that this call needs is not installed."""
+
+
+class GradingError(AipoError, RuntimeError):
+    """The grading machinery itself failed; this is never the verdict on an answer."""
+
+
+def unknown_id(kind: str, name: object, known: Iterable[str], hint: str = "") -> UnknownIdError:
+    """Builds the error for a name that is not registered, with the nearest known ones.
+
+    Args:
+        kind: what the name stands for, as it reads in a sentence ("environment id").
+        name: what came.
+        known: the names that exist.
+        hint: a further sentence on what to do.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    suggestion = (
+        f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else f"Known: {', '.join(names) or 'none'}."
+    )
+    return UnknownIdError(" ".join(part for part in (f"unknown {kind} {name!r}.", suggestion, hint) if part))

@@ -1,0 +1,230 @@
+"""Bring an answer into one plain LaTeX spelling before anything parses it.
+
+Everything is linear in the length, which is bounded first. What cannot be an honest answer is refused here:
+control characters, digits that only look like ASCII digits, and excessive length or nesting.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from aipo_env.grading.extract import MAX_ANSWER
+
+MAX_NESTING = 60
+
+
+class Refused(Exception):
+    """A text that no parser should see; ``reason`` is part of the rule in the grade."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+_UNICODE = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "∙": "\\cdot ",
+    "÷": "\\div ", "√": "\\sqrt ", "π": "\\pi ", "∞": "\\infty ", "≤": "\\le ", "⩽": "\\le ", "≥": "\\ge ",
+    "⩾": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "±": "\\pm ", "∓": "\\mp ", "∪": "\\cup ", "∩": "\\cap ",
+    "∈": "\\in ", "∅": "\\emptyset ", "°": "^\\circ ", "²": "^2 ", "³": "^3 ", "½": "\\frac{1}{2}",
+    "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "…": "\\ldots ",
+    "α": "\\alpha ", "β": "\\beta ", "γ": "\\gamma ", "δ": "\\delta ", "ε": "\\epsilon ", "θ": "\\theta ",
+    "λ": "\\lambda ", "μ": "\\mu ", "ρ": "\\rho ", "σ": "\\sigma ", "τ": "\\tau ", "φ": "\\phi ", "ω": "\\omega ",
+    "Δ": "\\Delta ", "Ω": "\\Omega ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "⟨": "\\langle ",
+    "⟩": "\\rangle ", "∖": "\\setminus ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ",
+    "€": "\\$", "£": "\\$", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "\u2003": " ", "\u2002": " ",
+    "\u200b": "", "\u200c": "", "\u200d": "", "\u2060": "", "\ufeff": "", "，": ",", "（": "(", "）": ")", "。": ".",
+    "：": ":", "；": ";", "＝": "=",
+}  # fmt: skip
+_TRANSLATION = str.maketrans(_UNICODE)
+
+# A Python string literal without r"" eats these escapes; the command's name tells what was meant.
+_EATEN = {"\x0crac": "\\frac", "\x08oxed": "\\boxed", "\x08inom": "\\binom", "\x07pprox": "\\approx"}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+_COMMANDS = "frac|dfrac|tfrac|sqrt|left|right|begin|end|text|le|leq|ge|geq|cdot|times|pi|infty|pm|cup|boxed|circ|ne|neq"
+_DOUBLED = re.compile(rf"\\\\(?={_COMMANDS})")
+_BACKSLASHES = re.compile(r"\\+")
+
+_DROP = re.compile(
+    r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![A-Za-z])|\\(?:left|right|mleft|mright|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|"
+    r"Biggr|big|Big|bigg|Bigg|displaystyle|textstyle|scriptstyle|limits|nolimits|negthinspace|thinspace|medspace|"
+    r"thickspace|enspace|hfill|hspace\*?\{[^{}]*\}|phantom\{[^{}]*\})(?![a-z])\.?"
+)
+_MATH_DELIMITERS = re.compile(r"(?<!\\)\$+|(?<!\\)\\[()\[\]]")
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,?\\!\s*,?|,\\!\s*|\\,|\\ )(?=\d{3}(?!\d))")
+_FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])|\\frac(?=[A-Za-z])")
+_STYLE = re.compile(
+    r"\\(text(?:bf|it|rm|normal|sf|tt|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|mathnormal|boldsymbol|bm|"
+    r"operatorname\*?|emph|fbox|boxed)\s*\{([^{}]*)\}"
+)
+_LEAD = re.compile(
+    r"(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is)?\s*:?|therefore,?|thus,?|hence,?|so,?)\s+(?=[\\\d(\[{+-])",
+    re.IGNORECASE,
+)
+FUNCTIONS = frozenset(
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "sinh",
+        "cosh",
+        "tanh",
+        "coth",
+        "sech",
+        "csch",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "arccot",
+        "arcsec",
+        "arccsc",
+        "asin",
+        "acos",
+        "atan",
+        "asinh",
+        "acosh",
+        "atanh",
+        "acot",
+        "asec",
+        "acsc",
+        "arsinh",
+        "arcosh",
+        "artanh",
+        "arcsinh",
+        "arccosh",
+        "arctanh",
+        "sinh",
+        "log",
+        "ln",
+        "lg",
+        "exp",
+        "sqrt",
+        "gcd",
+        "lcm",
+        "max",
+        "min",
+        "floor",
+        "ceil",
+        "abs",
+        "det",
+        "mod",
+        "arg",
+        "Re",
+        "Im",
+        "sgn",
+        "sign",
+        "tr",
+        "rank",
+    ]
+)
+_CONNECTIVES = {"and": " and ", "or": " or ", ",": ",", ", and": ", and ", "and,": " and ", "if": " if "}
+_SPACES = re.compile(r"\s{2,}|\n")
+
+
+def clean(text: str, *, trusted: bool = False) -> str:
+    """Return the text in plain LaTeX: one spelling of fractions, spaces, delimiters and styles.
+
+    Args:
+        text: an extracted answer.
+        trusted: the text is a gold answer, so a stray control character is dropped, not refused.
+
+    Raises:
+        Refused: if the text is too long, nests too deeply, or holds characters that an answer cannot hold.
+    """
+    if len(text) > MAX_ANSWER:
+        # Blank padding is the only length that is forgiven.
+        text = text.strip()
+        if len(text) > MAX_ANSWER:
+            raise Refused("length")
+    if not text.isascii():
+        text = _to_ascii(text)
+    if _CONTROL.search(text):
+        for eaten, meant in _EATEN.items():
+            text = text.replace(eaten, meant).replace("\\" + meant, meant)
+        if _CONTROL.search(text):
+            if not trusted:
+                raise Refused("control")
+            text = _CONTROL.sub(" ", text)
+    text = _SPACES.sub(" ", text).strip()
+    if "\\" in text:
+        text = _unescape(text)
+        text = _THOUSANDS.sub(",", text)
+        text = _DROP.sub(" ", text)
+        text = _FRACTION.sub(r"\\frac ", text)
+        text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
+        text = text.replace("\\lbrack", "[").replace("\\rbrack", "]").replace("\\%", "%")
+        for _ in range(3):
+            replaced = _STYLE.sub(_restyle, text)
+            if replaced == text:
+                break
+            text = replaced
+        text = _MATH_DELIMITERS.sub(" ", text)
+    elif "$" in text:
+        text = text.replace("$", " ")
+    if "{,}" in text:
+        text = text.replace("{,}", ",")
+    text = _LEAD.sub("", text.strip(), count=1)
+    _check_nesting(text)
+    # The full stop of the sentence is not part of the answer.
+    while text.endswith((".", ",", ";")) and not text.endswith("\\,"):
+        text = text[:-1].rstrip()
+    return text.strip()
+
+
+def _to_ascii(text: str) -> str:
+    text = text.translate(_TRANSLATION)
+    if text.isascii():
+        return text
+    for char in text:
+        if not char.isascii():
+            category = unicodedata.category(char)
+            if category in ("Cc", "Cs", "Co", "Cn", "Cf", "Mn", "Me", "Mc"):
+                raise Refused("control")
+            if category.startswith("N") or unicodedata.normalize("NFKC", char).isascii():
+                # A full-width or mathematical character imitates an ASCII one.
+                raise Refused("lookalike")
+    return text
+
+
+def _unescape(text: str) -> str:
+    """Undo a doubled escaping: every run of backslashes is even, and one of them starts a command."""
+    if "\\\\" not in text:
+        return text
+    if _DOUBLED.search(text) and all(len(run) % 2 == 0 for run in _BACKSLASHES.findall(text)):
+        return _BACKSLASHES.sub(lambda match: "\\" * (len(match.group()) // 2), text)
+    # Outside an environment there are no rows, so a doubled backslash before a command is a single one.
+    return text if "\\begin" in text else _DOUBLED.sub(r"\\", text)
+
+
+def _restyle(match: re.Match[str]) -> str:
+    r"""Unwrap styled mathematics, keep words as ``\text{...}``, name functions."""
+    content = match[2].strip()
+    # Unwrapping inserts a space, so that \text{3}4 becomes two numbers and is refused, not thirty-four.
+    if content in _CONNECTIVES:
+        return _CONNECTIVES[content]
+    if content in FUNCTIONS:
+        return f"\\{content} "
+    if match[1].startswith("operatorname"):
+        return f" {content} "
+    if len(content) == 1 or not any(char.isalpha() for char in content):
+        return f" {content} "
+    if match[1] in ("text", "textrm") and match[2] == content and "\\" not in content:
+        return match[0] if match[1] == "text" else f"\\text{{{content}}}"
+    if match[1] in ("boxed", "fbox") or "\\" in content or any(char.isdigit() or char in "=+^_" for char in content):
+        return f" {content} "
+    return f"\\text{{{content}}}"
+
+
+def _check_nesting(text: str) -> None:
+    depth = 0
+    for char in text:
+        if char in "([{":
+            depth += 1
+            if depth > MAX_NESTING:
+                raise Refused("nesting")
+        elif char in ")]}":
+            depth -= 1

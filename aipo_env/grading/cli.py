@@ -1,0 +1,186 @@
+"""Grade a file of answers: one verdict per row, and a summary."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_module
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError, GradingError
+from aipo_env.grading.grader import Grader
+from aipo_env.grading.policy import PRESETS, GradingPolicy
+from aipo_env.grading.verdicts import Grade, Verdict
+
+FORMS = ("answer", "text")
+
+
+@dataclass(slots=True)
+class GradeSummary:
+    """What grading a file came to. Rows with a field ``equal`` are scored; ``contested`` ones apart."""
+
+    rows: int = 0
+    """Rows graded."""
+    verdicts: dict[str, int] = field(default_factory=dict)
+    """How often each verdict was given."""
+    scored: int = 0
+    """Rows that say whether the answer is right, and are not marked as contested."""
+    accuracy: float | None = None
+    """Share of the scored rows on which the grader agrees; None without such rows."""
+    false_positives: int = 0
+    """Scored rows graded correct that are not."""
+    false_negatives: int = 0
+    """Scored rows not graded correct that are."""
+    contested: int = 0
+    """Rows on which public graders disagree by convention; the policy decides them."""
+    contested_agreed: int = 0
+    """Contested rows on which the policy happens to agree with the row's label."""
+    median_ms: float = 0.0
+    """Median time of one row."""
+    p99_ms: float = 0.0
+    """99th percentile of the time of one row."""
+    slowest_ms: float = 0.0
+    """Time of the slowest row."""
+    seconds: float = 0.0
+    """Time of all rows, without the start of the workers."""
+    policy: str = "math500"
+    """The conventions used."""
+
+    def __str__(self) -> str:
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in self.verdicts.items())
+        parts = [f"{self.rows} rows under policy {self.policy}: {verdicts or 'none'}"]
+        if self.accuracy is not None:
+            parts.append(
+                f"accuracy {100 * self.accuracy:.2f} % of {self.scored} scored "
+                f"({self.false_positives} false positives, {self.false_negatives} false negatives)"
+            )
+        if self.contested:
+            parts.append(f"{self.contested} contested, {self.contested_agreed} as labelled")
+        parts.append(f"median {self.median_ms:.3f} ms, p99 {self.p99_ms:.1f} ms, slowest {self.slowest_ms:.1f} ms")
+        return "; ".join(parts)
+
+
+def grade_file(
+    pairs: Path,
+    json: Path | None = None,
+    limit: int | None = None,
+    *,
+    policy: str = "math500",
+    timeout: float = 0.9,
+) -> GradeSummary:
+    """Grade a JSON-lines file whose rows have ``gold`` and ``pred``.
+
+    A row may have ``form``: ``answer`` (the default), an already extracted answer, or ``text``, a whole
+    text that the policy wrote. With ``equal`` (true or false) the row is scored, with ``contested`` scored
+    apart.
+
+    Args:
+        pairs: the rows.
+        json: where to write one verdict per row and, last, ``{"summary": ...}``; standard output if left out.
+        limit: grade only the first rows.
+        policy: name of the conventions, one of `PRESETS`.
+        timeout: seconds that the computer algebra system may take for one row.
+
+    Returns:
+        The summary. A row on which the machinery itself failed has the verdict ``harness_error``.
+
+    Raises:
+        ConfigurationError: for an unknown policy.
+        DataNotFoundError: if there is no such file.
+        DataFormatError: if a row is not what it should be.
+    """
+    conventions = PRESETS.get(policy)
+    if conventions is None:
+        raise ConfigurationError(f"policy must be one of {', '.join(PRESETS)}; got {policy!r}. Choose one of them.")
+    if not pairs.is_file():
+        raise DataNotFoundError(
+            f"Expected a JSON-lines file of gold and pred; there is none at {pairs}. Check the path."
+        )
+    summary, times, verdicts = GradeSummary(policy=policy), list[float](), Counter[str]()
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(json.open("w", encoding="utf-8")) if json is not None else sys.stdout
+        with Grader() as grader:
+            for number, row in _rows(pairs, limit):
+                started = time.perf_counter()
+                grade = _grade_row(grader, row, conventions, timeout)
+                times.append(1000 * (time.perf_counter() - started))
+                verdicts[grade.verdict.value] += 1
+                _score(summary, row, grade)
+                line = {"row": row.get("id", number), **_grade_fields(grade), "ms": round(times[-1], 4)}
+                output.write(json_module.dumps(line) + "\n")
+        _finish(summary, times, verdicts)
+        output.write(json_module.dumps({"summary": asdict(summary)}) + "\n")
+    if json is not None:
+        print(summary)
+    return summary
+
+
+def _rows(pairs: Path, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    with pairs.open(encoding="utf-8") as lines:
+        count = 0
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            if limit is not None and count >= limit:
+                return
+            count += 1
+            try:
+                row = json_module.loads(line)
+            except ValueError as error:
+                raise DataFormatError(f"{pairs}:{number}: expected one JSON object per line; {error}.") from None
+            if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("gold", "pred")):
+                raise DataFormatError(
+                    f"{pairs}:{number}: expected the text fields 'gold' and 'pred'. Add them to the row."
+                )
+            if row.get("form", "answer") not in FORMS:
+                raise DataFormatError(f"{pairs}:{number}: 'form' must be 'answer' or 'text'; got {row['form']!r}.")
+            yield number, row
+
+
+def _grade_row(grader: Grader, row: dict[str, Any], policy: GradingPolicy, timeout: float) -> Grade:
+    grade = grader.grade_text if row.get("form") == "text" else grader.grade_answer
+    try:
+        return grade(row["gold"], row["pred"], policy, timeout=timeout)
+    except GradingError as error:
+        return Grade(False, Verdict.HARNESS_ERROR, f"harness: {error}", None)
+
+
+def _grade_fields(grade: Grade) -> dict[str, Any]:
+    extracted = grade.extracted if grade.extracted is None else grade.extracted[:500]
+    return {
+        "correct": grade.correct,
+        "verdict": grade.verdict.value,
+        "rule": grade.rule,
+        "extracted": extracted,
+    }
+
+
+def _score(summary: GradeSummary, row: dict[str, Any], grade: Grade) -> None:
+    summary.rows += 1
+    equal = row.get("equal")
+    if not isinstance(equal, bool):
+        return
+    if row.get("contested"):
+        summary.contested += 1
+        summary.contested_agreed += grade.correct == equal
+        return
+    summary.scored += 1
+    summary.false_positives += grade.correct and not equal
+    summary.false_negatives += equal and not grade.correct
+
+
+def _finish(summary: GradeSummary, times: list[float], verdicts: Counter[str]) -> None:
+    summary.verdicts = dict(sorted(verdicts.items()))
+    if summary.scored:
+        summary.accuracy = 1 - (summary.false_positives + summary.false_negatives) / summary.scored
+    if times:
+        ordered = sorted(times)
+        summary.median_ms = round(ordered[len(ordered) // 2], 4)
+        summary.p99_ms = round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 4)
+        summary.slowest_ms = round(ordered[-1], 4)
+        summary.seconds = round(sum(times) / 1000, 4)

@@ -1,0 +1,167 @@
+"""Find the answer in a text: the last balanced box or answer tag, else a marked phrase, else the last
+formula.
+
+Everything here is linear in the length of the text, whatever the text is. Only text that the policy wrote
+may be passed in; this module cannot know who wrote it.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_TEXT = 400_000
+"""Only this many characters at the end of a text are searched."""
+MAX_ANSWER = 2_000
+"""Longer answers are refused by the grader (``guard.length``); marked phrases are cut to this length."""
+
+# Two backslashes before the command come from a text that was escaped twice.
+_BRACES = re.compile(r"\\{1,2}(?:boxed|fbox)\s{0,8}\{|\\.|[{}]", re.DOTALL)
+_BARE_BOX = re.compile(r"\\boxed\s{0,8}([0-9A-Za-z]{1,40})")
+_ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"(?:\b(?:final\s{1,4})?answer(?:\s{1,4}is)?\s{0,4}[*_]{0,3}\s{0,4}(?::|(?<=is)\s)[*_]{0,3}|####)",
+    re.IGNORECASE,
+)
+_CONNECTOR = re.compile(
+    r"(?:\s|\$|,|;|&|~|\.(?!\d)|\\[()\[\],;:! ]|\\q?quad|\\(?:text|mbox|textrm|mathrm)\{\s*(?:and|or)?[\s,]*\}|\band\b|\bor\b"
+    r"|[A-Za-z](?:_\{?\w{1,4}\}?)?\s{0,4}=)*\s*"
+)
+_NUMBER = re.compile(
+    r"(?<![\w.,])[-+−]?(?:\\?\$\s?)?(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\s?\d{3}){1,8}(?!\d)|\d{1,400})(?:\.\d{1,400})?"
+    r"(?:/\d{1,40})?(?:\s?(?:\\?%|percent\b))?"
+)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|<\|")
+_STARTS_LIKE_MATH = re.compile(r"[-+−]?[\d(\[{\\$.|√π]")
+
+
+def extract_answer(text: str, *, marked_only: bool = False) -> str | None:
+    r"""Return the answer that a text gives, or None.
+
+    The last of ``\boxed{...}`` and ``<answer>...</answer>`` wins; several boxes in a row, joined by nothing
+    but commas, "and" or "or", are one list. Without either, the text after the last ``####``, ``Answer:``
+    or "answer is" counts; without that (unless ``marked_only``), the last formula or number of the text.
+
+    Args:
+        text: what the policy wrote.
+        marked_only: take no answer from a text that marks none.
+    """
+    text = text[-MAX_TEXT:]
+    boxes = _boxes(text)
+    tag = _last_answer_tag(text)
+    if tag is not None and (not boxes or boxes[-1][1] <= tag[1]):
+        content = text[tag[0] : tag[1]]
+        inner = _boxes(content)
+        return (_join_boxes(content, inner) if inner else content).strip()
+    if boxes:
+        return _join_boxes(text, boxes).strip()
+    bare = _last_match(_BARE_BOX, text)
+    if bare is not None:
+        return bare.group(1)
+    phrase = _last_match(_PHRASE, text)
+    if phrase is not None:
+        value = _phrase_value(text[phrase.end() : phrase.end() + MAX_ANSWER])
+        if value:
+            return value
+    return None if marked_only else _last_value(text[-2 * MAX_ANSWER :])
+
+
+def _last_match(pattern: re.Pattern[str], text: str, start: int = 0) -> re.Match[str] | None:
+    last = None
+    for match in pattern.finditer(text, start):
+        last = match
+    return last
+
+
+def _boxes(text: str) -> list[tuple[int, int, int]]:
+    """Return (start, end, start of content) of the outermost balanced boxes, the last 32 of them."""
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return []
+    found: list[tuple[int, int, int]] = []
+    open_braces: list[tuple[int, int] | None] = []
+    for match in _BRACES.finditer(text):
+        token = match.group()
+        if token == "}":
+            if not open_braces:
+                continue
+            opened = open_braces.pop()
+            if opened is not None:
+                while found and found[-1][0] > opened[0]:
+                    found.pop()
+                found.append((opened[0], match.end(), opened[1]))
+                del found[:-32]
+        elif token == "{":
+            open_braces.append(None)
+        elif token.endswith("{") and len(token) > 2:
+            open_braces.append((match.start(), match.end()))
+    return found
+
+
+def _join_boxes(text: str, boxes: list[tuple[int, int, int]]) -> str:
+    """Return the content of the last box, or of the last run of boxes joined by connectors, as a list."""
+    first = len(boxes) - 1
+    alternatives = False
+    while first > 0:
+        between = text[boxes[first - 1][1] : boxes[first][0]]
+        if len(between) > 80 or _CONNECTOR.fullmatch(between) is None:
+            break
+        alternatives = alternatives or "or" in between
+        first -= 1
+    run = [text[content : end - 1] for _, end, content in boxes[first:]]
+    if len(run) > 1 and all(part.strip() == run[-1].strip() for part in run):
+        run = run[-1:]  # the same box twice is one answer said twice
+    answer = (" or " if alternatives else ", ").join(run)
+    inner = _boxes(answer)
+    return _join_boxes(answer, inner) if len(run) == 1 and inner else answer
+
+
+def _last_answer_tag(text: str) -> tuple[int, int] | None:
+    """Return the span of the content of the last closed ``<answer>`` tag."""
+    opened: int | None = None
+    span: tuple[int, int] | None = None
+    for match in _ANSWER_TAG.finditer(text):
+        if not match.group(1):
+            opened = match.end()
+        elif opened is not None:
+            span, opened = (opened, match.start()), None
+    return span
+
+
+def _phrase_value(phrase: str) -> str | None:
+    """Return the value that a marked phrase such as "The area is $5$ square metres." gives."""
+    stripped = phrase.strip().lstrip("*_: ")
+    line = stripped.split("\n", 1)[0] if not stripped.startswith(("\\[", "$$")) else stripped
+    end = _SENTENCE_END.search(line)
+    if end is not None and end.start() > 0:
+        line = line[: end.start()]
+    line = line.strip().strip("*").strip()
+    before, is_, after = line.rpartition(" is ")
+    if is_ and after and (before or after):
+        line = after.strip()
+    if not line:
+        return None
+    if _STARTS_LIKE_MATH.match(line) and line.count("$") <= 2 and len(line.split()) <= 12:
+        return line
+    if len(line.split()) <= 3:
+        return line
+    return _last_value(line) or line
+
+
+def _last_value(text: str) -> str | None:
+    """Return the last formula or number of a text, whichever ends later."""
+    best: tuple[int, str] | None = None
+    for opening, closing in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
+        end = text.rfind(closing)
+        start = text.rfind(opening, 0, end) if end > 0 else -1
+        if start < 0:
+            continue
+        content = text[start + len(opening) : end]
+        after = end + len(closing)
+        if opening == "$" and len(content.split()) > 6 and "\\" not in content:
+            continue  # two sums of money, not a formula
+        if content.strip() and "$" not in content and (best is None or after > best[0]):
+            percent = re.match(r"\s?(?:\\?%|percent\b)", text[after : after + 10])
+            best = (after, content.strip() + ("\\%" if percent else ""))
+    number = _last_match(_NUMBER, text, best[0] if best else 0)
+    if number is not None:
+        return number.group().strip()
+    return best[1] if best else None

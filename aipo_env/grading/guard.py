@@ -1,0 +1,57 @@
+"""The static guard: what no computer algebra system should be asked to look at."""
+
+from __future__ import annotations
+
+import re
+
+MAX_LENGTH = 600
+MAX_DEPTH = 12
+MAX_TOKENS = 250
+MAX_DIGITS = 40
+MAX_EXPONENT = 60
+
+_TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\d+|[^\s]")
+_LONG_NUMBER = re.compile(r"\d{%d}" % (MAX_DIGITS + 1))
+_SCIENTIFIC = re.compile(r"\d[eE][-+]?0*(\d+)")
+_EXPONENT = re.compile(r"(?:\^|\*\*)\s*\{?\s*\(?\s*[-+]?\s*(\d+)")
+_FACTORIAL = re.compile(r"(\d+)\s*!")
+_BIG_ARGUMENT = re.compile(r"\\(?:binom|dbinom|tbinom|prod|sum)\b[^A-Za-z]{0,20}?(\d{4,}|\d+\s*\^)")
+_CODE = re.compile(r"__|lambda|import|\bexec\b|\beval\b|subclasses|\\write|\\input|\\def\b|\\catcode")
+
+
+def check_for_algebra(text: str) -> str | None:
+    """Return why a cleaned expression must not reach the computer algebra system, or None if it may."""
+    if len(text) > MAX_LENGTH:
+        return "length"
+    if _CODE.search(text):
+        return "code"
+    if _LONG_NUMBER.search(text):
+        return "digits"
+    tokens = _TOKEN.findall(text)
+    if len(tokens) > MAX_TOKENS:
+        return "tokens"
+    depth = deepest = powers = 0
+    for token in tokens:
+        if token in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in ")]}":
+            depth -= 1
+        powers += token == "^"
+    if deepest > MAX_DEPTH:
+        return "nesting"
+    if powers > 24:
+        return "powers"
+    if tokens.count("\\sqrt") > 8:
+        return "radicals"
+    if any(int(match) > MAX_EXPONENT for match in _SCIENTIFIC.findall(text)):
+        return "exponent"
+    if any(int(match) > MAX_EXPONENT for match in _EXPONENT.findall(text)):
+        return "exponent"
+    if re.search(r"(?:\^|\*\*)\s*\{?[^{}+\-]{0,40}(?:\^|\*\*)\s*\{?[^{}]{0,40}(?:\^|\*\*)", text):
+        return "tower"
+    if any(int(match) > 100 for match in _FACTORIAL.findall(text)) or re.search(r"!\s*!|\)\s*!", text):
+        return "factorial"
+    if _BIG_ARGUMENT.search(text):
+        return "range"
+    return None

@@ -1,0 +1,163 @@
+"""Cut cleaned LaTeX into tokens."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from aipo_env.grading.clean import FUNCTIONS
+from aipo_env.grading.units import UNIT_WORDS
+
+MAX_TOKENS = 600
+
+
+class Unreadable(Exception):
+    """A text outside the grammar. ``final`` means that no other reader should try either."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.final = final
+
+
+@dataclass(slots=True)
+class Token:
+    """One token: its kind, its text, and whether white space stood before it."""
+
+    kind: str
+    text: str
+    spaced: bool = False
+
+
+_TOKEN = re.compile(
+    r"(?P<space>\s+)"
+    r"|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)"
+    r"|(?P<begin>\\begin\s*\{[A-Za-z]+\*?\}(?:\s*\{[clr|@ ]*\})?)"
+    r"|(?P<end>\\end\s*\{[A-Za-z]+\*?\})"
+    r"|(?P<text>\\text\{[^{}]*\})"
+    r"|(?P<newline>\\\\(?:\[\d*\.?\d*(?:pt|em|ex|mm|cm)\])?|\\cr(?![A-Za-z])|\\newline(?![A-Za-z]))"
+    r"|(?P<command>\\[A-Za-z]+|\\[{}|$#&_])"
+    r"|(?P<word>[A-Za-z]+)"
+    r"|(?P<op><=|>=|!=|==|\*\*|[-+*/^_=<>(){}\[\]|,;:!'&%])"
+)
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d])(?:\.\d+)?")
+
+RELATIONS = {
+    "=": "=", "==": "=", "\\equiv": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "\\le": "<=",
+    "\\leq": "<=", "\\leqslant": "<=", "\\leqq": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=",
+    "\\geqq": ">=", "\\lt": "<", "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "\\approx": "~", "\\simeq": "~",
+    "\\approxeq": "~", "\\in": "in",
+}  # fmt: skip
+_OPERATORS = {
+    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "\\vert": "|", "\\mid": "\\mid",
+    "\\lvert": "\\lvert", "\\rvert": "\\rvert", "\\|": "\\|", "\\Vert": "\\|", "\\mod": "\\mod", "\\bmod": "\\mod",
+    "\\colon": ":", "\\prime": "'", "\\land": ",", "\\lor": ",", "\\wedge": ",", "\\vee": ",",
+}  # fmt: skip
+_RENAMED = {
+    "\\operatorname": "", "\\mathrm": "", "\\varnothing": "\\emptyset", "\\degree": "\\circ", "\\lg": "\\log10",
+    "\\asin": "\\arcsin", "\\acos": "\\arccos", "\\atan": "\\arctan", "\\exponentialE": "e", "\\imaginaryI": "i",
+    "\\imaginaryJ": "i", "\\ulcorner": "\\lceil", "\\urcorner": "\\rceil", "\\llcorner": "\\lfloor",
+    "\\lrcorner": "\\rfloor", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\varepsilon": "\\epsilon",
+    "\\varphi": "\\phi", "\\vartheta": "\\theta", "\\backslash": "\\setminus", "\\smallsetminus": "\\setminus",
+    "\\bar": "\\overline", "\\cosec": "\\csc", "\\sign": "\\sgn", "\\arcsinh": "\\arsinh",
+    "\\asinh": "\\arsinh", "\\acosh": "\\arcosh", "\\atanh": "\\artanh", "\\acot": "\\arccot",
+    "\\asec": "\\arcsec", "\\acsc": "\\arccsc",
+    "\\arccosh": "\\arcosh", "\\arctanh": "\\artanh",
+}  # fmt: skip
+_WORDS = {
+    "pi": ("command", "\\pi"), "infinity": ("command", "\\infty"), "theta": ("command", "\\theta"),
+    "alpha": ("command", "\\alpha"), "beta": ("command", "\\beta"), "sqrt": ("command", "\\sqrt"),
+    "and": ("op", "and"), "or": ("op", "or"), "percent": ("op", "%"), "pct": ("op", "%"), "percentage": ("op", "%"),
+    "degrees": ("unit", "deg"), "degree": ("unit", "deg"),
+}  # fmt: skip
+_RUN_TOGETHER = ("\\cdot", "\\times", "\\pi", "\\div", "\\pm", "\\le", "\\ge")
+
+
+def tokenize(text: str, *, thousands: bool = True) -> list[Token]:
+    """Return the tokens of a cleaned text.
+
+    Args:
+        text: the output of `clean`.
+        thousands: read ``1,234`` outside brackets as one number.
+
+    Raises:
+        Unreadable: if a character has no place in an answer, or there are too many tokens.
+    """
+    tokens: list[Token] = []
+    position, spaced, depth = 0, False, 0
+    while position < len(text):
+        if thousands and depth == 0 and text[position].isdigit():
+            grouped = _THOUSANDS.match(text, position)
+            if grouped is not None:
+                tokens.append(Token("number", grouped.group().replace(",", ""), spaced))
+                position, spaced = grouped.end(), False
+                continue
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise Unreadable("character")
+        position = match.end()
+        kind, value = match.lastgroup or "", match.group()
+        if kind == "space":
+            spaced = True
+            continue
+        if kind == "command":
+            _command(value, spaced, tokens)
+        elif kind == "word":
+            _word(value, spaced, tokens)
+        else:
+            tokens.append(Token(kind, value, spaced))
+        if value in ("(", "[", "\\{"):
+            depth += 1
+        elif value in (")", "]", "\\}"):
+            depth -= 1
+        spaced = False
+        if len(tokens) > MAX_TOKENS:
+            raise Unreadable("tokens", final=True)
+    return tokens
+
+
+def _command(name: str, spaced: bool, tokens: list[Token]) -> None:
+    name = _RENAMED.get(name, name)
+    if name in RELATIONS:
+        tokens.append(Token("relation", RELATIONS[name], spaced))
+    elif name in _OPERATORS:
+        tokens.append(Token("op", _OPERATORS[name], spaced))
+    elif name[1:] in FUNCTIONS and name != "\\sqrt":
+        tokens.append(Token("function", name[1:], spaced))
+    elif name == "\\log10":
+        tokens.append(Token("function", "log10", spaced))
+    elif name in ("e", "i"):
+        tokens.append(Token("symbol", name, spaced))
+    elif name == "\\$":
+        tokens.append(Token("unit", "$", spaced))
+    elif name in ("\\hline", ""):
+        pass
+    else:
+        # "\cdotx" is a command run together with the letter behind it.
+        for known in _RUN_TOGETHER:
+            rest = name[len(known) :]
+            if name.startswith(known) and len(rest) == 1 and name not in ("\\leq", "\\geq"):
+                _command(known, spaced, tokens)
+                tokens.append(Token("symbol", rest, False))
+                return
+        tokens.append(Token("command", name, spaced))
+
+
+def _word(word: str, spaced: bool, tokens: list[Token]) -> None:
+    special = _WORDS.get(word) or _WORDS.get(word.lower() if len(word) > 3 else word)
+    if special is not None:
+        tokens.append(Token(special[0], special[1], spaced))
+        return
+    if word in FUNCTIONS:
+        _command("\\" + word, spaced, tokens)
+        return
+    after_value = bool(tokens) and (
+        tokens[-1].kind in ("number", "unit") or tokens[-1].text in ("}", ")", "\\pi", "^2", "^3")
+    )
+    if after_value and ((len(word) > 1 and word in UNIT_WORDS) or (word == "per" and tokens[-1].kind == "unit")):
+        tokens.append(Token("unit", word, spaced))
+    elif len(word) >= 4:
+        tokens.append(Token("text", f"\\text{{{word}}}", spaced))
+    else:
+        for index, letter in enumerate(word):
+            tokens.append(Token("symbol", letter, spaced and index == 0))

@@ -1,0 +1,119 @@
+"""The conventions under which two answers count as the same, in one explicit object.
+
+Mathematicians disagree on these (is ``10`` the same as ``10%``?), and so do public graders. Each convention
+is a field here, each preset states its choice, and `Grade.rule` names the rule that decided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from aipo_env.errors import ConfigurationError
+
+Kind = Literal["math", "integer", "choice"]
+
+
+@dataclass(frozen=True, slots=True)
+class GradingPolicy:
+    """Conventions of one task family.
+
+    Raises:
+        ConfigurationError: if a field has a value that is not offered, or the numbers make no sense.
+    """
+
+    name: str = "math500"
+    """Shown in reports; has no effect on a verdict."""
+    kind: Kind = "math"
+    """``integer`` compares exact integers only, ``choice`` letters only, ``math`` everything."""
+    percent: Literal["either", "strict"] = "either"
+    """``either``: a percent sign on one side only may be a unit (10% = 10) or a factor (10% = 0.1).
+    ``strict``: a percent sign always means a division by 100. Without a sign, a factor of 100 is an error."""
+    units: Literal["optional", "required"] = "optional"
+    """``optional``: a unit may be missing on one side. Two different units never match, in either setting."""
+    list_order: Literal["any", "same"] = "any"
+    """Order of a bare list such as ``1, 2``. Tuples and intervals are always ordered, sets never."""
+    bracket_kind: Literal["strict", "ignore"] = "strict"
+    r"""``strict``: ``(1,2)``, ``[1,2]`` and ``\{1,2\}`` are three things. A bare list matches each of
+    them."""
+    vectors_as_tuples: bool = True
+    """A matrix with one row or one column matches a tuple or bracketed list of the same entries."""
+    text_case: Literal["ignore", "strict"] = "ignore"
+    """Case of words. Single letters are symbols: there case always counts, except for choices."""
+    assignment: Literal["optional", "strict"] = "optional"
+    """``optional``: ``x = 5`` matches ``5`` and ``f(x) = 2x`` matches ``y = 2x``."""
+    scale_equations: bool = True
+    """Equations and inequalities match up to a constant factor: ``x = y/2`` is ``2x = y``."""
+    inequality_as_interval: bool = True
+    r"""``x > 3`` matches ``(3, \infty)``."""
+    clock: bool = True
+    """``8:34 p.m.`` matches ``20:34``."""
+    gold_decimal_digits: int = 3
+    """An exact answer may match a decimal gold by rounding if the gold shows at least this many digits."""
+    answer_decimal_digits: int = 6
+    """A decimal answer may match a gold with no finite decimal form if it shows at least this many digits."""
+    relative_tolerance: float = 1e-11
+    """Largest relative difference between two irrational values that count as equal. Rationals are exact."""
+    letters: str = "ABCD"
+    """The letters on offer, for ``kind="choice"``."""
+    extraction: Literal["any", "marked"] = "any"
+    r"""``marked``: a text without ``\boxed``, ``<answer>``, ``Answer:`` or ``####`` has no answer.
+    ``any``: then its last formula or number is taken."""
+
+    def __post_init__(self) -> None:
+        offered: dict[str, tuple[str, ...]] = {
+            "kind": ("math", "integer", "choice"),
+            "percent": ("either", "strict"),
+            "units": ("optional", "required"),
+            "list_order": ("any", "same"),
+            "bracket_kind": ("strict", "ignore"),
+            "text_case": ("ignore", "strict"),
+            "assignment": ("optional", "strict"),
+            "extraction": ("any", "marked"),
+        }
+        for field, values in offered.items():
+            got = getattr(self, field)
+            if got not in values:
+                raise ConfigurationError(
+                    f"GradingPolicy.{field} must be one of {', '.join(map(repr, values))}; got {got!r}. "
+                    f"Choose one of them."
+                )
+        if not 0.0 <= self.relative_tolerance < 1e-3:
+            raise ConfigurationError(
+                f"GradingPolicy.relative_tolerance must be in [0, 1e-3); got {self.relative_tolerance!r}. "
+                "Use gold_decimal_digits to allow rounding."
+            )
+        if self.gold_decimal_digits < 1 or self.answer_decimal_digits < 1:
+            raise ConfigurationError(
+                "GradingPolicy.*_decimal_digits must be at least 1. Use a large number to forbid rounding."
+            )
+        if not self.letters or not self.letters.isascii() or not self.letters.isalpha():
+            raise ConfigurationError(
+                f"GradingPolicy.letters must be ASCII letters such as 'ABCD'; got {self.letters!r}. "
+                "List each letter once."
+            )
+
+
+MATH500 = GradingPolicy()
+"""MATH-500 and other free-form answers: the default."""
+
+INTEGER = GradingPolicy(name="integer", kind="integer")
+"""GSM8K and other tasks whose answers are integers: exact comparison, no computer algebra."""
+
+GSM8K = INTEGER
+"""GSM8K: the same as `INTEGER`."""
+
+AIME = GradingPolicy(name="aime", kind="integer", extraction="marked")
+"""AIME: integers, zero-padded or not, from a marked answer."""
+
+CHOICE = GradingPolicy(name="choice", kind="choice")
+"""GPQA and other multiple-choice tasks with the letters A to D."""
+
+PRESETS: dict[str, GradingPolicy] = {
+    "math500": MATH500,
+    "integer": INTEGER,
+    "gsm8k": GSM8K,
+    "aime": AIME,
+    "choice": CHOICE,
+}
+"""The presets by name."""

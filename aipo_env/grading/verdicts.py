@@ -1,0 +1,35 @@
+"""What a grade is: a verdict, the rule that decided, and the answer that was looked at."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Verdict(enum.StrEnum):
+    """Why an answer counts or does not count; only ``CORRECT`` earns a reward."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    """Nothing that looks like an answer was found in the text."""
+    UNPARSABLE = "unparsable"
+    """An answer was found, but it is not readable mathematics or the guard refused it."""
+    TIMEOUT = "timeout"
+    """The computer algebra system did not decide in time; its process was killed."""
+    HARNESS_ERROR = "harness_error"
+    """Our own machinery failed. Raised as `GradingError`; only batch reports record it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """The outcome of grading one answer."""
+
+    correct: bool
+    """True exactly when ``verdict`` is ``CORRECT``."""
+    verdict: Verdict
+    """The kind of outcome."""
+    rule: str
+    """The rule that decided, for instance ``integer`` or ``tuple.length``."""
+    extracted: str | None
+    """The answer that was graded, or None when none was found."""

@@ -1,0 +1,72 @@
+"""Answers that are words, single letters, or times of the day."""
+
+from __future__ import annotations
+
+import re
+
+from aipo_env.grading.nodes import Node, Text
+from aipo_env.grading.policy import GradingPolicy
+from aipo_env.grading.scalars import Outcome
+
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\text\{)?\s*([apAP])?\.?\s*([mM])?\.?\s*\}?")
+_WRAPPER = re.compile(r"\\text\{([^{}]*)\}")
+_NOT_WORDS = re.compile(r"[^\W_]+")
+_WORDS = re.compile(r"[A-Za-z\u00c0-\U0010ffff\s\-.,;:!?'\"()&/]+")
+_NOT_A_WORD = re.compile(r"\\(?!text)")
+
+
+def compare_words(
+    gold_text: str, gold: Node | None, answer_text: str, answer: Node | None, policy: GradingPolicy
+) -> Outcome | None:
+    """Compare times and words; None if the gold is neither."""
+    if policy.clock and ":" in gold_text:
+        times = _clock(gold_text), _clock(answer_text)
+        if times[0] is not None and times[1] is not None and "".join(_halves(gold_text) + _halves(answer_text)):
+            return Outcome(times[0] == times[1], "clock")
+    if _NOT_A_WORD.search(gold_text) or not any(char.isalpha() for char in gold_text):
+        return None
+    gold_words = _plain(gold_text)
+    if gold_words is None:
+        return None
+    answer_words = _plain(answer_text)
+    if answer_words is not None and _same(gold_words, answer_words, policy):
+        return Outcome(True, "text")
+    if isinstance(gold, Text) or (gold is None and "\\text" in gold_text):
+        return Outcome(False, "text")
+    return None
+
+
+def _plain(text: str) -> str | None:
+    """Return the words of a text without markup and punctuation; None if it is not all words."""
+    if _NOT_A_WORD.search(text):
+        return None
+    bare = _WRAPPER.sub(r"\1", text)
+    if _WORDS.fullmatch(bare) is None and "\\text" not in text:
+        return None
+    return " ".join(_NOT_WORDS.findall(bare))
+
+
+def _same(gold: str, answer: str, policy: GradingPolicy) -> bool:
+    if not gold:
+        return False
+    if len(gold) > 1 and policy.text_case == "ignore":
+        gold, answer = gold.casefold(), answer.casefold()
+    return gold == answer or (len(gold) > 3 and gold.replace(" ", "") == answer.replace(" ", ""))
+
+
+def _halves(text: str) -> list[str]:
+    match = _CLOCK.fullmatch(text.strip())
+    return [match[4] or ""] if match else []
+
+
+def _clock(text: str) -> int | None:
+    """Return the second of the day, or None if a text is not a time."""
+    match = _CLOCK.fullmatch(text.strip())
+    if match is None:
+        return None
+    hour, minute, second = int(match[1]), int(match[2]), int(match[3] or 0)
+    if match[4]:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + (12 if match[4] in "pP" else 0)
+    return (hour * 60 + minute) * 60 + second if hour < 24 and minute < 60 and second < 60 else None

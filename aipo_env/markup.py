@@ -1,0 +1,207 @@
+r"""Text <-> action: the only place that knows the tags.
+
+A policy writes `<consult agent="verify">is 17+25=43?</consult>` to ask, and `\boxed{42}` or `<answer>42</answer>` to
+answer. A helper's reply comes back as `<feedback agent="verify">...</feedback>`, a word of the environment as
+`<notice>...</notice>`.
+
+The first complete tag of a turn decides what the turn is. If that is an answer, the last complete answer of the turn is
+the one that counts, as everywhere in the field. What stands inside a consult, a feedback or a notice that the policy
+wrote itself is never an answer. A consult that opens inside an unfinished answer replaces it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Literal
+
+from aipo_env.protocol import Answer, Consult, Malformed
+
+CONSULT_CLOSE = "</consult>"
+FEEDBACK_CLOSE = "</feedback>"
+NOTICE_OPEN, NOTICE_CLOSE = "<notice>", "</notice>"
+BOX_OPEN, BOX_CLOSE = "\\boxed{", "}"
+
+_LONGEST_TAG = 160
+_TOKEN = re.compile(
+    r"""(?P<consult><consult\b[^<>]{0,120}>)
+    |(?P<consult_close></consult>)
+    |(?P<inert><(?:feedback\b[^<>]{0,120}|notice)>)
+    |(?P<inert_close></(?:feedback|notice)>)
+    |(?P<answer><answer>)
+    |(?P<answer_close></answer>)
+    |(?P<box>\\boxed[ ]?\{)
+    |(?P<escape>\\\\(?!boxed)|\\[{}])
+    |(?P<brace>[{}])""",
+    re.VERBOSE | re.DOTALL,
+)
+_AGENT = re.compile(r"""<consult\s+agent\s*=\s*["']?([A-Za-z][A-Za-z0-9_-]{0,63})["']?\s*>""")
+_FOREIGN = re.compile(r"<(?=/?(?:consult|feedback|answer|notice)\b)", re.IGNORECASE)
+
+_State = Literal["text", "consult", "inert", "answer", "box"]
+
+
+def consult_open(agent: str) -> str:
+    """The tag that opens a consult."""
+    return f'<consult agent="{agent}">'
+
+
+def feedback_open(agent: str) -> str:
+    """The tag that opens a helper's reply."""
+    return f'<feedback agent="{agent}">'
+
+
+def escape(text: str) -> str:
+    """Makes foreign text (a helper's reply, a task) unable to open or close a tag."""
+    return _FOREIGN.sub("&lt;", text)
+
+
+class ActionParser:
+    """Reads one turn of the policy, whole or piece by piece, in time linear in its length.
+
+    Args:
+        agents: the names that may be consulted.
+        consults: whether a consult tag is an action; in solo episodes it is text like any other.
+    """
+
+    def __init__(self, agents: Collection[str] = (), *, consults: bool = True) -> None:
+        self._agents = agents
+        self._consults = consults
+        self._parts: list[str] = []
+        self._pending = ""
+        self._offset = 0
+        self._state: _State = "text"
+        self._depth = 0
+        self._tag_start = self._inner_start = 0
+        self._tag = ""
+        self._answer: tuple[int, int, int] | None = None
+        self._consult: tuple[str, int, int, int, int] | None = None
+
+    @property
+    def consult_complete(self) -> bool:
+        """Whether a consult tag has closed: nothing behind it belongs to this turn."""
+        return self._consult is not None
+
+    @property
+    def consult_end(self) -> int | None:
+        """The position right behind `</consult>`, in characters of the turn; None before it closed."""
+        return self._consult[4] if self._consult is not None else None
+
+    def feed(self, text: str) -> bool:
+        """Takes the next piece of the turn; returns `consult_complete`."""
+        self._parts.append(text)
+        self._scan(self._pending + text, final=False)
+        return self.consult_complete
+
+    def finish(self) -> Consult | Answer | Malformed:
+        """The action that this turn is."""
+        self._scan(self._pending, final=True)
+        text = "".join(self._parts)
+        consult, answer = self._consult, self._answer
+        if answer is not None and (consult is None or answer[2] <= consult[1]):
+            start, inner, end = answer
+            closing = len(BOX_CLOSE) if text[start] == "\\" else len("</answer>")
+            return Answer(text[inner : end - closing].strip(), text[:start])
+        if consult is not None:
+            tag, start, inner, inner_end, _ = consult
+            return self._consult_action(tag, text[inner:inner_end], text[:start], text)
+        return Malformed(_REASONS[self._state], text)
+
+    def _consult_action(self, tag: str, query: str, prefix: str, text: str) -> Consult | Malformed:
+        match = _AGENT.fullmatch(tag)
+        known = ", ".join(self._agents) or "none"
+        if match is None:
+            return Malformed(f'a consult names its helper: <consult agent="NAME">. Helpers: {known}.', text)
+        if match[1] not in self._agents:
+            return Malformed(f"there is no helper called {match[1]!r}. Helpers: {known}.", text)
+        if not query.strip():
+            return Malformed("the consult is empty: write the question between the tags.", text)
+        return Consult(match[1], query.strip(), prefix)
+
+    def _scan(self, text: str, *, final: bool) -> None:
+        position = 0
+        # A tag may be cut by the end of this piece: what could still become one waits for the next.
+        limit = len(text) if final else _safe_end(text)
+        while not (self._consult is not None and self._consults):
+            match = _TOKEN.search(text, position)
+            if match is None or (match.start() >= limit and not final):
+                break
+            position = match.end()
+            self._token(match.lastgroup or "", match.group(), self._offset + match.start(), self._offset + match.end())
+        consumed = max(position, limit)
+        self._offset += consumed
+        self._pending = text[consumed:]
+
+    def _token(self, kind: str, token: str, start: int, end: int) -> None:
+        if self._state == "consult":
+            if kind == "consult_close":
+                if self._consults and self._consult is None:
+                    self._consult = (self._tag, self._tag_start, self._inner_start, start, end)
+                self._state = "text"
+        elif self._state == "inert":
+            if kind == "inert_close":
+                self._state = "text"
+        elif kind in ("consult", "inert"):
+            self._open("consult" if kind == "consult" else "inert", token, start, end)
+        elif self._state == "box":
+            if kind == "box" or token == "{":
+                self._depth += 1
+            elif token == "}":
+                self._depth -= 1
+                if self._depth == 0:
+                    self._answer = (self._tag_start, self._inner_start, end)
+                    self._state = "text"
+        elif self._state == "answer":
+            if kind == "answer_close":
+                self._answer = (self._tag_start, self._inner_start, end)
+                self._state = "text"
+            elif kind == "answer":
+                self._open("answer", token, start, end)
+        elif kind in ("box", "answer"):
+            self._depth = 1
+            self._open("box" if kind == "box" else "answer", token, start, end)
+
+    def _open(self, state: _State, tag: str, start: int, end: int) -> None:
+        self._state, self._tag, self._tag_start, self._inner_start = state, tag, start, end
+
+
+_REASONS: dict[_State, str] = {
+    "text": r"the turn holds neither a consult tag nor an answer. Give the answer as \boxed{...}.",
+    "consult": "the consult tag was not closed with </consult>.",
+    "inert": "the turn ends inside a <feedback> or <notice> that only the environment writes.",
+    "answer": "the answer was not closed with </answer>.",
+    "box": r"the braces of \boxed{...} were not closed.",
+}
+
+
+def _safe_end(text: str) -> int:
+    """The position up to which `text` can be read without knowing what follows."""
+    start = max(0, len(text) - _LONGEST_TAG)
+    for index in range(len(text) - 1, start - 1, -1):
+        if text[index] == "<" and ">" not in text[index:]:
+            return index
+        if text[index] == "\\" and "\\boxed {".startswith(text[index:]):
+            # An escaped backslash is read as a pair, so go back to where the run of backslashes begins.
+            while index > start and text[index - 1] == "\\":
+                index -= 1
+            return index
+    return len(text)
+
+
+def parse(text: str, agents: Collection[str] = (), *, consults: bool = True) -> Consult | Answer | Malformed:
+    """The action that a whole turn is; see `ActionParser`."""
+    parser = ActionParser(agents, consults=consults)
+    parser.feed(text)
+    return parser.finish()
+
+
+def render(action: Consult | Answer | Malformed) -> str:
+    """The text of an action; `parse` is its inverse for every action that `parse` can return."""
+    if isinstance(action, Consult):
+        return f"{action.prefix}{consult_open(action.agent)}{action.query}{CONSULT_CLOSE}"
+    if isinstance(action, Answer):
+        boxed = f"{BOX_OPEN}{action.text}{BOX_CLOSE}"
+        if parse(boxed) == Answer(action.text.strip()):
+            return f"{action.prefix}{boxed}"
+        return f"{action.prefix}<answer>{action.text}</answer>"
+    return action.text

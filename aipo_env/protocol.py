@@ -1,0 +1,126 @@
+"""What crosses a boundary: actions, consult requests, replies, and the agent protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+from aipo_env.errors import InvalidActionError
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Consult:
+    """The policy asks a helper."""
+
+    agent: str
+    """The helper's name, for example "verify"."""
+    query: str
+    prefix: str = ""
+    """What the policy wrote in this turn before the tag."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """The policy gives its final answer."""
+
+    text: str
+    prefix: str = ""
+    """What the policy wrote in this turn before the answer."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Malformed:
+    """A turn that is neither a consult nor an answer; the policy is told why and may go on."""
+
+    reason: str
+    text: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokenAction:
+    """A turn as the sampler made it. The ids are the truth; text is decoded from them, never the other way round."""
+
+    ids: Sequence[int]
+    logprobs: Sequence[float] | None = None
+    """The sampler's log-probability of each id, natural logarithm."""
+    finish_reason: FinishReason = "stop"
+    """ "stop": an end token, a stop string or a completed tag. "length": the sampler's token limit."""
+
+    def __post_init__(self) -> None:
+        if self.logprobs is not None and len(self.logprobs) != len(self.ids):
+            raise InvalidActionError(
+                f"TokenAction needs one log-probability per id: {len(self.ids)} ids came with {len(self.logprobs)} "
+                "log-probabilities. Pass logprobs=None, or one value for each id."
+            )
+        if self.finish_reason not in ("stop", "length"):
+            raise InvalidActionError(f"finish_reason must be 'stop' or 'length', got {self.finish_reason!r}.")
+
+
+Action = str | Consult | Answer | TokenAction
+"""What a policy may hand to an environment. Text is canonical: the other forms lower to the same transcript."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConsultRequest:
+    """What a helper is asked. There is no gold answer in this type."""
+
+    query: str
+    """What the policy wrote inside the tag."""
+    transcript: str = ""
+    """The episode so far as the policy saw it, prompt first, up to and including the consult tag."""
+    task_id: str = ""
+    seed: int = 0
+    """Deterministic per (episode seed, consult number); a sampling helper draws from this and nothing else."""
+    deadline: float | None = None
+    """Seconds this helper has, counted from the call; None for no limit."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and cost that one reply took."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reply:
+    """A helper's answer."""
+
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    """The reply in the policy's own tokenizer, when the helper shares it."""
+    logprobs: tuple[float, ...] | None = None
+    """log mu of each of `token_ids` under the distribution that the helper really sampled from."""
+    tokenizer: str | None = None
+    """Fingerprint of the tokenizer that made `token_ids`; they are used only where it is the policy's own."""
+    usage: Usage | None = None
+    cached: bool = False
+    error: str | None = None
+    """Why there is no reply (a time-out, a dead server). The policy sees a short notice, which carries no loss."""
+
+    def __post_init__(self) -> None:
+        if self.logprobs is not None and (self.token_ids is None or len(self.logprobs) != len(self.token_ids)):
+            have = "no ids" if self.token_ids is None else f"{len(self.token_ids)} ids"
+            raise InvalidActionError(
+                f"Reply.logprobs needs one value per token id: {len(self.logprobs)} came with {have}."
+            )
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """A helper: anything with a name that can answer a request.
+
+    A helper that cannot answer (late, unreachable) returns `Reply("", error=...)`. An exception is a bug in the helper
+    and propagates to the caller with its traceback.
+    """
+
+    name: str
+
+    async def respond(self, request: ConsultRequest) -> Reply:
+        """Answers one request. May be called concurrently; must not use global random state."""
+        ...

@@ -1,0 +1,79 @@
+"""A text space whose membership test costs nothing.
+
+`gymnasium.spaces.Text` checks every character against a character set (milliseconds for a long transcript) and rejects
+most of Unicode. A transcript may hold anything, so here membership is the type and the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+
+from aipo_env.errors import ConfigurationError
+
+DEFAULT_CORPUS = (
+    r"\boxed{42}",
+    "<answer>B</answer>",
+    '<consult agent="verify">17+25=43</consult>',
+    '<consult agent="knowledge">@</consult>',
+    "I am not sure yet.",
+    "Größe ∑ 数",
+    "",
+)
+
+
+class Unicode(Space[str]):
+    """All strings of at most `max_chars` characters.
+
+    Args:
+        max_chars: the longest string that belongs to the space, in characters.
+        corpus: what `sample` draws from; the default is a handful of actions, those that fit.
+        seed: seeds `sample`.
+    """
+
+    def __init__(
+        self,
+        max_chars: int = 1_000_000,
+        corpus: Sequence[str] | None = None,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        if corpus is None:
+            corpus = [text for text in DEFAULT_CORPUS if len(text) <= max_chars]
+        if max_chars < 0 or not corpus or any(len(text) > max_chars for text in corpus):
+            raise ConfigurationError(
+                f"a Unicode space needs max_chars >= 0 and a corpus of strings that fit; got max_chars={max_chars} and "
+                f"{len(corpus)} strings."
+            )
+        self.max_chars = max_chars
+        self.corpus = tuple(corpus)
+        super().__init__(shape=(), dtype=None, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Text has no array form."""
+        return False
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        """Draws a string of the corpus. `mask` and `probability` are accepted, as PettingZoo's tests pass them, and unused."""
+        return self.corpus[int(self.np_random.integers(len(self.corpus)))]
+
+    def contains(self, x: Any) -> bool:
+        """Whether `x` is a string that is short enough."""
+        return isinstance(x, str) and len(x) <= self.max_chars
+
+    def to_jsonable(self, sample_n: Iterable[str]) -> list[str]:
+        """Strings are JSON already."""
+        return list(sample_n)
+
+    def from_jsonable(self, sample_n: list[Any]) -> list[str]:
+        """The inverse of `to_jsonable`."""
+        return [str(x) for x in sample_n]
+
+    def __repr__(self) -> str:
+        return f"Unicode(max_chars={self.max_chars})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unicode) and (self.max_chars, self.corpus) == (other.max_chars, other.corpus)

@@ -1,0 +1,59 @@
+"""What a task family is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from aipo_env.grading import Grade
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Task:
+    """One problem with its gold answer."""
+
+    id: str
+    """Unique in its family, stable across runs: "test/algebra/2584.json", "rulebook/l2/test/7/42"."""
+    problem: str
+    gold: str
+    """Known to the grader alone: no observation, info, consult request or trace holds it."""
+    metadata: dict[str, object] = dataclasses.field(default_factory=dict)
+    """JSON-serialisable facts that may be shown (level, subject)."""
+
+
+@runtime_checkable
+class TaskSet(Protocol):
+    """A source of tasks, finite or infinite."""
+
+    name: str
+    """The family's name, as it stands in environment ids."""
+    num_tasks: int | None
+    """How many there are; None where tasks are generated without end."""
+
+    def task(self, index: int) -> Task:
+        """The task with this index: a pure function of the family's options and the index.
+
+        Raises:
+            IndexError: when a finite family has no such task.
+        """
+        ...
+
+    def sample_index(self, rng: np.random.Generator) -> int:
+        """Draws the index of a task."""
+        ...
+
+    def grade(self, task: Task, answer: str) -> Grade:
+        """Grades an answer that the policy wrote (the contents of its answer tag)."""
+        ...
+
+
+def check_index(index: int, num_tasks: int | None, name: str) -> int:
+    """Validates a task index; returns it as an int, or raises IndexError with the valid range."""
+    if isinstance(index, bool) or not isinstance(index, int | np.integer):
+        raise IndexError(f"{name}: a task index is an integer, got {index!r}.")
+    if index < 0 or (num_tasks is not None and index >= num_tasks):
+        valid = "0 or more" if num_tasks is None else f"0 to {num_tasks - 1}"
+        raise IndexError(f"{name}: there is no task {index}; valid indices are {valid}.")
+    return int(index)

@@ -1,0 +1,235 @@
+"""The token-exact record of an episode, and its JSON Lines form.
+
+A `Trajectory` is a list of `Segment`s. Concatenating their ids gives exactly the sequence that the sampler saw; who
+wrote a token is known where the token is made and is never derived from text again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from aipo_env.errors import DataFormatError
+
+
+class Source(enum.IntEnum):
+    """Who put a token into the context."""
+
+    PROMPT = 0
+    """The task and the instructions; never trained on."""
+    POLICY = 1
+    """Sampled by the policy."""
+    AGENT = 2
+    """A helper's reply, with the tags around it: alone, the policy must be able to write both."""
+    TEMPLATE = 3
+    """Put there by the environment: notices, turn markers, tokens sampled past the end of an action."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of consecutive tokens with one source.
+
+    In text-only episodes `token_ids` is empty and `text` is the record.
+    """
+
+    source: Source
+    text: str
+    token_ids: tuple[int, ...] = ()
+    """The ids as they stood in the sampler's context."""
+    logprobs: tuple[float, ...] = ()
+    """One per token, natural logarithm. POLICY: the sampler's. AGENT: log mu, 0.0 where mu is unknown. Others: empty."""
+    agent: str = ""
+    """For AGENT, and for TEMPLATE notices about a helper: the helper's name."""
+    mu_known: bool = False
+    """AGENT only: whether `logprobs` is the helper's own sampling distribution over this very tokenizer."""
+
+    def __post_init__(self) -> None:
+        if self.logprobs and len(self.logprobs) != len(self.token_ids):
+            raise DataFormatError(
+                f"a segment needs one log-probability per token: {len(self.token_ids)} ids came with "
+                f"{len(self.logprobs)} log-probabilities. Pass none, or one for each id."
+            )
+
+    def to_json(self) -> dict[str, object]:
+        """The segment as a JSON object; fields at their defaults are left out."""
+        row: dict[str, object] = {"source": self.source.name.lower(), "text": self.text}
+        if self.token_ids:
+            row["token_ids"] = list(self.token_ids)
+        if self.logprobs:
+            row["logprobs"] = list(self.logprobs)
+        if self.agent:
+            row["agent"] = self.agent
+        if self.mu_known:
+            row["mu_known"] = True
+        return row
+
+    @classmethod
+    def from_json(cls, row: dict[str, object]) -> Segment:
+        """The inverse of `to_json`; raises DataFormatError on anything else."""
+        try:
+            return cls(
+                source=Source[str(row["source"]).upper()],
+                text=str(row["text"]),
+                token_ids=tuple(int(i) for i in row.get("token_ids", ())),  # type: ignore[attr-defined]
+                logprobs=tuple(float(x) for x in row.get("logprobs", ())),  # type: ignore[attr-defined]
+                agent=str(row.get("agent", "")),
+                mu_known=bool(row.get("mu_known", False)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataFormatError(
+                "a segment needs 'source' (prompt, policy, agent or template) and 'text', and lists of numbers as "
+                f"'token_ids' and 'logprobs'; {str(row)[:200]} has not: {error!r}."
+            ) from error
+
+
+@dataclasses.dataclass(slots=True)
+class Trajectory:
+    """One finished (or cut) episode."""
+
+    env_id: str
+    task_id: str
+    segments: list[Segment]
+    reward: float = 0.0
+    reward_parts: dict[str, float] = dataclasses.field(default_factory=dict)
+    stop_reason: str = ""
+    """Why it ended: "answer", "max_turns", "max_chars", "length" (the sampler's token limit), or "" while it runs."""
+    assisted: bool = True
+    """Whether helpers answered (False: a solo rollout)."""
+    verdict: str = ""
+    """The grader's verdict on the answer; "" when there was none to grade."""
+    num_consults: int = 0
+    seed: int | None = None
+    group: int = 0
+    """Index of the prompt's group in its batch."""
+    sample: int = 0
+    """Index of this sample in its group."""
+    metadata: dict[str, object] = dataclasses.field(default_factory=dict)
+    """JSON-serialisable facts about the task or the run (level, subject, model, sampling settings)."""
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Every id in order: exactly what the sampler saw."""
+        return [i for segment in self.segments for i in segment.token_ids]
+
+    @property
+    def sources(self) -> list[Source]:
+        """The source of each token, aligned with `token_ids`."""
+        return [segment.source for segment in self.segments for _ in segment.token_ids]
+
+    @property
+    def logprobs(self) -> list[float]:
+        """One value per token, aligned with `token_ids`; 0.0 where a segment carries none."""
+        return [x for s in self.segments for x in (s.logprobs or (0.0,) * len(s.token_ids))]
+
+    @property
+    def text(self) -> str:
+        """The whole transcript."""
+        return "".join(segment.text for segment in self.segments)
+
+    def count(self, source: Source) -> int:
+        """How many tokens have this source."""
+        return sum(len(s.token_ids) for s in self.segments if s.source is source)
+
+    def to_json(self) -> dict[str, object]:
+        """The trajectory as a JSON object."""
+        row: dict[str, object] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            row[field.name] = [s.to_json() for s in value] if field.name == "segments" else value
+        return row
+
+    @classmethod
+    def from_json(cls, row: dict[str, object]) -> Trajectory:
+        """The inverse of `to_json`; unknown keys are an error, so that a newer file is not read half."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(row, dict) or not {"env_id", "task_id", "segments"} <= row.keys() or row.keys() - known:
+            raise DataFormatError(
+                f"a trajectory is an object with 'env_id', 'task_id', 'segments' and no keys beside {sorted(known)}; "
+                f"came: {str(row)[:200]}. Was this file written by another version?"
+            )
+        values = dict(row)
+        segments = values.pop("segments")
+        if not isinstance(segments, list):
+            raise DataFormatError(f"'segments' must be a list, got {type(segments).__name__}.")
+        return cls(segments=[Segment.from_json(s) for s in segments], **values)  # type: ignore[arg-type]
+
+
+class TraceWriter:
+    """Appends trajectories to a JSON Lines file, one flushed line each, so that a crash loses none that was finished.
+
+    Opening an existing file whose last line was cut (a crash, a full disk) removes that line first.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_cut_line(self.path)
+        self._file: IO[str] = self.path.open("a", encoding="utf-8")
+
+    def write(self, trajectory: Trajectory) -> None:
+        """Appends one trajectory and flushes it to the operating system."""
+        self._file.write(json.dumps(trajectory.to_json(), ensure_ascii=False, separators=(",", ":")) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file; writing afterwards is an error."""
+        self._file.close()
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def write_traces(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> None:
+    """Appends trajectories to a JSON Lines file."""
+    with TraceWriter(path) as writer:
+        for trajectory in trajectories:
+            writer.write(trajectory)
+
+
+def read_traces(path: str | os.PathLike[str]) -> Iterator[Trajectory]:
+    """Yields the trajectories of a JSON Lines file.
+
+    A last line without its newline is what a crash leaves behind; it is skipped. Damage anywhere else is an error.
+
+    Raises:
+        DataFormatError: with the file and the line number.
+    """
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield Trajectory.from_json(json.loads(line))
+            except (json.JSONDecodeError, DataFormatError) as error:
+                if not line.endswith("\n"):
+                    return
+                raise DataFormatError(f"{os.fspath(path)}, line {number} is not a trajectory: {error}") from error
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Truncates a file behind its last newline."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(end - 1)
+        if file.read(1) == b"\n":
+            return
+        position = end
+        while position > 0:
+            start = max(0, position - 65536)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                file.truncate(start + newline + 1)
+                return
+            position = start
+        file.truncate(0)

@@ -1,0 +1,1 @@
+"""The learner: objectives, advantages, rollouts and trainers."""

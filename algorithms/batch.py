@@ -1,0 +1,115 @@
+"""From finished trajectories to the flat tensors that the objective takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from aipo_env.trajectory import Source, Trajectory
+from algorithms.advantages import expand_to_tokens
+from algorithms.objective import Normalizer
+
+
+@dataclasses.dataclass(frozen=True)
+class MicroBatch:
+    """Some sequences, padded on the right, and their loss-bearing tokens packed.
+
+    Dimensions: B sequences, L padded length, T loss-bearing tokens (POLICY and AGENT) in row-major order.
+    """
+
+    input_ids_BL: Int[Tensor, "batch length"]
+    attention_mask_BL: Int[Tensor, "batch length"]
+    selected_BL: Bool[Tensor, "batch length"]
+    """True at loss-bearing tokens."""
+    sources_T: Int[Tensor, " tokens"]
+    behaviour_logprobs_T: Float[Tensor, " tokens"]
+    """POLICY: the sampler's log-probability. AGENT: log mu, 0.0 where unknown."""
+    advantages_T: Float[Tensor, " tokens"]
+    sequence_ids_T: Int[Tensor, " tokens"]
+
+
+def micro_batches(
+    trajectories: Sequence[Trajectory],
+    advantages_S: Float[Tensor, " samples"],
+    size: int,
+    *,
+    pad_id: int,
+    device: torch.device | str = "cpu",
+) -> list[MicroBatch]:
+    """Cuts a batch into micro-batches of at most `size` sequences, those of like length together.
+
+    Every sequence lies whole in one micro-batch. The result depends on `size` only in how rows are grouped.
+
+    Args:
+        trajectories: token-exact ones.
+        advantages_S: one advantage each.
+        size: sequences in a micro-batch.
+        pad_id: any id.
+        device: where the tensors go.
+    """
+    order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].token_ids))
+    return [
+        _pack([(i, trajectories[i]) for i in order[start : start + size]], advantages_S, pad_id, device)
+        for start in range(0, len(order), size)
+    ]
+
+
+def _pack(
+    rows: Sequence[tuple[int, Trajectory]],
+    advantages_S: Float[Tensor, " samples"],
+    pad_id: int,
+    device: torch.device | str,
+) -> MicroBatch:
+    length = max(len(t.token_ids) for _, t in rows)
+    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    sources = torch.full((len(rows), length), int(Source.PROMPT), dtype=torch.long)
+    logprobs = torch.zeros(len(rows), length)
+    sequences = torch.empty(len(rows), length, dtype=torch.long)
+    for row, (index, trajectory) in enumerate(rows):
+        count = len(trajectory.token_ids)
+        ids[row, :count] = torch.tensor(trajectory.token_ids)
+        mask[row, :count] = 1
+        sources[row, :count] = torch.tensor([int(s) for s in trajectory.sources])
+        logprobs[row, :count] = torch.tensor(trajectory.logprobs)
+        sequences[row] = index
+    selected = (sources == Source.POLICY) | (sources == Source.AGENT)
+    sequence_ids_T = sequences[selected]
+    return MicroBatch(
+        input_ids_BL=ids.to(device),
+        attention_mask_BL=mask.to(device),
+        selected_BL=selected.to(device),
+        sources_T=sources[selected].to(device),
+        behaviour_logprobs_T=logprobs[selected].to(device),
+        advantages_T=expand_to_tokens(advantages_S, sequence_ids_T).to(device),
+        sequence_ids_T=sequence_ids_T.to(device),
+    )
+
+
+def count_tokens(trajectories: Sequence[Trajectory]) -> Normalizer:
+    """What the objective divides by: counts over the whole batch of rollouts."""
+    policy = [t.count(Source.POLICY) for t in trajectories]
+    return Normalizer(
+        num_policy_tokens=sum(policy),
+        num_agent_tokens=sum(t.count(Source.AGENT) for t in trajectories),
+        num_sequences=sum(count > 0 for count in policy),
+    )
+
+
+def group_ids(trajectories: Sequence[Trajectory]) -> Int[Tensor, " samples"]:
+    """The group of each trajectory."""
+    return torch.tensor([t.group for t in trajectories], dtype=torch.long)
+
+
+def rewards(trajectories: Sequence[Trajectory]) -> Float[Tensor, " samples"]:
+    """The reward of each trajectory."""
+    return torch.tensor([t.reward for t in trajectories], dtype=torch.float32)
+
+
+def policy_token_counts(trajectories: Sequence[Trajectory]) -> Iterator[int]:
+    """How many tokens the policy wrote in each trajectory."""
+    return (t.count(Source.POLICY) for t in trajectories)

@@ -1,0 +1,235 @@
+"""Configuration of the objective: plain data, importable without torch."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args
+
+from aipo_env.errors import ConfigurationError
+
+Algorithm = Literal["group_mean", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_baseline", "gspo", "cispo"]
+AdvantageEstimator = Literal["mean", "mean_std", "leave_one_out", "mean_whitened"]
+RatioLevel = Literal["token", "sequence"]
+Surrogate = Literal["clip", "cispo"]
+Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
+AgentNormalizer = Literal["policy_tokens", "agent_tokens"]
+
+
+@dataclass(frozen=True)
+class PolicyRule:
+    """What an RLVR algorithm does with POLICY tokens: the five choices in which the algorithms differ."""
+
+    advantage: AdvantageEstimator
+    """How rewards of a group become advantages (`algorithms/advantages.py`)."""
+    ratio: RatioLevel
+    """Whether pi / pi_old is taken per token or as the geometric mean over a sequence's POLICY tokens."""
+    surrogate: Surrogate
+    """`clip`: min(r A, clip(r) A). `cispo`: sg(clip(r)) A log pi."""
+    clip_low: float
+    """The ratio's lower bound is 1 - clip_low."""
+    clip_high: float
+    """The ratio's upper bound is 1 + clip_high."""
+    aggregation: Aggregation
+    """How per-token losses become one number (`docs/objective.md`, "Aggregation")."""
+
+
+PRESETS: dict[Algorithm, PolicyRule] = {
+    "group_mean": PolicyRule("mean", "token", "clip", 0.2, 0.28, "token_mean"),
+    "grpo": PolicyRule("mean_std", "token", "clip", 0.2, 0.2, "sequence_mean"),
+    "dr_grpo": PolicyRule("mean", "token", "clip", 0.2, 0.2, "constant_length"),
+    "dapo": PolicyRule("mean_std", "token", "clip", 0.2, 0.28, "token_mean"),
+    "rloo": PolicyRule("leave_one_out", "token", "clip", 0.2, 0.2, "token_mean"),
+    "reinforce_baseline": PolicyRule("mean_whitened", "token", "clip", 0.2, 0.2, "token_mean"),
+    "gspo": PolicyRule("mean_std", "sequence", "clip", 3e-4, 4e-4, "sequence_mean"),
+    "cispo": PolicyRule("mean_std", "token", "cispo", 1.0, 4.0, "token_mean"),
+}
+"""A rule per algorithm. `group_mean`, the default, is Dr.GRPO's advantage with DAPO's clip and token mean."""
+
+_AGENT_FIELDS = frozenset({"agent_weight", "agent_normalizer", "c_min", "c_max", "delta", "luffy_gamma"})
+
+AGENT_LOSS_FIELDS: dict[str, frozenset[str]] = {
+    "mask": frozenset(),
+    "clone": frozenset({"agent_weight", "agent_normalizer", "delta"}),
+    "is": frozenset({"agent_weight", "agent_normalizer"}),
+    "luffy": frozenset({"agent_weight", "agent_normalizer", "luffy_gamma"}),
+    "aipo": frozenset({"agent_weight", "agent_normalizer", "c_min", "c_max", "delta"}),
+}
+"""The agent fields that each `agent_loss` reads; a loss that reads `delta` has the trust region."""
+
+
+def declare_agent_loss(name: str) -> None:
+    """Makes `name` a valid `agent_loss` that may read every agent field.
+
+    Called by `algorithms.objective.register_agent_coefficient`, which also stores the function.
+    """
+    if name in AGENT_LOSS_FIELDS:
+        raise ConfigurationError(
+            f"agent_loss name must be new, but {name!r} is already registered; choose another name"
+        )
+    AGENT_LOSS_FIELDS[name] = _AGENT_FIELDS
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Every choice of the objective in `docs/objective.md`; the defaults are the project's own objective."""
+
+    algorithm: Algorithm = "group_mean"
+    """Preset for the POLICY tokens: a row of `PRESETS`. The next six fields override single entries of it."""
+    advantage: AdvantageEstimator | None = None
+    """Overrides the preset's advantage estimator."""
+    ratio: RatioLevel | None = None
+    """Overrides the preset's ratio level."""
+    surrogate: Surrogate | None = None
+    """Overrides the preset's surrogate."""
+    clip_low: float | None = None
+    """Overrides the preset's lower clip: the ratio is at least 1 - clip_low. In [0, 1]."""
+    clip_high: float | None = None
+    """Overrides the preset's upper clip: the ratio is at most 1 + clip_high. At least 0; `inf` removes it."""
+    aggregation: Aggregation | None = None
+    """Overrides the preset's aggregation."""
+    constant_length: int | None = None
+    """Tokens per sequence in the divisor of `constant_length` (Dr.GRPO: the longest allowed response)."""
+    agent_loss: str = "aipo"
+    """Term for AGENT tokens: `aipo`, `mask`, `clone`, `is`, `luffy`, or a registered name."""
+    agent_weight: float = 1.0
+    """lambda: weight of the AGENT term. At least 0."""
+    agent_normalizer: AgentNormalizer = "policy_tokens"
+    """Divisor of the AGENT term. `policy_tokens`: an AGENT token weighs as much as an average POLICY token.
+    `agent_tokens`: the mean over AGENT tokens, so the term's size does not depend on how often help is
+    asked."""
+    c_min: float = 1.0
+    """Floor of pi / mu where A > 0. At least 0. Read by `aipo`."""
+    c_max: float = 2.0
+    """Cap of pi / mu. At least c_min; `inf` removes it. Read by `aipo`."""
+    delta: float = 0.2
+    """Trust region: an AGENT token gets no gradient once pi moved by more than delta in the direction of A.
+    Above 0; `inf` removes it. Read by `aipo`, `clone` and registered coefficients."""
+    luffy_gamma: float = 0.1
+    """gamma of f(pi) = pi / (pi + gamma). Above 0. Read by `luffy`."""
+    kl_coef: float = 0.0
+    """Weight of the KL penalty to the reference model, on POLICY tokens only. At least 0."""
+    rollout_clip: tuple[float, float] | None = None
+    """Bounds (low, high) of the detached factor clip(pi_old / pi_rollout) on POLICY tokens, which corrects a
+    sampler whose probabilities differ from the trainer's. None: no correction."""
+
+    @property
+    def policy_rule(self) -> PolicyRule:
+        """The preset with this config's overrides applied."""
+        preset = PRESETS[self.algorithm]
+        overrides = {
+            field.name: getattr(self, field.name)
+            for field in fields(PolicyRule)
+            if getattr(self, field.name) is not None
+        }
+        return replace(preset, **overrides)
+
+    @property
+    def has_trust_region(self) -> bool:
+        """Whether this config's AGENT term reads `delta`."""
+        return "delta" in AGENT_LOSS_FIELDS[self.agent_loss]
+
+    def with_agent_loss(self, agent_loss: str) -> ObjectiveConfig:
+        """A copy with another AGENT term; fields which that term does not read return to their defaults.
+
+        Use it to run the variants beside each other: setting `agent_loss` alone is refused where a field that
+        was set (say `c_min`) would no longer be read.
+        """
+        _check_choice("agent_loss", agent_loss, tuple(AGENT_LOSS_FIELDS), hint=_REGISTER_HINT)
+        unread = _AGENT_FIELDS - AGENT_LOSS_FIELDS[agent_loss]
+        defaults = {field.name: field.default for field in fields(self) if field.name in unread}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ObjectiveConfig(**{**values, **defaults, "agent_loss": agent_loss})
+
+    def __post_init__(self) -> None:
+        """Refuses values that are out of range and settings that would be read by nobody."""
+        _check_choice("algorithm", self.algorithm, get_args(Algorithm))
+        _check_choice("agent_normalizer", self.agent_normalizer, get_args(AgentNormalizer))
+        _check_choice("agent_loss", self.agent_loss, tuple(AGENT_LOSS_FIELDS), hint=_REGISTER_HINT)
+        for name, choices in _OVERRIDE_CHOICES.items():
+            if (value := getattr(self, name)) is not None:
+                _check_choice(name, value, choices)
+
+        rule = self.policy_rule
+        infinity = float("inf")
+        for name, value, holds, expected, fix in (
+            ("clip_low", rule.clip_low, 0 <= rule.clip_low <= 1, "in [0, 1]", "1 removes the bound"),
+            ("clip_high", rule.clip_high, rule.clip_high >= 0, "at least 0", "infinity removes the bound"),
+            (
+                "agent_weight",
+                self.agent_weight,
+                0 <= self.agent_weight < infinity,
+                "finite and at least 0",
+                _MASK,
+            ),
+            ("c_min", self.c_min, 0 <= self.c_min < infinity, "finite and at least 0", "0 removes the floor"),
+            ("c_max", self.c_max, self.c_max > 0, "above 0", "infinity removes the cap"),
+            ("c_max", self.c_max, self.c_max >= self.c_min, f"at least c_min={self.c_min}", "raise it"),
+            ("delta", self.delta, self.delta > 0, "above 0", "infinity removes the trust region"),
+            (
+                "luffy_gamma",
+                self.luffy_gamma,
+                0 < self.luffy_gamma < infinity,
+                "finite and above 0",
+                "try 0.1",
+            ),
+            (
+                "kl_coef",
+                self.kl_coef,
+                0 <= self.kl_coef < infinity,
+                "finite and at least 0",
+                "0 switches it off",
+            ),
+        ):
+            if not holds:
+                raise ConfigurationError(f"{name} must be {expected}, but it is {value!r}; {fix}")
+        if self.rollout_clip is not None and not 0 <= self.rollout_clip[0] <= 1 <= self.rollout_clip[1]:
+            raise ConfigurationError(
+                "rollout_clip must be (low, high) with 0 <= low <= 1 <= high, but it is "
+                f"{self.rollout_clip!r}; try (0.5, 2.0), or None to switch it off"
+            )
+        if rule.aggregation == "constant_length" and self.constant_length is None:
+            raise ConfigurationError(
+                "constant_length must be set for aggregation='constant_length' (the preset of 'dr_grpo'), "
+                "but it is None; set it to the longest allowed response, or set aggregation='token_mean'"
+            )
+        if self.constant_length is not None:
+            if self.constant_length < 1:
+                raise ConfigurationError(
+                    f"constant_length must be at least 1, but it is {self.constant_length}; set it to the "
+                    "longest allowed response"
+                )
+            if rule.aggregation != "constant_length":
+                raise ConfigurationError(
+                    f"constant_length={self.constant_length} is read by aggregation='constant_length' only, "
+                    f"but the aggregation is {rule.aggregation!r}; leave it out, or set the aggregation"
+                )
+        for field in fields(self):
+            unread = field.name in _AGENT_FIELDS - AGENT_LOSS_FIELDS[self.agent_loss]
+            if unread and getattr(self, field.name) != field.default:
+                raise ConfigurationError(
+                    f"{field.name} is not read by agent_loss={self.agent_loss!r}, but it is set to "
+                    f"{getattr(self, field.name)!r}; leave it out, or derive the variant with "
+                    "config.with_agent_loss(...)"
+                )
+
+
+_REGISTER_HINT = "a coefficient of your own is first registered with register_agent_coefficient"
+_MASK = "use agent_loss='mask' to switch the AGENT term off"
+
+_OVERRIDE_CHOICES: dict[str, tuple[str, ...]] = {
+    "advantage": get_args(AdvantageEstimator),
+    "ratio": get_args(RatioLevel),
+    "surrogate": get_args(Surrogate),
+    "aggregation": get_args(Aggregation),
+}
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...], hint: str = "") -> None:
+    if value not in choices:
+        nearest = difflib.get_close_matches(str(value), choices, n=1)
+        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ConfigurationError(
+            f"{name} must be one of {', '.join(choices)}, but it is {value!r}{suggestion}"
+            + (f" ({hint})" if hint else "")
+        )

@@ -1,0 +1,92 @@
+"""Decoding of many rows at once with a key-value cache, for any causal language model of `transformers`.
+
+Each step every row takes one token, or all rows take several: whether a token was sampled or is forced (a helper's
+reply) is the caller's business, so a reply is appended to the cache like anything else and nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class BatchDecoder:
+    """The cache and the positions of a batch of sequences.
+
+    Dimensions: B rows, W tokens fed at once, V vocabulary.
+
+    Args:
+        model: a causal language model of `transformers`.
+        prompts: the ids of each row's prompt; equal prompts are computed once.
+    """
+
+    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
+        from transformers import DynamicCache
+
+        self._model = model
+        self._device = next(model.parameters()).device
+        self._cache = DynamicCache(config=model.config)
+        parameters = inspect.signature(model.forward).parameters
+        self._extra = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._takes_positions = "position_ids" in parameters
+        self.logits_BV = self._prefill(prompts)
+        """What each row's next token is drawn from, in fp32."""
+
+    @torch.no_grad()
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocabulary"]:
+        distinct = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        length = max(map(len, distinct))
+        # Padding stands on the left, so that all rows continue at the same place of the cache.
+        ids = torch.zeros(len(distinct), length, dtype=torch.long)
+        mask = torch.zeros(len(distinct), length, dtype=torch.long)
+        for prompt, row in distinct.items():
+            ids[row, length - len(prompt) :] = torch.tensor(prompt)
+            mask[row, length - len(prompt) :] = 1
+        ids, mask = ids.to(self._device), mask.to(self._device)
+        self._padded = bool((mask == 0).any())
+        self._mask_BT = mask
+        self._length_B = mask.sum(dim=1)
+        logits_BV = self._forward(ids, (mask.cumsum(dim=1) - 1).clamp(min=0))
+        rows = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=self._device)
+        self._select(rows)
+        return logits_BV[rows]
+
+    @torch.no_grad()
+    def step(self, token_ids_BW: Int[Tensor, "batch width"]) -> Float[Tensor, "batch vocabulary"]:
+        """Appends tokens to every row; returns (and keeps) the logits for the token after them."""
+        width = token_ids_BW.shape[1]
+        positions_BW = self._length_B[:, None] + torch.arange(width, device=self._device)
+        self._length_B = self._length_B + width
+        if self._padded:
+            self._mask_BT = torch.cat([self._mask_BT, self._mask_BT.new_ones(len(self._mask_BT), width)], dim=1)
+        self.logits_BV = self._forward(token_ids_BW.to(self._device), positions_BW)
+        return self.logits_BV
+
+    def keep(self, rows_B: Int[Tensor, " kept"]) -> None:
+        """Drops all rows but these."""
+        rows_B = rows_B.to(self._device)
+        self._select(rows_B)
+        self.logits_BV = self.logits_BV[rows_B]
+
+    def _select(self, rows_B: Int[Tensor, " kept"]) -> None:
+        self._cache.batch_select_indices(rows_B)
+        self._mask_BT = self._mask_BT[rows_B]
+        self._length_B = self._length_B[rows_B]
+
+    def _forward(
+        self, ids_BW: Int[Tensor, "batch width"], positions_BW: Int[Tensor, "batch width"]
+    ) -> Float[Tensor, "batch vocabulary"]:
+        output = self._model(
+            input_ids=ids_BW,
+            attention_mask=self._mask_BT if self._padded else None,
+            past_key_values=self._cache,
+            use_cache=True,
+            **({"position_ids": positions_BW} if self._takes_positions else {}),
+            **self._extra,
+        )
+        logits_BV: Tensor = output.logits[:, -1]
+        return logits_BV.float()

@@ -1,0 +1,232 @@
+"""`aipo demo`: what the embedded policy learns to do alone, with AIPO and without.
+
+Every method starts from the same weights, gets the same number of rollouts of the same tasks, and is measured on the
+same test problems, whose operands occur in no training problem.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from algorithms.config import ObjectiveConfig
+from algorithms.progress import describe, make_progress
+from algorithms.train_config import SamplingConfig, TrainConfig
+
+SUMMARY = "summary.json"
+STEPS = 120
+TEST_TASKS, TEST_SAMPLES = 200, 8
+
+METHODS: Mapping[str, tuple[str, float]] = {
+    "aipo": ("aipo", 0.5),
+    "mask": ("mask", 0.5),
+    "grpo": ("mask", 1.0),
+    "clone": ("clone", 0.5),
+    "luffy": ("luffy", 0.5),
+}
+"""Method to (loss on helpers' tokens, share of rollouts without help). `grpo` never sees a helper."""
+LABELS = {
+    "start": "start policy",
+    "grpo": "GRPO, no helpers",
+    "mask": "helpers, replies masked",
+    "aipo": "AIPO",
+    "clone": "helpers, replies cloned",
+    "luffy": "helpers, LUFFY's shaping",
+}
+
+
+def demo_config(method: str, out: Path, *, seed: int = 0, steps: int | None = None) -> TrainConfig:
+    """The run of one method; "start" is the same run of zero steps."""
+    agent_loss, solo_share = METHODS.get(method, ("mask", 0.5))
+    return TrainConfig(
+        env="rulebook-consult",
+        env_options={"level": 2, "operators": "@", "style": "terse", "prompt": "bare", "max_reply_chars": 40},
+        policy="embedded",
+        out=out / method,
+        seed=seed,
+        steps=0 if method == "start" else STEPS if steps is None else steps,
+        solo_share=solo_share,
+        objective=ObjectiveConfig(agent_loss=agent_loss),
+        sampling=SamplingConfig(max_tokens=48),
+        eval_tasks=TEST_TASKS,
+        eval_samples=TEST_SAMPLES,
+        trace_every=20,
+    )
+
+
+def run_demo(out: Path, *, seed: int = 0, full: bool = False, steps: int | None = None, processes: int = 2) -> Path:
+    """Trains every method, prints the comparison, and writes it to `out`.
+
+    Args:
+        out: gets summary.json, learning_curves.png, transcripts.txt, and a folder for each method.
+        seed: decides tasks, sampling and helpers.
+        full: adds clone and luffy.
+        steps: optimizer steps of each method.
+        processes: methods trained at the same time.
+
+    Returns:
+        The path of summary.json.
+    """
+    started = time.perf_counter()
+    methods = list(METHODS) if full else ["aipo", "mask", "grpo"]
+    out.mkdir(parents=True, exist_ok=True)
+    for method in ["start", *methods]:
+        shutil.rmtree(out / method, ignore_errors=True)
+    console = Console()
+    console.print(
+        "Training the embedded policy (0.3 M parameters) on [bold]rulebook-consult[/]: problems such as 473@128=, where only "
+        "the Knowledge helper knows what @ means."
+    )
+    results = _train_all(["start", *methods], out, seed, steps, max(1, processes))
+    summary: dict[str, object] = {name: dataclasses.asdict(results[name]) for name in ["start", "grpo", "mask", "aipo"]}
+    summary |= {name: dataclasses.asdict(results[name]) for name in methods if name not in summary}
+    config = demo_config("aipo", out, seed=seed, steps=steps)
+    per_step = config.prompts_per_step * config.samples_per_prompt
+    summary |= {
+        "seed": seed,
+        "steps": config.steps,
+        "rollouts": config.steps * per_step,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    path = out / SUMMARY
+    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    _write_transcripts(out, methods)
+    _plot(out, methods)
+    console.print(_table(results, methods, config))
+    transcripts = (out / "transcripts.txt").read_text(encoding="utf-8")
+    console.print(transcripts.split("\n\n", 3)[0], "\n", markup=False, highlight=False)
+    console.print(f"{summary['seconds']} s. Written: {path}, {out / 'learning_curves.png'}, {out / 'transcripts.txt'}")
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a policy can do on the test problems."""
+
+    solo_pass1: float
+    solo_pass8: float
+    assisted_pass1: float
+    seconds: float
+    """Training time of this method, in its process."""
+
+
+def _train_all(methods: list[str], out: Path, seed: int, steps: int | None, processes: int) -> dict[str, Result]:
+    """Trains the methods in processes of one thread each, which on small models is faster than threads."""
+    context = multiprocessing.get_context("spawn")
+    results: dict[str, Result] = {}
+    with concurrent.futures.ProcessPoolExecutor(processes, context) as pool, make_progress() as progress:
+        futures = {pool.submit(_train_one, m, str(out), seed, steps): m for m in methods}
+        bars = {m: progress.add_task(m, total=demo_config(m, out, steps=steps).steps, note="") for m in methods[1:]}
+        waiting = set(futures)
+        while waiting:
+            finished, waiting = concurrent.futures.wait(waiting, timeout=0.5)
+            for future in finished:
+                results[futures[future]] = future.result()
+            for method, bar in bars.items():
+                if metrics := _last_metrics(out / method / "metrics.jsonl"):
+                    progress.update(bar, completed=int(metrics["step"]), note=describe(metrics))
+    return results
+
+
+def _train_one(method: str, out: str, seed: int, steps: int | None) -> Result:
+    import torch
+
+    from algorithms.progress import quiet_libraries
+    from algorithms.trainer import Trainer
+
+    torch.set_num_threads(1)
+    quiet_libraries()
+    trainer = Trainer(demo_config(method, Path(out), seed=seed, steps=steps))
+    history = trainer.train()
+    final = history[-1] if history else trainer.evaluate()
+    return Result(
+        solo_pass1=final["eval/solo_pass1"],
+        solo_pass8=final[f"eval/solo_pass{TEST_SAMPLES}"],
+        assisted_pass1=final["eval/assisted_pass1"],
+        seconds=round(trainer.seconds, 1),
+    )
+
+
+def _last_metrics(path: Path) -> dict[str, float] | None:
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 8192))
+        lines = file.read().decode().split("\n")
+    # The last piece is empty, or a line that is being written.
+    return dict(json.loads(lines[-2])) if len(lines) > 1 and lines[-2].startswith("{") else None
+
+
+def _table(results: Mapping[str, Result], methods: list[str], config: TrainConfig) -> Table:
+    table = Table(
+        title=f"{TEST_TASKS} test problems, {TEST_SAMPLES} samples each; {config.steps} steps, seed {config.seed}",
+        title_justify="left",
+    )
+    for name in ("", "solo pass@1", "solo pass@8", "assisted pass@1", "training, s"):
+        table.add_column(name, justify="right" if name else "left")
+    for method in ["start", *sorted(methods, key=list(LABELS).index)]:
+        r = results[method]
+        values = [f"{r.solo_pass1:.3f}", f"{r.solo_pass8:.3f}", f"{r.assisted_pass1:.3f}", f"{r.seconds:.0f}"]
+        table.add_row(LABELS[method], *values, style="bold" if method == "aipo" else "")
+    return table
+
+
+def _write_transcripts(out: Path, methods: list[str]) -> None:
+    """Some episodes to read: with help early in the AIPO run, alone at its end, and alone with the other methods."""
+    from aipo_env import read_traces, render_transcript
+
+    blocks = []
+    for method in ["aipo", *(m for m in methods if m != "aipo")]:
+        path = out / method / "traces.jsonl"
+        traces = list(read_traces(path)) if path.exists() else []
+        if not traces:
+            continue
+        last = max(int(str(t.metadata["step"])) for t in traces)
+        first = min(int(str(t.metadata["step"])) for t in traces)
+        wanted = [
+            ("early, with help", first, True),
+            ("early, alone", first, False),
+            ("late, alone", last, False),
+        ]
+        for label, step, assisted in wanted if method == "aipo" else wanted[2:]:
+            picked = [t for t in traces if t.metadata["step"] == step and t.assisted is assisted]
+            if picked:
+                # A typical one: of the verdict that most have.
+                correct = sum(t.reward > 0 for t in picked) * 2 >= len(picked)
+                shown = next((t for t in picked if (t.reward > 0) is correct), picked[0])
+                blocks.append(f"{LABELS[method]}, step {step}, {label}\n{render_transcript(shown)}")
+    (out / "transcripts.txt").write_text("\n".join(blocks), encoding="utf-8")
+
+
+def _plot(out: Path, methods: list[str]) -> None:
+    """Accuracy of the solo rollouts of each training batch: fresh problems, solved alone."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for method in sorted(methods, key=list(LABELS).index):
+        path = out / method / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if rows:
+            values = [row["train/solo_accuracy"] for row in rows]
+            smooth = [
+                sum(values[max(0, i - 4) : i + 1]) / len(values[max(0, i - 4) : i + 1]) for i in range(len(values))
+            ]
+            width = 2.5 if method == "aipo" else 1.5
+            axes.plot([row["rollouts"] for row in rows], smooth, label=LABELS[method], linewidth=width)
+    axes.set(xlabel="rollouts", ylabel="solved alone (mean of 5 batches)", ylim=(-0.03, 1.03))
+    axes.set_title("rulebook-consult, embedded policy: solo accuracy while training")
+    axes.legend(loc="center left", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out / "learning_curves.png", dpi=150)
+    plt.close(figure)

@@ -1,0 +1,77 @@
+"""What a policy can do, alone and with help."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from aipo_env.errors import ConfigurationError
+from aipo_env.trajectory import Trajectory
+from algorithms.rollout import Roller, RolloutRequest
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """The unbiased estimate 1 - C(n-c, k) / C(n, k) of the chance that one of k samples is correct.
+
+    Source: Chen et al., arXiv 2107.03374, equation 1.
+    """
+    if not 0 <= num_correct <= num_samples or not 1 <= k <= num_samples:
+        raise ConfigurationError(
+            f"pass@k needs 1 <= k <= samples and 0 <= correct <= samples; got k={k}, {num_correct} of {num_samples}."
+        )
+    return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Accuracy over tasks; every task has the same number of samples."""
+
+    pass1: float
+    """The mean of correct / samples: the unbiased pass@1."""
+    pass_k: float
+    k: int
+    num_tasks: int
+    num_samples: int
+    consults_per_episode: float
+
+
+def evaluate(
+    roller: Roller, task_indices: Sequence[int], *, assisted: bool, num_samples: int, seed: int
+) -> tuple[Evaluation, list[Trajectory]]:
+    """Samples each task and grades; also returns the trajectories.
+
+    Args:
+        roller: policy and environment.
+        task_indices: the tasks.
+        assisted: whether helpers answer.
+        num_samples: samples for each task; also the k of `pass_k`.
+        seed: seeds the sampling and the helpers.
+    """
+    requests = [
+        RolloutRequest(
+            index,
+            assisted=assisted,
+            seed=seed + position * num_samples + sample,
+            group=position,
+            sample=sample,
+        )
+        for position, index in enumerate(task_indices)
+        for sample in range(num_samples)
+    ]
+    trajectories = roller.rollout(requests, seed)
+    correct = [0] * len(task_indices)
+    for trajectory in trajectories:
+        correct[trajectory.group] += trajectory.verdict == "correct"
+    count = len(task_indices)
+    return (
+        Evaluation(
+            pass1=sum(correct) / (count * num_samples),
+            pass_k=sum(pass_at_k(num_samples, c, num_samples) for c in correct) / count,
+            k=num_samples,
+            num_tasks=count,
+            num_samples=num_samples,
+            consults_per_episode=sum(t.num_consults for t in trajectories) / len(trajectories),
+        ),
+        trajectories,
+    )

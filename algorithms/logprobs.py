@@ -1,0 +1,130 @@
+"""Log-probabilities of given tokens under a causal language model, for the rows that bear loss alone.
+
+The output layer is the largest matrix product of a small model, and its result (rows x vocabulary, in fp32)
+the largest tensor. So the rows are picked *before* the output layer. They are picked by a hook on that layer,
+inside the model's own forward pass: whatever the architecture does to its logits afterwards (scaling,
+soft-capping) still happens. A model that offers no output layer, or does not call it on (batch, length,
+hidden), gives full logits, of which the rows are picked afterwards; the result is the same.
+
+Dimensions: B sequences, L padded length, T selected tokens in row-major order, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from aipo_env.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probabilities of the selected tokens, packed in the order of `input_ids_BL[selected_BL]`."""
+
+    logprobs_T: Float[Tensor, " tokens"]
+    """log pi of each selected token given all tokens before it; fp32 or wider, differentiable."""
+    entropy_T: Float[Tensor, " tokens"] | None
+    """Entropy in nats of the distribution that each selected token is drawn from; None unless asked for."""
+
+
+def token_logprobs(
+    model: nn.Module,
+    input_ids_BL: Int[Tensor, "batch length"],
+    attention_mask_BL: Bool[Tensor, "batch length"] | Int[Tensor, "batch length"],
+    selected_BL: Bool[Tensor, "batch length"],
+    *,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+) -> TokenLogprobs:
+    """Log-probabilities of the selected tokens of a right-padded batch.
+
+    Per-token data of the batch is packed the same way: `sources_T = sources_BL[selected_BL]`.
+
+    Args:
+        model: a causal language model with the interface of `transformers`.
+        input_ids_BL: token ids, padded on the right with any id.
+        attention_mask_BL: 1 for tokens, 0 for padding.
+        selected_BL: the tokens whose log-probability is wanted. A sequence's first token has none.
+        temperature: what the logits are divided by; that of the sampler.
+        with_entropy: also computes the entropy, differentiable as well.
+
+    Raises:
+        ConfigurationError: the batch is padded on the left, padding or a first token is selected, or the
+            temperature is not above 0.
+    """
+    _check_batch(attention_mask_BL, selected_BL, temperature)
+    # The logits at position t predict token t + 1.
+    predicts_BL = torch.zeros_like(selected_BL)
+    predicts_BL[:, :-1] = selected_BL[:, 1:]
+    with _rows_before_output_layer(model, predicts_BL):
+        logits = model(input_ids=input_ids_BL, attention_mask=attention_mask_BL, use_cache=False).logits
+    # Never ambiguous: the last position predicts nothing, so one sequence of length L has fewer than L rows.
+    logits_TV = logits[predicts_BL] if logits.shape[:2] == predicts_BL.shape else logits.squeeze(0)
+    return logprobs_from_logits(
+        logits_TV, input_ids_BL[selected_BL], temperature=temperature, with_entropy=with_entropy
+    )
+
+
+def logprobs_from_logits(
+    logits_TV: Float[Tensor, "tokens vocabulary"],
+    token_ids_T: Int[Tensor, " tokens"],
+    *,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+) -> TokenLogprobs:
+    """Log-probabilities of `token_ids_T` under softmax(logits / temperature), in fp32 or wider."""
+    logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
+    if temperature != 1.0:
+        logits_TV = logits_TV / temperature
+    # Not log_softmax, which would keep a second (T, V) tensor for the backward pass.
+    log_normalizer_T = logits_TV.logsumexp(dim=-1)
+    logprobs_T = logits_TV.gather(-1, token_ids_T.long().unsqueeze(-1)).squeeze(-1) - log_normalizer_T
+    entropy_T = None
+    if with_entropy:
+        # An entry of -inf has probability 0 and adds nothing, but 0 * -inf is NaN.
+        finite_TV = logits_TV.masked_fill(logits_TV == float("-inf"), 0.0)
+        entropy_T = log_normalizer_T - (logits_TV.softmax(dim=-1) * finite_TV).sum(dim=-1)
+    return TokenLogprobs(logprobs_T, entropy_T)
+
+
+@contextmanager
+def _rows_before_output_layer(model: nn.Module, rows_BL: Bool[Tensor, "batch length"]) -> Iterator[None]:
+    """Inside the context, the model's output layer sees (1, rows, H) where it would see (B, L, H)."""
+
+    def keep_rows(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not args or args[0].shape[:-1] != rows_BL.shape:
+            return None
+        return (args[0][rows_BL].unsqueeze(0), *args[1:])
+
+    get_output_embeddings = getattr(model, "get_output_embeddings", None)
+    output_layer = get_output_embeddings() if callable(get_output_embeddings) else None
+    if not isinstance(output_layer, nn.Module):
+        yield
+        return
+    handle = output_layer.register_forward_pre_hook(keep_rows)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_batch(attention_mask_BL: Tensor, selected_BL: Tensor, temperature: float) -> None:
+    if not 0 < temperature < float("inf"):
+        raise ConfigurationError(f"temperature must be above 0 and finite, but it is {temperature}; use the sampler's")
+    attention_BL = attention_mask_BL.bool()
+    if bool((attention_BL[:, 1:] & ~attention_BL[:, :-1]).any()):
+        raise ConfigurationError(
+            "token_logprobs takes batches padded on the right, but a token follows padding; pad on the right"
+        )
+    if bool((selected_BL & ~attention_BL).any()):
+        raise ConfigurationError("only tokens can be selected, but selected_BL covers padding; select within the mask")
+    if bool(selected_BL[:, 0].any()):
+        raise ConfigurationError(
+            "the first token of a sequence has no log-probability, but selected_BL[:, 0] is set; start the "
+            "sequence with a prompt or a start-of-sequence token"
+        )

@@ -1,0 +1,392 @@
+"""The single-machine trainer: rollouts, advantages, objective, AdamW.
+
+Everything random is a function of (seed, step): a run that was cut and resumed takes the same tasks, samples and
+updates as one that was not, to the bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import aipo_env
+from aipo_env.errors import ConfigurationError
+from aipo_env.registry import AgentLike, env_spec, parse_agents
+from aipo_env.trajectory import Source, TraceWriter, Trajectory
+from algorithms import batch as batches
+from algorithms.advantages import compute_advantages, informative_groups, overlong_penalty
+from algorithms.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from algorithms.evaluation import evaluate
+from algorithms.logprobs import token_logprobs
+from algorithms.objective import combine_metrics, objective_loss
+from algorithms.policies import Policy, load_policy
+from algorithms.rollout import Roller, RolloutRequest
+from algorithms.train_config import TrainConfig
+
+Metrics = dict[str, float]
+_TASKS, _SAMPLING, _EVAL = range(3)
+
+
+class Trainer:
+    """Trains a policy on an environment.
+
+    Args:
+        config: the run.
+        policy: overrides `config.policy` with a loaded one; it is trained in place.
+        agents: overrides the helpers of the environment, as in `aipo_env.make`.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        policy: Policy | None = None,
+        agents: Mapping[str, AgentLike] | None = None,
+    ) -> None:
+        self.config = config
+        self.policy = policy if policy is not None else load_policy(config.policy, config.device)
+        self.model = self.policy.model
+        if agents is None and config.agents:
+            agents = parse_agents(config.agents)
+        options: dict[str, Any] = dict(config.env_options) | ({} if agents is None else {"agents": agents})
+        if config.num_solo < config.samples_per_prompt and not env_spec(config.env).assisted:
+            raise ConfigurationError(
+                f"{config.env} is solo, but solo_share={config.solo_share} asks for assisted rollouts. Use the id that ends in "
+                "'-consult', or solo_share=1."
+            )
+        self.env = aipo_env.make(config.env, codec=self.policy.codec, **options)
+        self.roller = Roller(self.policy, self.env, config.sampling)
+        self._reference = self._reference_copy() if config.objective.kl_coef > 0 else None
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+        self.step = 0
+        """Optimizer batches done."""
+        self.num_rollouts = 0
+        self.seconds = 0.0
+        """Time spent in `train`, over all its parts if the run was resumed."""
+        self.history: list[Metrics] = []
+        """One row of metrics per step."""
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    def train_step(self) -> tuple[Metrics, list[Trajectory]]:
+        """One batch of rollouts and the update(s) on it; returns metrics and the trajectories."""
+        started = time.perf_counter()
+        trajectories = self.collect()
+        sampled = time.perf_counter()
+        metrics = self.update(trajectories)
+        finished = time.perf_counter()
+        self.step += 1
+        self.num_rollouts += len(trajectories)
+        metrics |= rollout_metrics(trajectories)
+        metrics |= {
+            "step": self.step,
+            "rollouts": self.num_rollouts,
+            "seconds/rollout": sampled - started,
+            "seconds/update": finished - sampled,
+        }
+        self.history.append(metrics)
+        return metrics, trajectories
+
+    def collect(self) -> list[Trajectory]:
+        """The rollouts of this step; with dynamic sampling, groups without signal are replaced by groups of further prompts."""
+        config = self.config
+        kept: list[Trajectory] = []
+        for attempt in range(1 + config.dynamic_sampling):
+            fresh = self.roller.rollout(self._requests(attempt), self._seed(_SAMPLING, attempt))
+            if config.dynamic_sampling == 0:
+                return fresh
+            keep = informative_groups(batches.rewards(fresh), batches.group_ids(fresh)).tolist()
+            num_groups = len(kept) // config.samples_per_prompt
+            wanted = [t for t, k in zip(fresh, keep, strict=True) if k]
+            for offset in range(0, len(wanted), config.samples_per_prompt):
+                if num_groups < config.prompts_per_step:
+                    group = wanted[offset : offset + config.samples_per_prompt]
+                    kept += [dataclasses.replace(t, group=num_groups) for t in group]
+                    num_groups += 1
+            if num_groups == config.prompts_per_step:
+                break
+        return kept or fresh
+
+    def update(self, trajectories: Sequence[Trajectory]) -> Metrics:
+        """The optimizer steps on one batch."""
+        config = self.config
+        advantages_S = self._advantages(trajectories)
+        normalizer = batches.count_tokens(trajectories)
+        # Where the advantage is zero the gradient is: such rows count in the divisors, and cost no pass.
+        learns = [i for i, a in enumerate(advantages_S.tolist()) if a != 0 or self._reference is not None]
+        parts = batches.micro_batches(
+            [trajectories[i] for i in learns],
+            advantages_S[learns],
+            config.micro_batch_size,
+            pad_id=self.policy.tokenizer.pad_token_id or 0,
+            device=config.device,
+        )
+        # With one update the current policy is the old one: no pass is spent on it.
+        old = [self._logprobs(self.model, part) for part in parts] if config.updates_per_batch > 1 else None
+        reference = [self._logprobs(self._reference, part) for part in parts] if self._reference is not None else None
+        self._set_learning_rate()
+        sums: list[dict[str, Tensor]] = []
+        grad_norm = 0.0
+        for update in range(config.updates_per_batch):
+            for parameter in self.model.parameters():
+                # Zero, not none: a batch without signal is a step with a zero gradient.
+                parameter.grad = torch.zeros_like(parameter)
+            for index, part in enumerate(parts):
+                logprobs_T = token_logprobs(
+                    self.model,
+                    part.input_ids_BL,
+                    part.attention_mask_BL,
+                    part.selected_BL,
+                    temperature=config.sampling.temperature,
+                ).logprobs_T
+                output = objective_loss(
+                    logprobs_T,
+                    None if old is None else old[index],
+                    part.advantages_T,
+                    part.sources_T,
+                    part.behaviour_logprobs_T,
+                    part.sequence_ids_T,
+                    config.objective,
+                    normalizer=normalizer,
+                    reference_logprobs_T=None if reference is None else reference[index],
+                )
+                output.loss.backward()  # type: ignore[no-untyped-call]
+                if update == config.updates_per_batch - 1:
+                    sums.append(output.sums)
+            grad_norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm))
+            if not np.isfinite(grad_norm):
+                raise FloatingPointError(
+                    f"the gradient is not finite at step {self.step + 1}. Lower learning_rate, or check the reward function. "
+                    "Nothing was updated; the last checkpoint is intact."
+                )
+            self.optimizer.step()
+        metrics = {name: value for name, value in combine_metrics(sums).items() if not name.startswith("tokens/")}
+        return metrics | {
+            "learning_rows": len(learns) / max(1, len(trajectories)),
+            "grad_norm": grad_norm,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    def train(self, on_step: Callable[[Metrics], None] | None = None) -> list[Metrics]:
+        """Runs to `config.steps`, resuming from the newest checkpoint in `config.out` if there is one.
+
+        Args:
+            on_step: called with the metrics of each step.
+
+        Returns:
+            The history, evaluations included.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        out = self.config.out
+        out.mkdir(parents=True, exist_ok=True)
+        self._claim(out)
+        self.resume(out)
+        clock = time.perf_counter() - self.seconds
+        with (
+            (out / "metrics.jsonl").open("a", encoding="utf-8") as log,
+            TraceWriter(out / "traces.jsonl") as traces,
+            SummaryWriter(str(out / "tensorboard"), purge_step=self.step + 1) as board,
+        ):
+            while self.step < self.config.steps:
+                metrics, trajectories = self.train_step()
+                self.seconds = time.perf_counter() - clock
+                metrics["seconds"] = self.seconds
+                last = self.step == self.config.steps
+                if self._due(self.config.eval_every) or last:
+                    metrics |= self.evaluate()
+                if self._due(self.config.trace_every):
+                    for trajectory in trajectories:
+                        trajectory.metadata["step"] = self.step
+                        traces.write(trajectory)
+                log.write(json.dumps(metrics) + "\n")
+                log.flush()
+                for name, value in metrics.items():
+                    board.add_scalar(name, value, self.step)
+                if self._due(self.config.checkpoint_every) or last:
+                    save_checkpoint(out / "checkpoints", self.step, self.state())
+                if on_step is not None:
+                    on_step(metrics)
+        if self.config.steps:
+            self.policy.save(out / "policy")
+        return self.history
+
+    def evaluate(self, *, num_tasks: int | None = None, num_samples: int | None = None) -> Metrics:
+        """Solo and, where there are helpers, assisted accuracy on the family's test tasks."""
+        config = self.config
+        num_samples = num_samples or config.eval_samples
+        roller, indices = self._eval_roller(num_tasks or config.eval_tasks)
+        modes = [False, True] if self.env.config.assisted else [False]
+        metrics: Metrics = {}
+        for assisted in modes:
+            # The same tasks and seeds at every evaluation: curves of one run differ by the policy alone.
+            result, _ = evaluate(roller, indices, assisted=assisted, num_samples=num_samples, seed=config.seed + 1)
+            name = "assisted" if assisted else "solo"
+            metrics |= {f"eval/{name}_pass1": result.pass1, f"eval/{name}_pass{result.k}": result.pass_k}
+        return metrics
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "num_rollouts": self.num_rollouts,
+            "seconds": self.seconds,
+            "history": self.history,
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.num_rollouts = state["step"], state["num_rollouts"]
+        self.seconds, self.history = state["seconds"], list(state["history"])
+        torch.set_rng_state(state["torch_rng"])
+
+    def resume(self, out: Path) -> bool:
+        """Loads the newest checkpoint of a run, and cuts its logs back to it; False where there is none."""
+        checkpoints = list_checkpoints(out / "checkpoints")
+        if not checkpoints:
+            (out / "metrics.jsonl").unlink(missing_ok=True)
+            (out / "traces.jsonl").unlink(missing_ok=True)
+            return False
+        self.load_state(load_checkpoint(checkpoints[-1]))
+        _cut_metrics(out / "metrics.jsonl", self.step)
+        _cut_traces(out / "traces.jsonl", self.step)
+        return True
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _requests(self, attempt: int) -> list[RolloutRequest]:
+        config = self.config
+        rng = np.random.default_rng(self._seed(_TASKS, attempt))
+        requests = []
+        for group in range(config.prompts_per_step):
+            index = self.env.tasks.sample_index(rng)
+            for sample, seed in enumerate(rng.integers(2**31, size=config.samples_per_prompt)):
+                assisted = sample >= config.num_solo
+                requests.append(RolloutRequest(index, assisted=assisted, seed=int(seed), group=group, sample=sample))
+        return requests
+
+    def _advantages(self, trajectories: Sequence[Trajectory]) -> Float[Tensor, " samples"]:
+        config = self.config
+        rewards_S = batches.rewards(trajectories)
+        counts_S = torch.tensor(list(batches.policy_token_counts(trajectories)))
+        if config.overlong_buffer:
+            rewards_S = rewards_S + overlong_penalty(counts_S, config.sampling.max_tokens, config.overlong_buffer)
+        # The baseline is the whole group's, solo and assisted together: help keeps a positive advantage exactly as long
+        # as the policy fails without it.
+        return compute_advantages(
+            rewards_S, batches.group_ids(trajectories), config.objective.policy_rule.advantage, counts_S
+        )
+
+    @torch.no_grad()
+    def _logprobs(self, model: torch.nn.Module, part: batches.MicroBatch) -> Tensor:
+        return token_logprobs(
+            model,
+            part.input_ids_BL,
+            part.attention_mask_BL,
+            part.selected_BL,
+            temperature=self.config.sampling.temperature,
+        ).logprobs_T
+
+    def _reference_copy(self) -> torch.nn.Module:
+        reference: torch.nn.Module = copy.deepcopy(self.model)
+        return reference.requires_grad_(False).eval()
+
+    def _set_learning_rate(self) -> None:
+        config = self.config
+        rise = min(1.0, (self.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        fall = 1.0 - (1.0 - config.final_learning_rate) * self.step / max(1, config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * rise * fall
+
+    def _eval_roller(self, num_tasks: int) -> tuple[Roller, list[int]]:
+        options: dict[str, Any] = dict(self.config.env_options) | {
+            "split": "test",
+            "agents": self.env.agents or self.env.agent_names,
+        }
+        env = aipo_env.make(self.config.env, codec=self.policy.codec, **options)
+        total = env.tasks.num_tasks
+        return Roller(self.policy, env, self.config.sampling), list(
+            range(num_tasks if total is None else min(num_tasks, total))
+        )
+
+    def _seed(self, purpose: int, attempt: int) -> int:
+        sequence = np.random.SeedSequence(self.config.seed, spawn_key=(purpose, self.step, attempt))
+        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _claim(self, out: Path) -> None:
+        """Writes the config beside the run, or checks that the folder belongs to this very run."""
+        path = out / "config.json"
+        text = json.dumps(dataclasses.asdict(self.config), indent=1, sort_keys=True, default=str)
+        if path.exists() and list_checkpoints(out / "checkpoints"):
+            old, new = json.loads(path.read_text()), json.loads(text)
+            # More steps is how a run is continued; where it lies does not matter.
+            changed = sorted(
+                k for k in old.keys() | new.keys() if k not in ("steps", "out") and old.get(k) != new.get(k)
+            )
+            if changed:
+                raise ConfigurationError(
+                    f"{out} holds a run with other settings ({', '.join(changed)}). Give this one another folder with out=, or "
+                    "remove the old one."
+                )
+        path.write_text(text)
+
+
+def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
+    """Accuracy, consult rate and token counts by source of a batch."""
+    solo = [t for t in trajectories if not t.assisted]
+    assisted = [t for t in trajectories if t.assisted]
+    metrics: Metrics = {"reward": sum(t.reward for t in trajectories) / max(1, len(trajectories))}
+    metrics |= {f"tokens/{source.name.lower()}": sum(t.count(source) for t in trajectories) for source in Source}
+    for name, part in (("solo", solo), ("assisted", assisted)):
+        if part:
+            metrics[f"train/{name}_accuracy"] = sum(t.verdict == "correct" for t in part) / len(part)
+    if assisted:
+        metrics["train/consult_rate"] = sum(t.num_consults > 0 for t in assisted) / len(assisted)
+        for agent in sorted({s.agent for t in assisted for s in t.segments if s.source is Source.AGENT}):
+            asked = sum(any(s.agent == agent and s.source is Source.AGENT for s in t.segments) for t in assisted)
+            metrics[f"train/consult_rate_{agent}"] = asked / len(assisted)
+    metrics["train/truncated"] = sum(t.stop_reason in ("length", "max_turns", "max_chars") for t in trajectories) / max(
+        1, len(trajectories)
+    )
+    return metrics
+
+
+def _cut_metrics(path: Path, step: int) -> None:
+    """Drops the rows after `step`, which a resumed run writes again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+
+
+def _cut_traces(path: Path, step: int) -> None:
+    if path.exists():
+        kept = [t for t in aipo_env.read_traces(path) if int(str(t.metadata.get("step", 0))) <= step]
+        path.unlink()
+        aipo_env.write_traces(path, kept)

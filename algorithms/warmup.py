@@ -1,0 +1,163 @@
+"""The supervised warm-up that made the embedded policy, from a random initialisation.
+
+What it teaches, on problems of the form `473@128=`:
+
+- known operators (capital letters, none of them in the rulebook, each with a made-up rule): ask, write the helper's
+reply
+  oneself, compute. This is what any pretrained model brings along: looking digits up, copying, adding;
+- unknown operators (those of the rulebook): ask, and compute from the reply, whose content here is *random digits* and
+  carries no loss;
+- unknown operators, alone: guess, with or without asking first.
+
+What it never teaches is the content of a reply about an operator of the rulebook: no rule of a known operator has the
+three digits of any place of any rulebook operator in one place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from aipo_env import markup
+from aipo_env.tasks.rulebook import LEVELS, OPERATORS, evaluate_expansion
+from algorithms.codec import TransformersCodec
+from algorithms.policies import Policy
+from algorithms.policies.embedded_model import build_model, build_tokenizer
+
+DIGITS = 3
+KNOWN_OPERATORS = "ABCDEFGHIJKLMNOPQRSTUVWX"
+UNKNOWN_OPERATORS = LEVELS[2]
+Rule = tuple[int, ...]
+"""For each of the nine digits of an expansion, its index among the six digits of the operands."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmupConfig:
+    """The recipe of the embedded policy."""
+
+    steps: int = 2500
+    """Optimizer steps."""
+    batch_size: int = 128
+    """Sequences in a batch."""
+    learning_rate: float = 2e-3
+    """AdamW's peak; a linear rise over 100 steps, then a cosine down to 5 %."""
+    layers: int = 3
+    """Transformer layers."""
+    hidden: int = 96
+    """Width."""
+    heads: int = 4
+    """Attention heads."""
+    known_share: float = 0.4
+    """Share of sequences on known operators."""
+    asked_share: float = 0.4
+    """Share of sequences that compute from a reply of random digits; the rest guess, half of them after asking."""
+    seed: int = 0
+    """Decides initialisation, rules and data."""
+
+
+def make_rules(seed: int) -> dict[str, Rule]:
+    """A made-up rule for each known operator, none of which shares a place with an operator of the rulebook."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+    forbidden = {
+        (
+            place,
+            tuple(sorted(term.place(place, DIGITS) + DIGITS * (term.operand == "b") for term in OPERATORS[s].terms)),
+        )
+        for s, place in product(UNKNOWN_OPERATORS, range(DIGITS))
+    }
+    rules: dict[str, Rule] = {}
+    for symbol in KNOWN_OPERATORS:
+        while symbol not in rules:
+            rule = tuple(int(i) for i in rng.integers(2 * DIGITS, size=3 * DIGITS))
+            places = {(p, tuple(sorted(rule[3 * p : 3 * p + 3]))) for p in range(DIGITS)}
+            if not places & forbidden:
+                rules[symbol] = rule
+    return rules
+
+
+def make_sequence(
+    rng: np.random.Generator, rules: dict[str, Rule], config: WarmupConfig, codec: TransformersCodec
+) -> tuple[list[int], list[bool]]:
+    """One training sequence: its ids, and which of them bear loss."""
+    digits = [int(d) for d in rng.integers(10, size=2 * DIGITS)]
+    a, b = "".join(map(str, digits[:DIGITS])), "".join(map(str, digits[DIGITS:]))
+    draw = rng.random()
+    known = draw < config.known_share
+    if known:
+        symbol = KNOWN_OPERATORS[int(rng.integers(len(KNOWN_OPERATORS)))]
+        values = [digits[i] for i in rules[symbol]]
+    else:
+        symbol = UNKNOWN_OPERATORS[int(rng.integers(len(UNKNOWN_OPERATORS)))]
+        values = [int(d) for d in rng.integers(10, size=3 * DIGITS)]
+    expansion = ";".join("+".join(map(str, values[3 * p : 3 * p + 3])) for p in range(DIGITS))
+    expression = f"{a}{symbol}{b}"
+    ask = markup.consult_open("knowledge") + expression + markup.CONSULT_CLOSE
+    feedback = markup.feedback_open("knowledge") + expansion + markup.FEEDBACK_CLOSE
+    answer = markup.BOX_OPEN + evaluate_expansion(expansion) + markup.BOX_CLOSE
+    if known:
+        parts = [(ask, True), (feedback, True), (answer, True)]
+    elif draw < config.known_share + config.asked_share:
+        parts = [(ask, True), (feedback, False), (answer, True)]
+    elif draw < (1 + config.known_share + config.asked_share) / 2:
+        parts = [(ask, True), (answer, True)]
+    else:
+        parts = [(answer, True)]
+    ids = codec.encode_prompt(f"{expression}=")
+    loss = [False] * len(ids)
+    for text, bears_loss in parts:
+        piece = codec.encode_tag(text)
+        ids += piece
+        loss += [bears_loss] * len(piece)
+    return [*ids, *codec.eos_ids], [*loss, True]
+
+
+def warm_up(
+    config: WarmupConfig, folder: Path | None = None, on_step: Callable[[int, float], None] | None = None
+) -> Policy:
+    """Trains the embedded policy.
+
+    Args:
+        config: the recipe; the defaults made the weights that the package carries.
+        folder: where to save it; None for nowhere.
+        on_step: called with the step and its loss.
+    """
+    tokenizer = build_tokenizer()
+    codec = TransformersCodec(tokenizer)
+    model = build_model(tokenizer, layers=config.layers, hidden=config.hidden, heads=config.heads, seed=config.seed)
+    rules = make_rules(config.seed)
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(1,)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    for step in range(config.steps):
+        cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100) * cosine
+        rows = [make_sequence(rng, rules, config, codec) for _ in range(config.batch_size)]
+        length = max(len(ids) for ids, _ in rows)
+        # -100 is the label that cross_entropy passes over.
+        ids_BL = torch.tensor([ids + [0] * (length - len(ids)) for ids, _ in rows])
+        labels_BL = torch.tensor(
+            [
+                [i if bears else -100 for i, bears in zip(*row, strict=True)] + [-100] * (length - len(row[0]))
+                for row in rows
+            ]
+        )
+        logits_BLV = model(input_ids=ids_BL[:, :-1], use_cache=False).logits
+        loss = functional.cross_entropy(logits_BLV.flatten(0, 1), labels_BL[:, 1:].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if on_step is not None:
+            on_step(step + 1, loss.item())
+    model.eval()
+    policy = Policy("embedded", model, codec)
+    if folder is not None:
+        policy.save(folder)
+    return policy

@@ -1,0 +1,1 @@
+"""Measurements: speed side by side with peers."""

@@ -1,0 +1,152 @@
+"""Advantages against the formulas of their papers and of the libraries, and their behaviour at the edges."""
+
+import statistics
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aipo_env.errors import ConfigurationError
+from algorithms.advantages import (
+    compute_advantages,
+    expand_to_tokens,
+    informative_groups,
+    leave_one_out_advantages,
+    mean_advantages,
+    mean_std_advantages,
+    mean_whitened_advantages,
+    overlong_penalty,
+)
+
+ESTIMATORS = ("mean", "mean_std", "leave_one_out")
+# Two groups of three, interleaved.
+REWARDS = torch.tensor([1.0, 0.0, 0.0, 2.0, 0.5, 0.5], dtype=torch.float64)
+GROUPS = torch.tensor([7, 2, 7, 2, 7, 2])
+
+
+def test_mean_by_hand():
+    expected = torch.tensor([0.5, -5 / 6, -0.5, 7 / 6, 0.0, -1 / 3], dtype=torch.float64)
+    torch.testing.assert_close(mean_advantages(REWARDS, GROUPS), expected)
+
+
+def test_leave_one_out_by_hand():
+    expected = torch.tensor([0.75, -1.25, -0.75, 1.75, 0.0, -0.5], dtype=torch.float64)
+    torch.testing.assert_close(leave_one_out_advantages(REWARDS, GROUPS), expected)
+
+
+def test_mean_std_by_hand():
+    std = {7: statistics.stdev([1.0, 0.0, 0.5]), 2: statistics.stdev([0.0, 2.0, 0.5])}
+    divisor = torch.tensor([std[int(g)] + 1e-4 for g in GROUPS], dtype=torch.float64)
+    torch.testing.assert_close(mean_std_advantages(REWARDS, GROUPS), mean_advantages(REWARDS, GROUPS) / divisor)
+
+
+def test_agreement_with_openrlhf_and_trl_on_equal_groups():
+    """OpenRLHF 0.11.2 `experience_maker.py` (rloo, dr_grpo, group_norm), TRL 1.16.0 `scale_rewards`."""
+    torch.manual_seed(0)
+    table = torch.randn(5, 4, dtype=torch.float64)
+    rewards, groups = table.flatten(), torch.arange(5).repeat_interleave(4)
+    centered = table - table.mean(-1, keepdim=True)
+    rloo = table - (table.sum(-1, keepdim=True) - table) / 3
+    group_norm = centered / (table.std(-1, keepdim=True) + 1e-9)
+    trl = centered / (table.std(-1, keepdim=True) + 1e-4)
+    torch.testing.assert_close(mean_advantages(rewards, groups), centered.flatten())
+    torch.testing.assert_close(leave_one_out_advantages(rewards, groups), rloo.flatten())
+    torch.testing.assert_close(mean_std_advantages(rewards, groups, epsilon=1e-9), group_norm.flatten())
+    torch.testing.assert_close(mean_std_advantages(rewards, groups), trl.flatten())
+
+
+def test_agreement_with_openrlhf_on_whitening():
+    """`reinforce_baseline`: the group mean, then mean and variance over all action tokens of the batch."""
+    lengths = torch.tensor([3, 1, 4, 1, 5, 9])
+    advantages = mean_advantages(REWARDS, GROUPS)
+    tokens = advantages.repeat_interleave(lengths)
+    expected = (advantages - tokens.mean()) * tokens.var(unbiased=False).clamp(min=1e-8).rsqrt()
+    torch.testing.assert_close(mean_whitened_advantages(REWARDS, GROUPS, lengths), expected)
+    assert mean_whitened_advantages(REWARDS, GROUPS, lengths).repeat_interleave(lengths).mean().abs() < 1e-12
+
+
+@given(
+    st.lists(st.tuples(st.floats(-5, 5), st.integers(-2, 2)), min_size=1, max_size=12),
+    st.sampled_from(ESTIMATORS),
+    st.randoms(use_true_random=False),
+)
+def test_order_of_the_samples_does_not_matter(samples, estimator, random):
+    rewards = torch.tensor([r for r, _ in samples], dtype=torch.float64)
+    groups = torch.tensor([g for _, g in samples])
+    order = list(range(len(samples)))
+    random.shuffle(order)
+    advantages = compute_advantages(rewards, groups, estimator)
+    shuffled = compute_advantages(rewards[order], groups[order], estimator)
+    torch.testing.assert_close(shuffled, advantages[order], rtol=1e-9, atol=1e-9)
+    for group in groups.unique():
+        assert advantages[groups == group].sum().abs() < 1e-6 * len(samples) * max(1.0, float(advantages.abs().max()))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@given(reward=st.floats(-100, 100, width=32), size=st.integers(1, 9))
+def test_equal_rewards_and_single_samples_give_exactly_zero(estimator, reward, size):
+    rewards = torch.full((size,), reward)
+    advantages = compute_advantages(rewards, torch.zeros(size, dtype=torch.long), estimator)
+    assert torch.equal(advantages, torch.zeros(size))
+
+
+def test_a_rounded_mean_would_not_be_zero():
+    """Why equal rewards are handled apart: there are sizes at which the plain formula leaves a rest."""
+    rests = [torch.full((size,), 0.1) - torch.full((size,), 0.1).sum() / size for size in range(2, 50)]
+    assert any(bool(rest.any()) for rest in rests)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, "mean_whitened"])
+def test_rewards_must_be_finite(estimator, bad):
+    rewards = torch.tensor([0.0, bad, 1.0])
+    with pytest.raises(ConfigurationError, match="sample 1 has"):
+        compute_advantages(rewards, torch.zeros(3, dtype=torch.long), estimator, torch.ones(3, dtype=torch.long))
+    with pytest.raises(ConfigurationError, match="sample 1 has"):
+        informative_groups(rewards, torch.zeros(3, dtype=torch.long))
+
+
+def test_whitening_needs_lengths_and_survives_a_flat_batch():
+    with pytest.raises(ConfigurationError, match="needs num_tokens_S"):
+        compute_advantages(REWARDS, GROUPS, "mean_whitened")
+    flat = compute_advantages(torch.ones(4), torch.tensor([0, 0, 1, 1]), "mean_whitened", torch.tensor([3, 1, 0, 2]))
+    assert torch.equal(flat, torch.zeros(4))
+    no_tokens = compute_advantages(REWARDS, GROUPS, "mean_whitened", torch.zeros(6, dtype=torch.long))
+    assert no_tokens.isfinite().all()
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_empty_batch(estimator):
+    nothing = torch.zeros(0, dtype=torch.long)
+    assert compute_advantages(torch.zeros(0), nothing, estimator).shape == (0,)
+    assert informative_groups(torch.zeros(0), nothing).shape == (0,)
+
+
+def test_dynamic_sampling_keeps_groups_that_differ():
+    rewards = torch.tensor([1.0, 1.0, 0.0, 0.1, 0.1, 0.1, 5.0])
+    groups = torch.tensor([0, 1, 1, 2, 2, 2, 3])
+    assert informative_groups(rewards, groups).tolist() == [False, True, True, False, False, False, False]
+
+
+def test_overlong_penalty_is_piecewise_linear():
+    lengths = torch.tensor([0, 80, 81, 90, 100, 150])
+    expected = torch.tensor([0.0, 0.0, -0.05, -0.5, -1.0, -1.0])
+    torch.testing.assert_close(overlong_penalty(lengths, max_length=100, buffer_length=20), expected)
+    torch.testing.assert_close(overlong_penalty(lengths, 100, 20, factor=0.5), 0.5 * expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{"buffer_length": 0}, {"buffer_length": 101}, {"buffer_length": 9, "factor": -1.0}]
+)
+def test_overlong_penalty_refuses_impossible_buffers(options):
+    with pytest.raises(ConfigurationError, match="shorten the buffer"):
+        overlong_penalty(torch.tensor([3]), max_length=100, **options)
+
+
+def test_expand_to_tokens():
+    tokens = expand_to_tokens(torch.tensor([0.5, -1.0]), torch.tensor([1, 0, -1, 1]))
+    assert tokens.tolist() == [-1.0, 0.5, 0.0, -1.0]
+    assert expand_to_tokens(torch.zeros(0), torch.tensor([-1, -1])).tolist() == [0.0, 0.0]
+    with pytest.raises(IndexError):
+        expand_to_tokens(torch.tensor([0.5]), torch.tensor([1]))

@@ -1,0 +1,27 @@
+"""Shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_configure() -> None:
+    """One thread: the models are tiny, and a test's numbers must not depend on the machine's cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with math500/test.jsonl and gsm8k/test.jsonl, which is not part of the repository."""
+    folder = Path(os.environ.get("AIPO_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+    if not (folder / "math500" / "test.jsonl").exists():
+        pytest.skip(f"the public data sets are not in {folder}; set AIPO_TEST_DATA to a folder that has them")
+    return folder.resolve()

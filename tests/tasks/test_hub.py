@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import aipo_env
+from aipo_env.errors import DataFormatError, DataNotFoundError, UnknownIdError
+from aipo_env.tasks.gsm8k import Gsm8kTasks
+from aipo_env.tasks.math500 import Math500Tasks
+
+
+@pytest.fixture(autouse=True)
+def _no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIPO_DATA", raising=False)
+
+
+def write(path: Path, *rows: dict[str, object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+OWN = {"problem": "What is $1+1$?", "answer": "2", "unique_id": "own/1", "level": 1, "subject": "Sums"}
+
+
+def test_a_file_a_folder_and_the_variable_are_three_ways_to_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "math500" / "test.jsonl", OWN)
+    for data in (path, tmp_path, path.parent, str(path)):
+        tasks = Math500Tasks(data=data)
+        assert tasks.num_tasks == 1
+        assert tasks.task(0).id == "own/1"
+        assert tasks.task(0).metadata == {"level": 1, "subject": "Sums"}
+    monkeypatch.setenv("AIPO_DATA", str(tmp_path))
+    assert aipo_env.make("math500").tasks.task(0).problem == OWN["problem"]
+
+
+def test_gsm8k_takes_the_number_behind_the_marks(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", {"question": "How much?", "answer": "1,000 + 8 = 1,008\n#### 1,008"})
+    tasks = Gsm8kTasks("train", data=path)
+    assert tasks.task(0).gold == "1008"
+    assert tasks.grade(tasks.task(0), "1,008").correct
+    assert not tasks.grade(tasks.task(0), "1009").correct
+    with pytest.raises(DataFormatError, match="####"):
+        Gsm8kTasks(data=write(tmp_path / "bad.jsonl", {"question": "q", "answer": "18"}))
+
+
+def test_what_is_missing_names_both_ways(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"(?s)AIPO_DATA.*Hugging Face hub"):
+        Math500Tasks(data=tmp_path)
+    # The hub is switched off in the tests.
+    with pytest.raises(DataNotFoundError, match=r"(?s)AIPO_DATA.*HuggingFaceH4/MATH-500"):
+        Math500Tasks()
+
+
+def test_bad_rows_name_the_line(tmp_path: Path) -> None:
+    with pytest.raises(DataFormatError, match="line 2"):
+        Math500Tasks(data=write(tmp_path / "a.jsonl", OWN, {"problem": "no answer"}))
+    (tmp_path / "b.jsonl").write_text("{not json}\n")
+    with pytest.raises(DataFormatError, match="line 1"):
+        Math500Tasks(data=tmp_path / "b.jsonl")
+    (tmp_path / "c.jsonl").write_text("\n")
+    with pytest.raises(DataFormatError, match="no rows"):
+        Math500Tasks(data=tmp_path / "c.jsonl")
+
+
+def test_splits_and_indices_are_checked(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", OWN)
+    with pytest.raises(UnknownIdError, match="test"):
+        Math500Tasks("train", data=path)
+    with pytest.raises(IndexError, match="valid indices are 0 to 0"):
+        Math500Tasks(data=path).task(1)
+
+
+def test_the_public_files_load_and_grade(data_folder: Path) -> None:
+    math, gsm = Math500Tasks(data=data_folder), Gsm8kTasks(data=data_folder)
+    assert (math.num_tasks, gsm.num_tasks) == (500, 1319)
+    for tasks in (math, gsm):
+        sample = [tasks.task(i) for i in range(0, 500, 25)]
+        assert all(tasks.grade(t, t.gold).correct for t in sample)
+        assert not any(tasks.grade(t, "-987654.5").correct for t in sample)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aipo_env.markup import _REASONS, ActionParser, escape, parse, render
+from aipo_env.protocol import Answer, Consult, Malformed
+
+AGENTS = ("verify", "knowledge")
+PIECES = st.sampled_from(
+    [
+        '<consult agent="verify">', '<consult agent="knowledge">', '<consult agent="nobody">', "<consult>", "</consult>",
+        '<feedback agent="verify">', "</feedback>", "<notice>", "</notice>", "<answer>", "</answer>", "\\boxed{", "\\boxed {",
+        "{", "}", "\\{", "\\}", "\\\\", "\\", "<", ">", "</", "<con", "agent=", "x", " ", "\n", "5", "é", "数",
+    ]
+)  # fmt: skip
+MESSY = st.lists(PIECES, max_size=40).map("".join)
+CLEAN = st.text(alphabet=st.characters(exclude_characters="<\\{}", exclude_categories=("Cs",)), max_size=40)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"so \boxed{\frac{1}{2}}.", Answer(r"\frac{1}{2}", "so ")),
+        ("<answer> B </answer>", Answer("B")),
+        ('Hm. <consult agent="verify">1+1=3</consult>', Consult("verify", "1+1=3", "Hm. ")),
+        # the first complete tag decides what the turn is
+        (
+            r'<consult agent="verify">is \boxed{3} right?</consult> \boxed{4}',
+            Consult("verify", r"is \boxed{3} right?"),
+        ),
+        (r'\boxed{4} <consult agent="verify">q</consult>', Answer("4")),
+        # the last answer of an answer turn counts
+        (r"\boxed{3}? No: \boxed{4}", Answer("4", r"\boxed{3}? No: ")),
+        # a consult replaces the unfinished answer that it opens in
+        (r'\boxed{4 <consult agent="verify">q</consult>', Consult("verify", "q", r"\boxed{4 ")),
+        # what the policy writes into a reply of its own is no answer
+        (
+            r'<feedback agent="verify">\boxed{3}</feedback>\boxed{4}',
+            Answer("4", r'<feedback agent="verify">\boxed{3}</feedback>'),
+        ),
+        (r"\boxed{a\}b}", Answer(r"a\}b")),
+        # a doubled backslash is how a model that thinks in JSON writes it
+        (r"\\boxed{5}", Answer("5", "\\")),
+        (r"\boxed{\\{5}}", Answer(r"\\{5}")),
+    ],
+)
+def test_parse(text: str, expected: Consult | Answer) -> None:
+    assert parse(text, AGENTS) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "neither a consult tag nor an answer"),
+        ("I think it is 5.", "neither a consult tag nor an answer"),
+        (r"\boxed{5", "braces"),
+        ("<answer>5", "</answer>"),
+        ('<consult agent="verify">q', "not closed with </consult>"),
+        ('<consult agent="nobody">q</consult>', "no helper called 'nobody'. Helpers: verify, knowledge"),
+        ("<consult>q</consult>", "names its helper"),
+        ('<consult agent="verify"> </consult>', "empty"),
+        (r'<feedback agent="verify">\boxed{5}', "only the environment writes"),
+    ],
+)
+def test_malformed_turns_say_why(text: str, reason: str) -> None:
+    found = parse(text, AGENTS)
+    assert isinstance(found, Malformed)
+    assert reason in found.reason
+
+
+def test_solo_turns_have_no_consults_and_ignore_answers_inside_self_written_help() -> None:
+    text = r'<consult agent="verify">\boxed{1}</consult><feedback agent="verify">\boxed{2}</feedback>\boxed{3}'
+    assert parse(text, AGENTS, consults=False) == Answer("3", text.removesuffix(r"\boxed{3}"))
+    inside = parse(r'<consult agent="verify">\boxed{1}</consult>', AGENTS, consults=False)
+    assert isinstance(inside, Malformed)
+
+
+@given(MESSY, st.lists(st.integers(1, 7), max_size=60), st.booleans())
+def test_reading_piece_by_piece_is_reading_at_once(text: str, cuts: list[int], consults: bool) -> None:
+    parser = ActionParser(AGENTS, consults=consults)
+    position = 0
+    for cut in cuts:
+        parser.feed(text[position : position + cut])
+        position += cut
+    parser.feed(text[position:])
+    assert parser.finish() == parse(text, AGENTS, consults=consults)
+
+
+@given(MESSY)
+def test_a_consult_is_complete_exactly_at_its_closing_tag(text: str) -> None:
+    parser = ActionParser(AGENTS)
+    for end, character in enumerate(text, start=1):
+        if parser.feed(character):
+            assert parser.consult_end == end
+            assert text[:end].endswith("</consult>")
+            assert not ActionParser(AGENTS).feed(text[: end - 1])
+            return
+    assert parser.consult_end is None
+
+
+@given(MESSY)
+def test_parse_undoes_render(text: str) -> None:
+    action = parse(text, AGENTS)
+    assert parse(render(action), AGENTS) == action
+
+
+@given(CLEAN, CLEAN.map(str.strip), st.sampled_from(AGENTS))
+def test_structured_actions_survive_the_trip_through_text(prefix: str, text: str, agent: str) -> None:
+    assert parse(render(Answer(text, prefix)), AGENTS) == Answer(text, prefix)
+    if text:
+        assert parse(render(Consult(agent, text, prefix)), AGENTS) == Consult(agent, text, prefix)
+
+
+def test_unbalanced_answers_are_rendered_with_the_other_tag() -> None:
+    assert render(Answer("}{")) == "<answer>}{</answer>"
+    assert parse(render(Answer("}{"))) == Answer("}{")
+
+
+@given(MESSY)
+def test_escaped_text_opens_and_closes_no_tag(text: str) -> None:
+    wrapped = f'<consult agent="verify">q{escape(text)}</consult>'
+    found = parse(wrapped, AGENTS)
+    assert isinstance(found, Consult)
+    without_boxes = escape(text).replace("\\", "")
+    assert parse(without_boxes, AGENTS) == Malformed(_REASONS["text"], without_boxes)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        '<consult agent="verify">',
+        "\\boxed{",
+        "{",
+        "<",
+        "\\",
+        "<consult ",
+        "</consult",
+        "<answer>",
+        "<feedback ",
+    ],
+)
+def test_parsing_is_linear(unit: str) -> None:
+    def seconds(length: int) -> float:
+        text = unit * (length // len(unit))
+        best = float("inf")
+        for _ in range(3):
+            start = time.perf_counter()
+            parse(text, AGENTS)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    # A quadratic parser would take 64 times as long for 8 times the text.
+    assert seconds(400_000) < 30 * seconds(50_000) + 0.05
