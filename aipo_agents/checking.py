@@ -7,12 +7,13 @@ import itertools
 import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from fractions import Fraction
 from typing import Final, Literal
 
 from aipo_agents.exact import EvaluationError, NotExactError, evaluate, format_fraction
-from aipo_agents.expressions import Call, Expression, Number, Variable, variables
-from aipo_agents.numeric import clearly_different, evaluate_float
+from aipo_agents.expressions import Call, Expression, Number, Variable, count_terms, has_work, variables
+from aipo_agents.numeric import DECIMAL_DIGITS, clearly_different, evaluate_decimal, evaluate_float
 from aipo_agents.polynomials import ONE, Algebra, Polynomial, TooLargeError
 
 _POINTS: Final = tuple(map(Fraction, ("2", "3", "1", "5", "1/2", "-1", "-2", "7", "0", "10")))
@@ -131,11 +132,14 @@ def _check_symbolic(link: Link, algebra: Algebra, values: Mapping[str, Fraction]
     if link.relation == "~=":
         return Outcome("unknown", f"it depends on {', '.join(names)}")
     difference: Polynomial | None = None
+    rewriting = False
     algebra.opaque = False
     try:
         left, right = algebra.normal_form(link.left), algebra.normal_form(link.right)
         difference = algebra.difference(left, right)
         plain = left.denominator == right.denominator == {ONE: Fraction(1)}
+        # like terms on one side, as in 2x+3x=6x
+        rewriting = count_terms(link.left) > len(left.numerator) or count_terms(link.right) > len(right.numerator)
     except EvaluationError as error:
         return Outcome("unknown", str(error))
     except TooLargeError:
@@ -150,11 +154,20 @@ def _check_symbolic(link: Link, algebra: Algebra, values: Mapping[str, Fraction]
             and _always(link.relation, difference)
         ):
             return Outcome("correct")
-    return _not_proven(link, names, difference is not None and not algebra.opaque)
+    rewriting = rewriting or has_work(link.left) or has_work(link.right)
+    rewriting = rewriting and variables(link.left) == variables(link.right)
+    return _not_proven(link, names, difference is not None and not algebra.opaque, rewriting)
 
 
-def _not_proven(link: Link, names: list[str], exact: bool) -> Outcome:
-    """What to say of a link with variables that is no known identity: a counterexample where there is one."""
+def _not_proven(link: Link, names: list[str], exact: bool, rewriting: bool) -> Outcome:
+    """What to say of a link with variables that is no known identity: a counterexample where there is one.
+
+    Args:
+        link: the two sides.
+        names: the variables.
+        exact: whether the difference of the sides is an exact one.
+        rewriting: whether one side looks like another form of the other, so that an identity is claimed.
+    """
     listed = ", ".join(names[:4])
     for side, other in ((link.left, link.right), (link.right, link.left)):
         if isinstance(side, Variable) and side.name not in variables(other):
@@ -162,8 +175,6 @@ def _not_proven(link: Link, names: list[str], exact: bool) -> Outcome:
             return Outcome("unknown", reason)
     if "i" in names:
         return Outcome("unknown", "i may be the imaginary unit")
-    if not variables(link.left) or not variables(link.right):
-        return Outcome("unknown", f"whether it holds depends on {listed}; add a value such as {names[0]}=2 to test")
     tried = 0
     for offset in range(len(_POINTS)):
         point = {name: _POINTS[(offset + index) % len(_POINTS)] for index, name in enumerate(names)}
@@ -176,8 +187,16 @@ def _not_proven(link: Link, names: list[str], exact: bool) -> Outcome:
         else:
             x, y = float(left), float(right)
             fails = clearly_different(x, y) and not _holds(link.relation, Fraction(x), Fraction(y))
-        if fails:
-            return Outcome("incorrect", f"not true for all {listed}: {_at_point(point, _show(left), _show(right))}")
+        if not fails:
+            continue
+        if not variables(link.left) or not variables(link.right) or not rewriting:
+            # `2x+3=7`, `2n+1=3n-6`, `AB=CD`: a condition to be used, not a claim that one form is the other.
+            reason = f"whether it holds depends on {listed}; add a value such as {names[0]}=2 to test"
+            return Outcome("unknown", reason)
+        shown = _at_point(point, _show(left), _show(right))
+        if link.relation != "=":
+            return Outcome("unknown", f"it needs a condition: {shown}")
+        return Outcome("incorrect", f"not true for all {listed}: {shown}")
     if link.relation != "=":
         return Outcome(
             "unknown",
@@ -190,6 +209,16 @@ def _not_proven(link: Link, names: list[str], exact: bool) -> Outcome:
 
 def _check_constants(link: Link, algebra: Algebra) -> Outcome:
     """Irrational numbers."""
+    if link.relation == "=" and isinstance(link.left, Variable) and link.left.name == "e":
+        return Outcome("unknown", "e may be a name here; write e ~= 2.718 for the constant")
+    exact_left, exact_right = evaluate_decimal(link.left), evaluate_decimal(link.right)
+    if exact_left is not None and exact_right is not None and link.relation != "~=":
+        # Close but different: no tolerance may call that equal.
+        gap, size = abs(exact_left - exact_right), max(abs(exact_left), abs(exact_right))
+        if Decimal(0) < gap < size * Decimal("1e-6") and gap > size * Decimal(10) ** (5 - DECIMAL_DIGITS):
+            if _holds(link.relation, Fraction(exact_left), Fraction(exact_right)):
+                return Outcome("correct")
+            return Outcome("incorrect", f"the sides are close but differ by about {gap:.2g}")
     left, right = evaluate_float(link.left), evaluate_float(link.right)
     if left is None or right is None:
         return Outcome("unproven" if link.relation == "=" else "unknown", "a side has no value that I can compute")

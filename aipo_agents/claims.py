@@ -121,7 +121,7 @@ def _runs(tokens: Sequence[Token]) -> list[list[Token]]:
     prose = _prose_brackets(tokens)
     for position, token in enumerate(tokens):
         comma = token.text == "," and depth > 0
-        if position in prose or (token.kind == "word" and not comma and not _subscript(token, runs[-1])):
+        if position in prose or (token.kind == "word" and not comma):
             if runs[-1] and token.text in _AFTER:
                 runs[-1].append(dataclasses.replace(token, kind="unknown"))
             runs.append([])
@@ -166,11 +166,6 @@ def _lone_number(run: Sequence[Token]) -> bool:
     return bool(run) and run[-1].kind == "number" and not any(token.kind == "relation" for token in run)
 
 
-def _subscript(token: Token, run: Sequence[Token]) -> bool:
-    r"""The underscore of `\log_2`."""
-    return token.text == "_" and bool(run) and run[-1].text == "log"
-
-
 def _trim(run: list[Token]) -> list[Token]:
     """Without a bracket that opens or closes around prose: `(since 1+1=2)` leaves `1+1=2)`."""
     stack: list[int] = []
@@ -203,11 +198,11 @@ def _claim(run: list[Token], text: str) -> Claim | None:
         if token.kind == "relation":
             relations.append(token.text)
             sides.append([])
-        elif token.text == "pmod" and position + 1 < len(run):
+        elif token.text == "pmod" and position + 1 < len(run) and _is_modulus(run[position + 1]):
             modulus = int(run[position + 1].text)
             position += 1
-        elif token.text == "mod" and "==" in relations and position + 2 == len(run) and run[-1].text.isdigit():
-            modulus = int(run[-1].text[:30])
+        elif token.text == "mod" and "==" in relations and position + 2 == len(run) and _is_modulus(run[-1]):
+            modulus = int(run[-1].text)
             position += 1
         else:
             sides[-1].append(token)
@@ -216,3 +211,7 @@ def _claim(run: list[Token], text: str) -> Claim | None:
         return None
     texts = tuple(text[side[0].start : side[-1].end].strip() if side else "" for side in sides)
     return Claim(tuple(map(tuple, sides)), tuple(relations), modulus, texts)
+
+
+def _is_modulus(token: Token) -> bool:
+    return token.kind == "number" and token.text.isdigit() and len(token.text) <= 30

@@ -29,6 +29,10 @@ class Equation:
     right: Expression
 
 
+class _MoreNamesError(Exception):
+    """A polynomial that should be in one variable holds pi or e as well."""
+
+
 def equation_step(equation: Equation) -> str | None:
     """One step towards the solution of an equation in one unknown, or None where we know none."""
     names = sorted(variables(equation.left) | variables(equation.right))
@@ -49,7 +53,7 @@ def equation_step(equation: Equation) -> str | None:
         a, b = _coefficients(left.numerator, name), _coefficients(right.numerator, name)
     except EvaluationError as error:
         return f"stop: {error}"
-    except TooLargeError:
+    except (TooLargeError, _MoreNamesError):
         return None
     if max(len(a), len(b)) > MAX_DEGREE + 1:
         return None
@@ -115,7 +119,10 @@ def expression_step(expression: Expression) -> str | None:
         return "bring everything over a common denominator, then cancel common factors"
     if len(names) != 1:
         return None if _num_terms(expression) == len(form.numerator) else "multiply out and collect like terms"
-    coefficients = _coefficients(form.numerator, names[0])
+    try:
+        coefficients = _coefficients(form.numerator, names[0])
+    except _MoreNamesError:
+        return None
     if not _collected(expression, coefficients):
         return "multiply out, each term with each, and collect like terms"
     if len(coefficients) == 3 and all(c.denominator == 1 for c in coefficients):
@@ -240,7 +247,8 @@ def _coefficients(polynomial: Polynomial, name: str) -> Coefficients:
     result: Coefficients = []
     for monomial, coefficient in polynomial.items():
         degree = monomial[0][1] if monomial else 0
-        assert not monomial or monomial[0][0] == name
+        if len(monomial) > 1 or (monomial and monomial[0][0] != name):
+            raise _MoreNamesError
         result += [Fraction(0)] * (degree + 1 - len(result))
         result[degree] = coefficient
     return _stripped(result)

@@ -95,6 +95,34 @@ def variables(expression: Expression) -> set[str]:
     return names - {"pi", "e"}
 
 
+def has_work(expression: Expression) -> bool:
+    """Whether there is something to multiply out or to rewrite: a sum inside of a product, `sin 2x`."""
+
+    def visit(node: Expression, args: tuple[int, ...]) -> int:
+        # 0: no sum, 1: a sum, 2: a sum below another operation, or a function of more than a letter
+        if not isinstance(node, Call):
+            return 0
+        if node.op in ("+", "-", "neg"):
+            return max(1 if node.op != "neg" else 0, *args)
+        if node.op not in ("*", "/", "^") and any(isinstance(arg, Call) for arg in node.args):
+            return 2
+        return 2 if max(args, default=0) else 0
+
+    return fold(expression, visit) == 2
+
+
+def count_terms(expression: Expression) -> int:
+    """The number of terms of a sum, as it is written."""
+    stack, count = [expression], 0
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Call) and node.op in ("+", "-", "neg"):
+            stack.extend(node.args)
+        else:
+            count += 1
+    return count
+
+
 class _Parser:
     """Recursive descent with a bounded depth; tokens are looked at once."""
 
@@ -113,7 +141,7 @@ class _Parser:
 
     def expect_end(self) -> None:
         if self._position < len(self._tokens):
-            raise ParseError(f"unexpected {self._tokens[self._position].text!r}")
+            raise ParseError(f"unexpected '{self._tokens[self._position].text}'")
 
     def _peek(self) -> Token | None:
         return self._tokens[self._position] if self._position < len(self._tokens) else None
@@ -226,7 +254,7 @@ class _Parser:
                 raise ParseError("a bar | is not closed")
             self._position += 1
             return Call("abs", (value,))
-        raise ParseError(f"unexpected {token.text!r}")
+        raise ParseError(f"unexpected '{token.text}'")
 
     def _close(self, text: str) -> None:
         token = self._peek()

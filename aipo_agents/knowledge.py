@@ -94,7 +94,7 @@ class KnowledgeAgent:
             return "nothing found: the query is empty; ask for a term, a theorem or a formula"
         found = self.search(query)
         if not found:
-            return f"nothing found for {quote(query)!r}; try the name of a theorem, a term or a formula"
+            return f"nothing found for '{quote(query)}'; try the name of a theorem, a term or a formula"
         parts: list[str] = []
         room = self.max_chars
         for entry, _score in found:

@@ -94,7 +94,9 @@ _SUPERSCRIPT: Final = re.compile(rf"(⁻?)([{_SUPERSCRIPTS}]+)")
 
 _PIECE: Final = re.compile(
     r"(?P<space>\s+)"
-    r"|(?P<number>[0-9]{1,3}(?:(?:,|\{,\})[0-9]{3})+(?![0-9,])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+    r"|(?P<based>[0-9]+_(?:\{[0-9]{1,2}\}|[0-9]))"
+    r"|(?P<unknown>\.\.\.+|…|_|\.(?=\\(?:overline|bar|dot)))"  # 0.333... is no 0.333
+    r"|(?P<number>[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3})+(?![0-9,])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
     r"|\\(?P<command>[A-Za-z]+|.)"
     r"|(?P<letters>[A-Za-z]+(?:_(?:\{[A-Za-z0-9]{1,8}\}|[A-Za-z0-9]))?)"
     r"|(?P<relation><=|>=|(?<![0-9A-Za-z)\]}!])!=|==|=|<|>)"  # 5!=120 is about a factorial
@@ -132,8 +134,12 @@ def tokenize(text: str) -> list[Token]:
         start, end = match.span()
         if match["space"] is not None:
             continue
-        if match["number"] is not None:
-            tokens.append(Token("number", match["number"].replace("{,}", "").replace(",", ""), start, end))
+        if match["based"] is not None:
+            tokens.append(_based(match["based"], start, end))
+        elif match["unknown"] is not None:
+            tokens.append(Token("unknown", match["unknown"], start, end))
+        elif match["number"] is not None:
+            tokens.append(Token("number", re.sub(r"[^0-9.]", "", match["number"]), start, end))
         elif match["command"] is not None:
             tokens.extend(_command(match["command"], start, end))
         elif match["letters"] is not None:
@@ -148,6 +154,15 @@ def tokenize(text: str) -> list[Token]:
         else:
             tokens.extend(_other(match["other"], start, end))
     return tokens
+
+
+def _based(text: str, start: int, end: int) -> Token:
+    """A number in another base, such as 110_2, as its decimal number."""
+    digits, _, base = text.partition("_")
+    try:
+        return Token("number", str(int(digits, int(base.strip("{}")))), start, end)
+    except ValueError:  # not a base, or not its digits
+        return Token("unknown", text, start, end)
 
 
 def _command(name: str, start: int, end: int) -> list[Token]:

@@ -200,7 +200,7 @@ def _links(claim: Claim) -> list[Link | Outcome]:
             else:
                 sides.append(parse(tokens))
         except ParseError as error:
-            sides.append(Outcome("unknown", f"I cannot read {quote(text, 40)!r}: {error}"))
+            sides.append(Outcome("unknown", f"I cannot read '{quote(text, 40)}': {error}"))
     links: list[Link | Outcome] = []
     for index, relation in enumerate(claim.relations):
         left, right = sides[index], sides[index + 1]

@@ -37,6 +37,8 @@ class TokenCodec(Protocol):
 
     fingerprint: str
     """Equal for two tokenizers exactly when they map all ids and texts alike."""
+    eos_ids: frozenset[int]
+    """The ids with which the policy ends a turn."""
 
     def encode(self, text: str) -> list[int]:
         """Plain text to ids. Never yields a control token, whatever the text says."""
@@ -48,6 +50,11 @@ class TokenCodec(Protocol):
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """The prompt to ids, as the policy expects it (its chat template applied, if it has one)."""
+        ...
+
+    def encode_next_turn(self, text: str) -> list[int]:
+        """What follows an ended turn: `text` from the environment (with the chat template's turn markers), then the
+        policy's turn opened again."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -324,7 +331,11 @@ class Episode:
     def _notice(self, message: str, agent: str = "") -> None:
         text = f"{markup.NOTICE_OPEN}{markup.escape(message)}{markup.NOTICE_CLOSE}"
         self._chars_left -= len(text)
-        ids = self._encode(text)
+        last = self.segments[-1].token_ids
+        if self._codec is not None and last and last[-1] in self._codec.eos_ids:
+            ids = tuple(self._codec.encode_next_turn(text))
+        else:
+            ids = self._encode(text)
         self._append(Segment(Source.TEMPLATE, text, ids, agent=agent))
 
     def _consult(self, consult: Consult) -> None:

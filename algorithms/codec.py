@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -37,12 +38,8 @@ class TransformersCodec:
         # A tokenizer may hold our tags as single tokens; they are text of the episode, not control tokens.
         markup = {i for i in special if str(tokenizer.convert_ids_to_tokens(i)).startswith(_MARKUP_STARTS)}
         self._control_ids = frozenset(special - markup)
-
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        """The ids that end a turn."""
-        eos = self.tokenizer.eos_token_id
-        return frozenset() if eos is None else frozenset({int(eos)})
+        eos = tokenizer.eos_token_id
+        self.eos_ids = frozenset() if eos is None else frozenset({int(eos)})
 
     def encode(self, text: str) -> list[int]:
         """Plain text to ids; special tokens that the text spells out are read as plain characters."""
@@ -61,6 +58,26 @@ class TransformersCodec:
         message = [{"role": "user", "content": prompt}]
         ids = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False)
         return [int(i) for i in ids]
+
+    def encode_next_turn(self, text: str) -> list[int]:
+        """`text` as a user's turn behind a finished one, with the policy's next turn opened; plain without a template."""
+        before, after = self._turn_markers
+        return [*before, *self.encode(text), *after]
+
+    @functools.cached_property
+    def _turn_markers(self) -> tuple[list[int], list[int]]:
+        """What the chat template puts between an end-of-turn token and the next user's text, and behind that text."""
+        if not self.tokenizer.chat_template:
+            return [], []
+        marks = ("user-text", "assistant-text", "next-user-text")
+        roles = ("user", "assistant", "user")
+        conversation = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        rendered = self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+        between = str(rendered).split(marks[1], 1)[1]
+        before, after = between.split(marks[2], 1)
+        # The policy's own end token is in the record already; what the template puts there is not repeated.
+        before = before.removeprefix(str(self.tokenizer.eos_token))
+        return tuple(list(self.tokenizer.encode(t, add_special_tokens=False)) for t in (before, after))  # type: ignore[return-value]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids to text, without control tokens."""

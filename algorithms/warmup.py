@@ -2,23 +2,22 @@
 
 What it teaches, on problems of the form `473@128=`:
 
-- known operators (capital letters, none of them in the rulebook, each with a made-up rule): ask, write the helper's
-reply
-  oneself, compute. This is what any pretrained model brings along: looking digits up, copying, adding;
-- unknown operators (those of the rulebook): ask, and compute from the reply, whose content here is *random digits* and
-  carries no loss;
+- known operators (capital letters, none of them in the rulebook, each with a made-up rule): ask, write the reply oneself,
+  compute. This is what any pretrained model brings along: looking digits up, copying, adding;
+- unknown operators (those of the rulebook): ask, and compute from the reply, whose content here is random digits and bears
+  no loss;
 - unknown operators, alone: guess, with or without asking first.
 
-What it never teaches is the content of a reply about an operator of the rulebook: no rule of a known operator has the
-three digits of any place of any rulebook operator in one place.
+What it never teaches is the content of a reply about an operator of the rulebook: at no place does a known operator add
+two of the three digits that a rulebook operator adds there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ import torch
 from torch.nn import functional
 
 from aipo_env import markup
-from aipo_env.tasks.rulebook import LEVELS, OPERATORS, evaluate_expansion
+from aipo_env.tasks.rulebook import LEVELS, OPERATORS, Operator, Term, evaluate_expansion
 from algorithms.codec import TransformersCodec
 from algorithms.policies import Policy
 from algorithms.policies.embedded_model import build_model, build_tokenizer
@@ -34,8 +33,6 @@ from algorithms.policies.embedded_model import build_model, build_tokenizer
 DIGITS = 3
 KNOWN_OPERATORS = "ABCDEFGHIJKLMNOPQRSTUVWX"
 UNKNOWN_OPERATORS = LEVELS[2]
-Rule = tuple[int, ...]
-"""For each of the nine digits of an expansion, its index among the six digits of the operands."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,41 +59,40 @@ class WarmupConfig:
     """Decides initialisation, rules and data."""
 
 
-def make_rules(seed: int) -> dict[str, Rule]:
-    """A made-up rule for each known operator, none of which shares a place with an operator of the rulebook."""
+def make_rules(seed: int) -> dict[str, Operator]:
+    """A made-up digit-wise rule for each known operator; at no place does it add two digits that a rulebook operator adds."""
+
+    def sums(operator: Operator) -> list[Counter[str]]:
+        """For each place, which digits are added; `abc` and `def` stand for the operands' digits."""
+        return [Counter(text.split("+")) for text in operator.expand("abc", "def")]
+
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
-    forbidden = {
-        (
-            place,
-            tuple(sorted(term.place(place, DIGITS) + DIGITS * (term.operand == "b") for term in OPERATORS[s].terms)),
-        )
-        for s, place in product(UNKNOWN_OPERATORS, range(DIGITS))
-    }
-    rules: dict[str, Rule] = {}
+    rulebook = [sums(OPERATORS[symbol]) for symbol in UNKNOWN_OPERATORS]
+    rules: dict[str, Operator] = {}
     for symbol in KNOWN_OPERATORS:
         while symbol not in rules:
-            rule = tuple(int(i) for i in rng.integers(2 * DIGITS, size=3 * DIGITS))
-            places = {(p, tuple(sorted(rule[3 * p : 3 * p + 3]))) for p in range(DIGITS)}
-            if not places & forbidden:
+            draws = rng.integers(2 * DIGITS, size=3)
+            terms = [Term("a" if draw < DIGITS else "b", shift=int(draw) % DIGITS) for draw in draws]
+            rule = Operator(symbol, "known", (terms[0], terms[1], terms[2]))
+            pairs = [(own, other) for known in rulebook for own, other in zip(sums(rule), known, strict=True)]
+            if all((own & other).total() < 2 for own, other in pairs):
                 rules[symbol] = rule
     return rules
 
 
 def make_sequence(
-    rng: np.random.Generator, rules: dict[str, Rule], config: WarmupConfig, codec: TransformersCodec
+    rng: np.random.Generator, rules: dict[str, Operator], config: WarmupConfig, codec: TransformersCodec
 ) -> tuple[list[int], list[bool]]:
     """One training sequence: its ids, and which of them bear loss."""
-    digits = [int(d) for d in rng.integers(10, size=2 * DIGITS)]
-    a, b = "".join(map(str, digits[:DIGITS])), "".join(map(str, digits[DIGITS:]))
+    a, b = ("".join(map(str, rng.integers(10, size=DIGITS))) for _ in range(2))
     draw = rng.random()
     known = draw < config.known_share
     if known:
         symbol = KNOWN_OPERATORS[int(rng.integers(len(KNOWN_OPERATORS)))]
-        values = [digits[i] for i in rules[symbol]]
+        expansion = ";".join(rules[symbol].expand(a, b))
     else:
         symbol = UNKNOWN_OPERATORS[int(rng.integers(len(UNKNOWN_OPERATORS)))]
-        values = [int(d) for d in rng.integers(10, size=3 * DIGITS)]
-    expansion = ";".join("+".join(map(str, values[3 * p : 3 * p + 3])) for p in range(DIGITS))
+        expansion = ";".join("+".join(map(str, rng.integers(10, size=3))) for _ in range(DIGITS))
     expression = f"{a}{symbol}{b}"
     ask = markup.consult_open("knowledge") + expression + markup.CONSULT_CLOSE
     feedback = markup.feedback_open("knowledge") + expansion + markup.FEEDBACK_CLOSE

@@ -34,6 +34,7 @@ class CharacterCodec:
 
     fingerprint = "characters"
     EOS = 2_000_000
+    eos_ids = frozenset({EOS})
 
     def encode(self, text: str) -> list[int]:
         return [ord(c) for c in text]
@@ -42,6 +43,9 @@ class CharacterCodec:
 
     def encode_prompt(self, prompt: str) -> list[int]:
         return [self.EOS + 1, *self.encode(prompt)]
+
+    def encode_next_turn(self, text: str) -> list[int]:
+        return [self.EOS + 2, *self.encode(text), self.EOS + 3]
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(i) for i in ids if i < self.EOS)

@@ -310,6 +310,16 @@ def test_a_turn_cut_by_the_samplers_limit_truncates() -> None:
         assert (episode.truncated, episode.stop_reason) == (True, "length")
 
 
+def test_a_notice_behind_an_ended_turn_opens_the_next_one() -> None:
+    for eos in (True, False):
+        episode = start(CODEC)
+        episode.act(tokens("mumble", eos=eos))
+        notice = episode.segments[-1]
+        plain = CODEC.encode(notice.text)
+        assert list(notice.token_ids) == (CODEC.encode_next_turn(notice.text) if eos else plain)
+        assert notice.text.startswith("<notice>the turn holds")
+
+
 def test_token_actions_need_a_tokenizer_and_matching_logprobs() -> None:
     with pytest.raises(InvalidActionError, match="codec"):
         start().act(tokens("x"))

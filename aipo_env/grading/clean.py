@@ -122,6 +122,8 @@ FUNCTIONS = frozenset(
     ]
 )
 _CONNECTIVES = {"and": " and ", "or": " or ", ",": ",", ", and": ", and ", "and,": " and ", "if": " if "}
+_LETTERS = re.compile(r"[A-Za-z](?:\s*(?:,|,?\s*and\b|,?\s*or\b)\s*[A-Za-z])+")
+_SPACED_THOUSANDS = re.compile(r"-?\d{1,3}(?: \d{3})+")
 _SPACES = re.compile(r"\s{2,}|\n")
 
 
@@ -150,6 +152,9 @@ def clean(text: str, *, trusted: bool = False) -> str:
                 raise Refused("control")
             text = _CONTROL.sub(" ", text)
     text = _SPACES.sub(" ", text).strip()
+    for mark in ("**", "`"):
+        if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
+            text = text[len(mark) : -len(mark)].strip()
     if "\\" in text:
         text = _unescape(text)
         text = _THOUSANDS.sub(",", text)
@@ -172,7 +177,8 @@ def clean(text: str, *, trusted: bool = False) -> str:
     # The full stop of the sentence is not part of the answer.
     while text.endswith((".", ",", ";")) and not text.endswith("\\,"):
         text = text[:-1].rstrip()
-    return text.strip()
+    text = text.strip()
+    return text.replace(" ", "") if _SPACED_THOUSANDS.fullmatch(text) else text
 
 
 def _to_ascii(text: str) -> str:
@@ -206,6 +212,8 @@ def _restyle(match: re.Match[str]) -> str:
     # Unwrapping inserts a space, so that \text{3}4 becomes two numbers and is refused, not thirty-four.
     if content in _CONNECTIVES:
         return _CONNECTIVES[content]
+    if _LETTERS.fullmatch(content):
+        return f" {content} "
     if content in FUNCTIONS:
         return f"\\{content} "
     if match[1].startswith("operatorname"):

@@ -72,6 +72,7 @@ def grade_file(
     *,
     policy: str = "math500",
     timeout: float = 0.9,
+    grader: Grader | None = None,
 ) -> GradeSummary:
     """Grade a JSON-lines file whose rows have ``gold`` and ``pred``.
 
@@ -85,6 +86,7 @@ def grade_file(
         limit: grade only the first rows.
         policy: name of the conventions, one of `PRESETS`.
         timeout: seconds that the computer algebra system may take for one row.
+        grader: the grader to use; by default one is started and stopped here.
 
     Returns:
         The summary. A row on which the machinery itself failed has the verdict ``harness_error``.
@@ -101,18 +103,19 @@ def grade_file(
         raise DataNotFoundError(
             f"Expected a JSON-lines file of gold and pred; there is none at {pairs}. Check the path."
         )
+    rows = list(_rows(pairs, limit))
     summary, times, verdicts = GradeSummary(policy=policy), list[float](), Counter[str]()
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(json.open("w", encoding="utf-8")) if json is not None else sys.stdout
-        with Grader() as grader:
-            for number, row in _rows(pairs, limit):
-                started = time.perf_counter()
-                grade = _grade_row(grader, row, conventions, timeout)
-                times.append(1000 * (time.perf_counter() - started))
-                verdicts[grade.verdict.value] += 1
-                _score(summary, row, grade)
-                line = {"row": row.get("id", number), **_grade_fields(grade), "ms": round(times[-1], 4)}
-                output.write(json_module.dumps(line) + "\n")
+        engine = grader if grader is not None else stack.enter_context(Grader())
+        for number, row in rows:
+            started = time.perf_counter()
+            grade = _grade_row(engine, row, conventions, timeout)
+            times.append(1000 * (time.perf_counter() - started))
+            verdicts[grade.verdict.value] += 1
+            _score(summary, row, grade)
+            line = {"row": row.get("id", number), **_grade_fields(grade), "ms": round(times[-1], 4)}
+            output.write(json_module.dumps(line) + "\n")
         _finish(summary, times, verdicts)
         output.write(json_module.dumps({"summary": asdict(summary)}) + "\n")
     if json is not None:

@@ -7,9 +7,9 @@ here; what remains is compared as scalars. ``equal=None`` means that our rules c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from fractions import Fraction
 
+from aipo_env.grading.arithmetic import NoValue
 from aipo_env.grading.intervals import equal_sets
 from aipo_env.grading.lexer import Unreadable
 from aipo_env.grading.matrices import carry_out
@@ -20,7 +20,6 @@ from aipo_env.grading.nodes import (
     Mul,
     Node,
     Num,
-    PlusMinus,
     Pow,
     Quantity,
     Relation,
@@ -29,10 +28,30 @@ from aipo_env.grading.nodes import (
     Sym,
     Text,
 )
-from aipo_env.grading.numeric import POINTS, Budget, Evaluator, NoValue, has_variables
+from aipo_env.grading.numeric import POINTS, Budget, Evaluator
 from aipo_env.grading.parser import parse
 from aipo_env.grading.policy import GradingPolicy
+from aipo_env.grading.relations import (
+    FLIPPED,
+    assignment,
+    difference,
+    is_graph,
+    is_set,
+    membership,
+    settle,
+    solution_set,
+)
 from aipo_env.grading.scalars import Outcome, compare_scalars
+from aipo_env.grading.trees import (
+    expand,
+    flatten,
+    has_parts,
+    has_variables,
+    is_unevaluated,
+    signed_infinity,
+    split_unit,
+    vector_entries,
+)
 from aipo_env.grading.units import canonical_unit
 from aipo_env.grading.words import compare_words
 
@@ -41,7 +60,6 @@ __all__ = ["Outcome", "compare"]
 MAX_ITEMS = 64
 _TRAILING_UNIT = re.compile(r"(.*[\d)}])\s*([A-Za-z][A-Za-z/^\d{} ]{0,20})")
 _DECIMAL_COMMA = re.compile(r"-?0,\d+")
-_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
 
 def compare(gold_text: str, gold: Node | None, answer_text: str, answer: Node | None, policy: GradingPolicy) -> Outcome:
@@ -76,8 +94,8 @@ def _compare_integers(gold: Node | None, answer: Node | None) -> Outcome:
     for node in (gold, answer):
         if node is None:
             return Outcome(None, "integer.unreadable")
-        node = _settle(node, trusted=node is gold)
-        assigned = _assignment(node)
+        node = settle(node, trusted=node is gold)
+        assigned = assignment(node)
         node = assigned[1] if assigned else node
         node = node.value if isinstance(node, Quantity) else node
         if has_variables(node):
@@ -104,16 +122,22 @@ def _other_readings(gold_text: str, gold: Node, answer_text: str, answer: Node) 
                 reading = parse(text, thousands=False)
             except Unreadable:
                 continue
-        elif isinstance(other, Quantity) and (trailing := _TRAILING_UNIT.fullmatch(text)):
-            # "5 m" is five metres where the other side says so, not five times m.
-            if canonical_unit(trailing[2]) == canonical_unit(other.unit):
-                try:
-                    reading = Quantity(parse(trailing[1]), other.unit)
-                except Unreadable:
-                    continue
+        elif isinstance(other, Quantity):
+            reading = _with_unit(text, other.unit)
         if reading is not None:
             readings.append((reading, answer) if first else (gold, reading))
     return readings
+
+
+def _with_unit(text: str, unit: str) -> Node | None:
+    """Read "5 m" as five metres where the other side says so, not as five times m."""
+    trailing = _TRAILING_UNIT.fullmatch(text)
+    if trailing is None or canonical_unit(trailing[2]) != canonical_unit(unit):
+        return None
+    try:
+        return Quantity(parse(trailing[1]), unit)
+    except Unreadable:
+        return None
 
 
 class _Comparison:
@@ -128,17 +152,19 @@ class _Comparison:
             self.budget.spend(10)
         except NoValue:
             return Outcome(None, "too_much_work")
-        gold, answer = _settle(gold, trusted=True), _settle(answer, trusted=False)
+        gold, answer = settle(gold, trusted=True), settle(answer, trusted=False)
         if isinstance(gold, Relation) or isinstance(answer, Relation):
             return self.relations(gold, answer)
-        expanded_gold, expanded_answer = _expand(gold), _expand(answer)
-        if self.policy.inequality_as_interval and _is_sets(gold) != _is_sets(answer):
-            gold, answer = _solution_set(gold), _solution_set(answer)
-        if isinstance(gold, SetOperation) or isinstance(answer, SetOperation):
+        expanded_gold, expanded_answer = expand(gold), expand(answer)
+        if self.policy.inequality_as_interval and is_set(gold) != is_set(answer):
+            gold, answer = solution_set(gold), solution_set(answer)
+        parts = (gold, answer)
+        line = Sym("\\mathbb R") in parts and any(isinstance(part, Sequence) and part.opening for part in parts)
+        if line or isinstance(gold, SetOperation) or isinstance(answer, SetOperation):
             return self.set_operations(gold, answer)
         if isinstance(expanded_gold, Sequence) or isinstance(expanded_answer, Sequence):
             return self.sequences(expanded_gold, expanded_answer)
-        if _has_parts(gold) or _has_parts(answer):
+        if has_parts(gold) or has_parts(answer):
             gold, answer = carry_out(gold), carry_out(answer)
         if isinstance(gold, Matrix) or isinstance(answer, Matrix):
             return self.matrices(gold, answer)
@@ -146,9 +172,9 @@ class _Comparison:
             return self.quantities(gold, answer)
         if isinstance(gold, Text) or isinstance(answer, Text):
             return Outcome(False, "text")
-        if _unevaluated(answer) and not _unevaluated(gold):
+        if is_unevaluated(answer) and not is_unevaluated(gold):
             return Outcome(False, "unevaluated")
-        infinities = _infinity(gold), _infinity(answer)
+        infinities = signed_infinity(gold), signed_infinity(answer)
         if infinities != (0, 0):
             return Outcome(infinities[0] == infinities[1], "infinity")
         return compare_scalars(gold, answer, self.policy, self.budget)
@@ -158,12 +184,12 @@ class _Comparison:
 
     def relations(self, gold: Node, answer: Node) -> Outcome:
         optional = self.policy.assignment == "optional"
-        left, right = _assignment(gold), _assignment(answer)
+        left, right = assignment(gold), assignment(answer)
         if isinstance(gold, Relation) and isinstance(answer, Relation):
             if left and right:
                 if self.equal(left[0], right[0]).equal:
                     return _named("assignment", self.equal(left[1], right[1]))
-                if optional and _is_graph(left[0]) and _is_graph(right[0]):
+                if optional and is_graph(left[0]) and is_graph(right[0]):
                     return _named("assignment.graph", self.equal(left[1], right[1]))
             return self.two_relations(gold, answer)
         if left and optional and not isinstance(answer, Relation):
@@ -171,13 +197,13 @@ class _Comparison:
         if right and optional and not isinstance(gold, Relation):
             return _named("assignment", self.equal(gold, right[1]))
         if self.policy.inequality_as_interval:
-            as_sets = _membership(gold), _membership(answer)
+            as_sets = membership(gold), membership(answer)
             if as_sets[0] is not None and as_sets[1] is not None:
                 return _named("interval", self.equal(as_sets[0][1], as_sets[1][1]))
         return Outcome(False, "relation.kind")
 
     def two_relations(self, gold: Relation, answer: Relation) -> Outcome:
-        first, second = _membership(gold), _membership(answer)
+        first, second = membership(gold), membership(answer)
         if first and second and first[0] is not None and second[0] is not None:
             if not self.equal(first[0], second[0]).equal:
                 return Outcome(False, "relation.variable")
@@ -188,7 +214,7 @@ class _Comparison:
             return Outcome(False, "relation.length")
         for flipped in (False, True):
             members = answer.members[::-1] if flipped else answer.members
-            operators = [_FLIPPED.get(op, op) for op in answer.operators[::-1]] if flipped else answer.operators
+            operators = [FLIPPED.get(op, op) for op in answer.operators[::-1]] if flipped else answer.operators
             if operators == gold.operators:
                 outcomes = [self.equal(a, b) for a, b in zip(gold.members, members, strict=True)]
                 return _all("relation.chain", outcomes)
@@ -202,14 +228,12 @@ class _Comparison:
             if operator != other:
                 return Outcome(False, "relation.operators")
             return _all("relation", [self.equal(a, b) for a, b in zip(gold.members, answer.members, strict=True)])
-        first, second = _difference(gold), _difference(answer)
+        first, second = difference(gold), difference(answer)
         for flip in (False, True):
-            if (_FLIPPED.get(other, other) if flip else other) != operator:
+            if (FLIPPED.get(other, other) if flip else other) != operator:
                 continue
             sign = -1 if flip else 1
             ratio = self.ratio(first, second)
-            if ratio is None:
-                return Outcome(None, "relation.undecided")
             if not self.policy.scale_equations and abs(ratio - 1) > 1e-9 and abs(ratio + 1) > 1e-9:
                 return Outcome(False, "relation")
             if operator in ("=", "!="):
@@ -245,7 +269,7 @@ class _Comparison:
         if len(gold.items) != len(answer.items) and all(kind in ("", "{}") for kind in kinds):
             gold, answer = self.distinct(gold), self.distinct(answer)
         if len(gold.items) != len(answer.items):
-            flat = _flatten(gold), _flatten(answer)
+            flat = flatten(gold), flatten(answer)
             if (len(flat[0].items), len(flat[1].items)) == (len(gold.items), len(answer.items)):
                 return Outcome(False, "sequence.length")
             return self.sequences(*flat) if len(flat[0].items) == len(flat[1].items) else Outcome(False, "list.length")
@@ -263,7 +287,7 @@ class _Comparison:
         if not isinstance(sequence, Sequence):
             return Outcome(False, "sequence.kind")
         if isinstance(other, Matrix):
-            vector = _vector(other)
+            vector = vector_entries(other)
             if not self.policy.vectors_as_tuples or vector is None or sequence.opening == "{":
                 return Outcome(False, "matrix.shape")
             plain = Sequence("", "", sequence.items) if len(sequence.items) == len(vector) else sequence
@@ -278,7 +302,7 @@ class _Comparison:
             if all(outcome.equal for outcome in outcomes):
                 return _named("said_twice", outcomes[0])
         # Sums and multiples of vectors have no value here.
-        return Outcome(None if _has_parts(other) else False, "sequence.kind")
+        return Outcome(None if has_parts(other) else False, "sequence.kind")
 
     def distinct(self, sequence: Sequence) -> Sequence:
         """Drop repetitions from a set and from a list of points; a repeated number may mean something."""
@@ -335,14 +359,14 @@ class _Comparison:
             ]
             return _all(gold.kind, pairs)
         other = answer if isinstance(gold, Matrix) else gold
-        return Outcome(None if _has_parts(other) else False, "matrix.kind")
+        return Outcome(None if has_parts(other) else False, "matrix.kind")
 
     def quantities(self, gold: Node, answer: Node) -> Outcome:
-        if "deg" in (_split_unit(gold)[1], _split_unit(answer)[1]):
-            if compare_scalars(gold, answer, self.policy, self.budget).equal:
-                return Outcome(True, "unit.degrees")
-        left, left_unit = _split_unit(gold)
-        right, right_unit = _split_unit(answer)
+        left, left_unit = split_unit(gold)
+        right, right_unit = split_unit(answer)
+        degrees = "deg" in (left_unit, right_unit)
+        if degrees and compare_scalars(gold, answer, self.policy, self.budget).equal:
+            return Outcome(True, "unit.degrees")
         if "%" in (left_unit, right_unit) and left_unit != right_unit:
             if left_unit and right_unit:
                 return Outcome(False, "unit.differs")
@@ -374,247 +398,11 @@ def _all(rule: str, outcomes: list[Outcome]) -> Outcome:
     return Outcome(None if any(o.equal is None for o in outcomes) else True, rule)
 
 
-def _settle(node: Node, *, trusted: bool) -> Node:
-    """Reduce a chain such as ``x = 5 + 6 = 11`` to what it finally says."""
-    if not isinstance(node, Relation):
-        return node
-    members, operators = node.members, node.operators
-    if "~" in operators:
-        first = operators.index("~")
-        if first > 0 or not _is_name(members[0]):
-            members, operators = members[: first + 1], operators[:first]  # the exact form counts
-        else:
-            members, operators = members[:2], ["="]
-        if not operators:
-            return members[0]
-    if all(operator == "=" for operator in operators):
-        if _is_name(members[0]):
-            return Relation([members[0], members[-1]], ["="])
-        if trusted and len(members) > 2:
-            return members[-1]
-        if len(members) == 2 and _is_name(members[1]) and not has_variables(members[0]):
-            return Relation(members[::-1], ["="])  # 5 = x
-        constant = not any(has_variables(member) for member in members)
-        if constant and all(_same_constant(members[0], member) for member in members[1:]):
-            return members[-1]
-    return Relation(members, operators)
-
-
-def _same_constant(first: Node, second: Node) -> bool:
-    return compare_scalars(first, second, _EXACT_POLICY).equal is True
-
-
-_EXACT_POLICY = GradingPolicy(gold_decimal_digits=99, answer_decimal_digits=99)
-
-
-def _is_name(node: Node) -> bool:
-    """Whether a tree names a thing: ``x``, ``f(x)``, ``(p, q)``, ``A : B``, ``f'(x)``."""
-    if isinstance(node, Sym):
-        return node.name not in ("\\pi", "e", "i", "\\infty")
-    if isinstance(node, Call):
-        if node.name in ("ratio", "vec", "overline"):
-            return all(_is_name(arg) for arg in node.args)
-        return node.name.rstrip("'").split("_")[0] in _LETTERS and all(isinstance(arg, Sym | Num) for arg in node.args)
-    if isinstance(node, Sequence):
-        return bool(node.items) and all(_is_name(item) for item in node.items)
-    if isinstance(node, Text):
-        return True
-    return isinstance(node, Mul) and _is_figure_name(node)
-
-
-_LETTERS = frozenset("abcdfghjklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-
-
-def _is_figure_name(node: Mul) -> bool:
-    r"""Whether a product is the name of a segment, an angle or a figure, such as ``AB`` or ``m\angle
-    ABC``.
-    """
-    names = [factor.name if isinstance(factor, Sym) else "" for factor in node.factors]
-    marks = ("\\angle", "\\triangle", "\\square")
-    if names[0] == "m" and names[1] == "\\angle":
-        names = names[1:]
-    return all(name in marks or (len(name) == 1 and name.isupper()) for name in names)
-
-
-def _is_graph(node: Node) -> bool:
-    """Whether a name is that of a function's value: ``y`` or ``f(x)``."""
-    return node == Sym("y") or (isinstance(node, Call) and len(node.args) == 1 and isinstance(node.args[0], Sym))
-
-
-def _assignment(node: Node) -> tuple[Node, Node] | None:
-    if isinstance(node, Relation) and node.operators == ["="] and _is_name(node.members[0]):
-        return node.members[0], node.members[1]
-    return None
-
-
-def _is_sets(node: Node) -> bool:
-    return isinstance(node, SetOperation) or (isinstance(node, Sequence) and node.opening != "")
-
-
-def _solution_set(node: Node) -> Node:
-    """Read inequalities joined by "or" as a union and by "and" as an intersection."""
-    if not isinstance(node, Sequence) or node.opening or node.separator not in ("or", "and"):
-        return node
-    sets = [_membership(item) for item in node.items if isinstance(item, Relation)]
-    if len(sets) < len(node.items) or any(found is None or found[0] != (sets[0] or "?")[0] for found in sets):
-        return node
-    return SetOperation("cup" if node.separator == "or" else "cap", [found[1] for found in sets if found])
-
-
-def _membership(node: Node) -> tuple[Node | None, Node] | None:
-    r"""Read ``x \in S``, ``a < x \le b`` and ``x > a`` as (x, set); a set stands for itself."""
-    if isinstance(node, Sequence | SetOperation):
-        return None, node
-    if not isinstance(node, Relation):
-        return None
-    members, operators = node.members, node.operators
-    if operators == ["!="] and isinstance(members[0], Sym) and not has_variables(members[1]):
-        return members[0], SetOperation("setminus", [Sym("\\mathbb R"), Sequence("{", "}", [members[1]])])
-    if operators == ["in"]:
-        return members[0], members[1]
-    if len(operators) == 1 and operators[0] in "<=>=":
-        if operators[0] == "=":
-            return (members[0], members[1]) if isinstance(members[1], Sequence) and _is_name(members[0]) else None
-        if has_variables(members[0]) and not has_variables(members[1]):
-            variable, bound, operator = members[0], members[1], operators[0]
-        elif has_variables(members[1]) and not has_variables(members[0]):
-            variable, bound, operator = members[1], members[0], _FLIPPED[operators[0]]
-        else:
-            return None
-        if not isinstance(variable, Sym):
-            return None
-        infinity = Sym("\\infty")
-        if operator.startswith(">"):
-            return variable, Sequence("[" if operator == ">=" else "(", ")", [bound, infinity])
-        low = Mul([Num(Fraction(-1)), infinity])
-        return variable, Sequence("(", "]" if operator == "<=" else ")", [low, bound])
-    if len(operators) == 2 and isinstance(members[1], Sym) and {op[0] for op in operators} in ({"<"}, {">"}):
-        low, high = (members[0], members[2]) if operators[0][0] == "<" else (members[2], members[0])
-        opening, closing = operators if operators[0][0] == "<" else operators[::-1]
-        return members[1], Sequence("[" if "=" in opening else "(", "]" if "=" in closing else ")", [low, high])
-    return None
-
-
-def _difference(relation: Relation) -> Node:
-    left, right = relation.members
-    return Add([left, Mul([Num(Fraction(-1)), right])])
-
-
-def _has_plus_minus(node: Node) -> bool:
-    return _any_node(node, lambda part: isinstance(part, PlusMinus))
-
-
-def _with_sign(node: Node, sign: int) -> Node:
-    if isinstance(node, PlusMinus):
-        return Mul([Num(Fraction(sign * node.sign)), _with_sign(node.operand, sign)])
-    if isinstance(node, Add):
-        return Add([_with_sign(term, sign) for term in node.terms])
-    if isinstance(node, Mul):
-        return Mul([_with_sign(factor, sign) for factor in node.factors])
-    if isinstance(node, Pow):
-        return Pow(_with_sign(node.base, sign), _with_sign(node.exponent, sign))
-    if isinstance(node, Call):
-        return Call(node.name, [_with_sign(arg, sign) for arg in node.args])
-    if isinstance(node, Quantity):
-        return Quantity(_with_sign(node.value, sign), node.unit)
-    return node
-
-
-def _expand(node: Node) -> Node:
-    r"""Write ``a \pm b`` as the two values it stands for."""
-    if isinstance(node, Sequence):
-        items: list[Node] = []
-        for item in node.items:
-            expanded = _expand(item) if not isinstance(item, Sequence) else item
-            if isinstance(expanded, Sequence) and not isinstance(item, Sequence):
-                items.extend(expanded.items)
-            else:
-                items.append(expanded)
-        return Sequence(node.opening, node.closing, items, node.separator)
-    if _has_plus_minus(node):
-        return Sequence("", "", [_with_sign(node, 1), _with_sign(node, -1)])
-    return node
-
-
-def _flatten(sequence: Sequence) -> Sequence:
-    """Join bare lists within a bare list."""
-    items: list[Node] = []
-    for item in sequence.items:
-        if isinstance(item, Sequence) and item.opening == "":
-            items.extend(item.items)
-        else:
-            items.append(item)
-    return Sequence(sequence.opening, sequence.closing, items)
-
-
 def _one_side_named(gold: Sequence, answer: Sequence) -> bool:
     """Whether one list names each value (``x = 1, y = 2``) and the other does not: then order counts."""
-    named = [[_assignment(item) for item in sequence.items] for sequence in (gold, answer)]
+    named = [[assignment(item) for item in sequence.items] for sequence in (gold, answer)]
     full = [all(side) and len(side) > 1 for side in named]
     if full[0] == full[1] or (any(named[0]) and any(named[1])):
         return False
     names = [str(pair[0]) for pair in named[0 if full[0] else 1] if pair]
     return len(set(names)) > 1
-
-
-def _vector(matrix: Matrix) -> list[Node] | None:
-    if matrix.kind != "matrix":
-        return None
-    if all(len(row) == 1 for row in matrix.rows):
-        return [row[0] for row in matrix.rows]
-    return matrix.rows[0] if len(matrix.rows) == 1 else None
-
-
-def _split_unit(node: Node) -> tuple[Node, str]:
-    if isinstance(node, Quantity):
-        inner, unit = _split_unit(node.value)
-        return inner, canonical_unit(node.unit) or unit
-    if isinstance(node, Mul) and len(node.factors) == 2 and node.factors[0] == Num(Fraction(-1)):
-        minus, quantity = node.factors
-        inner, unit = _split_unit(quantity)
-        return Mul([minus, inner]), unit
-    return node, ""
-
-
-def _any_node(node: Node, wanted: Callable[[Node], bool]) -> bool:
-    """Whether any part of an expression is wanted."""
-    if wanted(node):
-        return True
-    if isinstance(node, Add):
-        return any(_any_node(term, wanted) for term in node.terms)
-    if isinstance(node, Mul):
-        return any(_any_node(factor, wanted) for factor in node.factors)
-    if isinstance(node, Pow):
-        return _any_node(node.base, wanted) or _any_node(node.exponent, wanted)
-    if isinstance(node, Call):
-        return any(_any_node(arg, wanted) for arg in node.args)
-    if isinstance(node, PlusMinus):
-        return _any_node(node.operand, wanted)
-    return isinstance(node, Quantity) and _any_node(node.value, wanted)
-
-
-def _has_parts(node: Node) -> bool:
-    return _any_node(node, lambda part: isinstance(part, Sequence | Matrix))
-
-
-def _unevaluated(node: Node) -> bool:
-    """Whether an integral, a limit or an infinite series is left to do: that restates a question."""
-    return _any_node(node, _is_unfinished)
-
-
-def _is_unfinished(node: Node) -> bool:
-    if not isinstance(node, Call):
-        return False
-    return node.name in ("int", "iint", "oint", "lim") or (
-        node.name in ("sum", "prod") and node.args[3] == Sym("\\infty")
-    )
-
-
-def _infinity(node: Node) -> int:
-    """Return 1 or -1 for a signed infinity, 0 for anything else."""
-    if node == Sym("\\infty"):
-        return 1
-    if isinstance(node, Mul) and len(node.factors) == 2 and node.factors[1] == Sym("\\infty"):
-        factor = node.factors[0]
-        return (1 if factor.value > 0 else -1) if isinstance(factor, Num) and factor.value else 0
-    return 0

@@ -1,5 +1,4 @@
-"""Find the answer in a text: the last balanced box or answer tag, else a marked phrase, else the last
-formula.
+"""Find the answer in a text: the last box or answer tag, else a marked phrase, else the last formula.
 
 Everything here is linear in the length of the text, whatever the text is. Only text that the policy wrote
 may be passed in; this module cannot know who wrote it.
@@ -8,6 +7,8 @@ may be passed in; this module cannot know who wrote it.
 from __future__ import annotations
 
 import re
+
+from aipo_env.grading.units import UNIT_WORDS
 
 MAX_TEXT = 400_000
 """Only this many characters at the end of a text are searched."""
@@ -30,6 +31,7 @@ _NUMBER = re.compile(
     r"(?<![\w.,])[-+−]?(?:\\?\$\s?)?(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\s?\d{3}){1,8}(?!\d)|\d{1,400})(?:\.\d{1,400})?"
     r"(?:/\d{1,40})?(?:\s?(?:\\?%|percent\b))?"
 )
+_COUNTED = re.compile(r"([-+−]?(?:\\?\$\s?)?[\d,]{1,400}(?:\.\d{1,400})?)((?:\s+[A-Za-z]{1,30}){1,40})")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|<\|")
 _STARTS_LIKE_MATH = re.compile(r"[-+−]?[\d(\[{\\$.|√π]")
 
@@ -139,11 +141,26 @@ def _phrase_value(phrase: str) -> str | None:
         line = after.strip()
     if not line:
         return None
+    counted = _COUNTED.fullmatch(line)
+    if counted is not None:
+        return _without_prose(counted[1], counted[2].split())
     if _STARTS_LIKE_MATH.match(line) and line.count("$") <= 2 and len(line.split()) <= 12:
         return line
     if len(line.split()) <= 3:
         return line
     return _last_value(line) or line
+
+
+def _without_prose(number: str, words: list[str]) -> str:
+    """Keep the unit behind a number: "18 cents in all" gives "18 cents", "18 in all" gives "18"."""
+    if len(words) == 1:
+        return f"{number} {words[0]}"
+    unit: list[str] = []
+    for word in words:
+        if word not in ("per", "percent") and (word not in UNIT_WORDS or word == "in"):
+            break
+        unit.append(word)
+    return " ".join([number, *unit])
 
 
 def _last_value(text: str) -> str | None:

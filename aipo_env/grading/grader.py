@@ -18,11 +18,11 @@ from aipo_env.grading.compare import compare
 from aipo_env.grading.extract import extract_answer
 from aipo_env.grading.guard import check_for_algebra
 from aipo_env.grading.nodes import Node
-from aipo_env.grading.numeric import is_constant
 from aipo_env.grading.parser import Unreadable, parse
 from aipo_env.grading.policy import MATH500, GradingPolicy
 from aipo_env.grading.pool import WorkerPool
 from aipo_env.grading.scalars import Outcome
+from aipo_env.grading.trees import is_constant
 from aipo_env.grading.verdicts import Grade, Verdict
 
 DEFAULT_TIMEOUT = 0.9

@@ -11,7 +11,7 @@ MAX_DIGITS = 40
 MAX_EXPONENT = 60
 
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\d+|[^\s]")
-_LONG_NUMBER = re.compile(r"\d{%d}" % (MAX_DIGITS + 1))
+_LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 _SCIENTIFIC = re.compile(r"\d[eE][-+]?0*(\d+)")
 _EXPONENT = re.compile(r"(?:\^|\*\*)\s*\{?\s*\(?\s*[-+]?\s*(\d+)")
 _FACTORIAL = re.compile(r"(\d+)\s*!")

@@ -6,8 +6,12 @@ enough to test those.
 
 from __future__ import annotations
 
+import itertools
+
+from aipo_env.grading.arithmetic import NoValue
 from aipo_env.grading.nodes import Mul, Node, Num, Sequence, SetOperation, Sym
-from aipo_env.grading.numeric import Evaluator, NoValue, has_variables
+from aipo_env.grading.numeric import Evaluator
+from aipo_env.grading.trees import has_variables
 
 _INFINITE = 1e300
 
@@ -22,7 +26,7 @@ def equal_sets(gold: Node, answer: Node) -> bool | None:
         ends = sorted({round(x, 9) for tree in (gold, answer) for x in _ends(tree) if abs(x) < _INFINITE})
         if len(ends) > 32:
             return None
-        probes = [*ends, *((a + b) / 2 for a, b in zip(ends, ends[1:], strict=False))]
+        probes = [*ends, *((a + b) / 2 for a, b in itertools.pairwise(ends))]
         probes += [ends[0] - 1, ends[-1] + 1] if ends else [0.0]
         return all(_contains(gold, x) == _contains(answer, x) for x in probes)
     except _NotReal:

@@ -1,4 +1,4 @@
-"""Sums, multiples, products and transposes of matrices, carried out entry by entry without evaluating them."""
+"""Sums, multiples, products and transposes of matrices, carried out entry by entry."""
 
 from __future__ import annotations
 

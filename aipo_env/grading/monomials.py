@@ -1,4 +1,4 @@
-"""Greatest common divisors and least common multiples of monomials such as ``50x`` or ``3\\pi``."""
+r"""Greatest common divisors and least common multiples of monomials such as ``50x`` or ``3\pi``."""
 
 from __future__ import annotations
 

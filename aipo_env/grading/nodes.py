@@ -72,12 +72,12 @@ class Quantity:
 
 @dataclass(slots=True)
 class Sequence:
-    """Several values: ``opening`` and ``closing`` tell a tuple from an interval, a set, or a bare list
-    (empty).
-    """
+    """Several values: a tuple, an interval, a set, or a bare list."""
 
     opening: str
+    """``(``, ``[``, ``{``, or nothing for a bare list."""
     closing: str
+    """``)``, ``]``, ``}``, or nothing for a bare list."""
     items: list[Node]
     separator: str = ","
     """What stands between the items of a bare list: a comma, a semicolon, "and" or "or"."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from aipo_env.grading.lexer import RELATIONS, Token, Unreadable, tokenize
+from aipo_env.grading.literals import MAX_DIGITS, MINUS_ONE, grouped, is_mixed, mixed_number, read_number, times
 from aipo_env.grading.nodes import (
     Add,
     Call,
@@ -28,8 +29,6 @@ from aipo_env.grading.nodes import (
 __all__ = ["Unreadable", "parse"]
 
 MAX_DEPTH = 40
-MAX_DIGITS = 400
-MAX_POWER_OF_TEN = 400
 
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"])
 _SYSTEMS = frozenset(["cases", "aligned", "align", "align*", "gathered", "split", "dcases", "rcases"])
@@ -110,7 +109,7 @@ class _Parser:
             separators.append(separator)
             items.append(self.item())
         self.depth -= 1
-        return _grouped(items, separators)
+        return grouped(items, separators)
 
     def item(self) -> Node:
         """A chain of relations between expressions, or words."""
@@ -208,16 +207,18 @@ class _Parser:
     def product(self, *, negative: bool = False) -> Node:
         node = self.factor()
         if negative:
-            node = Num(-node.value, node.decimals, node.digits) if isinstance(node, Num) else Mul([Num(_MINUS), node])
+            node = (
+                Num(-node.value, node.decimals, node.digits) if isinstance(node, Num) else Mul([Num(MINUS_ONE), node])
+            )
         while True:
             token = self.peek()
             if token.kind == "op" and token.text in ("*", "/", "\\mod"):
                 self.take()
                 right = self.signed_factor()
                 if token.text == "*":
-                    node = _times(node, right)
+                    node = times(node, right)
                 elif token.text == "/":
-                    node = _times(node, Pow(right, Num(_MINUS)))
+                    node = times(node, Pow(right, Num(MINUS_ONE)))
                 else:
                     node = Call("mod", [node, right])
             elif self.starts_factor(token):
@@ -226,10 +227,8 @@ class _Parser:
                     node = self.mixed(node)
                     continue
                 right = self.factor()
-                if _is_mixed(node, right, self.tokens, self.position):
-                    node = _mixed_number(node, right)
-                else:
-                    node = _times(node, right)
+                mixed = is_mixed(node, right, self.tokens, self.position)
+                node = mixed_number(node, right) if mixed else times(node, right)
             elif token.kind in ("text", "unit") or (token.kind == "op" and token.text == "%"):
                 return self.quantity(node)
             else:
@@ -239,9 +238,9 @@ class _Parser:
         number = self.take()
         if self.peek().text == "/" and self.peek(1).kind == "number" and isinstance(whole, Num) and whole.decimals < 0:
             self.take()
-            bottom = _number(self.take().text).value
+            bottom = read_number(self.take().text).value
             if bottom and number.text.isdigit():
-                return _mixed_number(whole, Num(Fraction(int(number.text[:MAX_DIGITS])) / bottom))
+                return mixed_number(whole, Num(Fraction(int(number.text[:MAX_DIGITS])) / bottom))
         raise Unreadable("adjacent numbers")
 
     def signed_factor(self) -> Node:
@@ -249,7 +248,7 @@ class _Parser:
         while self.peek().kind == "op" and self.peek().text in ("+", "-"):
             sign = -sign if self.take().text == "-" else sign
         factor = self.factor()
-        return factor if sign > 0 else _times(Num(_MINUS), factor)
+        return factor if sign > 0 else times(Num(MINUS_ONE), factor)
 
     def starts_factor(self, token: Token) -> bool:
         if token.kind in ("number", "symbol", "function", "begin"):
@@ -390,7 +389,7 @@ class _Parser:
             return self.group()
         if token.kind == "number" and not whole_numbers and len(token.text) > 1 and token.text.isdigit():
             self.tokens[self.position] = Token("number", token.text[1:], False)
-            return _number(token.text[0])
+            return read_number(token.text[0])
         return self.atom()
 
     def group(self) -> Node:
@@ -401,12 +400,13 @@ class _Parser:
                 return Sequence("{", "}", [])
             raise Unreadable("empty group")
         bars, self.bars = self.bars, 0
+        given = opening == "\\{" and self.peek().kind == "symbol" and self.peek(1).text in (":", "\\mid", "|")
+        if given:
+            self.position += 2  # a set given by a condition on its members
         node = self.listing()
         if self.accept("\\choose"):
             node = Call("binom", [node, self.listing()])
-        if opening == "\\{" and (self.peek().text in ("\\mid", "|")):
-            self.take()  # a set given by a condition
-            node = self.listing()
+        if given:
             self.expect("\\}")
             self.bars = bars
             return node
@@ -442,7 +442,7 @@ class _Parser:
         if token.kind == "number":
             if self.peek().text == "\\overline" and "." in token.text:
                 return self.repeating(token.text)
-            return _number(token.text)
+            return read_number(token.text)
         if token.kind == "symbol":
             return self.symbol(token.text)
         if token.kind == "function":
@@ -506,7 +506,7 @@ class _Parser:
             return self.group()
         if name == "\\frac":
             top = self.argument()
-            return _times(top, Pow(self.argument(), Num(_MINUS)))
+            return times(top, Pow(self.argument(), Num(MINUS_ONE)))
         if name == "\\sqrt":
             if self.peek().text == "[":
                 self.take()
@@ -577,7 +577,7 @@ class _Parser:
             self.take()
             exponent = self.argument(whole_numbers=True)
         (value,) = self.function_arguments()[:1]
-        node = _times(Call("log", [value]), Pow(Call("log", [base]), Num(_MINUS)))
+        node = times(Call("log", [value]), Pow(Call("log", [base]), Num(MINUS_ONE)))
         return Pow(node, exponent) if exponent is not None else node
 
     def function_arguments(self) -> list[Node]:
@@ -665,72 +665,5 @@ class _Parser:
         raise Unreadable("environment")
 
 
-_MINUS = Fraction(-1)
-
-
 def _is_variable(token: Token) -> bool:
     return token.kind == "symbol" or (token.kind == "command" and token.text[1:].isalpha())
-
-
-def _number(text: str) -> Num:
-    mantissa, _, exponent = text.lower().partition("e")
-    if len(mantissa) > MAX_DIGITS:
-        raise Unreadable("digits", final=True)
-    power = 0
-    if exponent:
-        if len(exponent.lstrip("+-0")) > 3 or abs(int(exponent)) > MAX_POWER_OF_TEN:
-            raise Unreadable("exponent", final=True)
-        power = int(exponent)
-    whole, point, fraction = mantissa.partition(".")
-    if not point or not fraction:
-        value = Fraction(int(whole or "0"))
-        return Num(value * Fraction(10) ** power if power else value)
-    value = Fraction(int((whole or "0") + fraction), 10 ** len(fraction))
-    digits = len((whole + fraction).lstrip("0"))
-    return Num(value * Fraction(10) ** power if power else value, max(len(fraction) - power, 0), digits)
-
-
-def _times(left: Node, right: Node) -> Node:
-    factors: list[Node] = [*left.factors] if isinstance(left, Mul) else [left]
-    return Mul([*factors, right])
-
-
-def _is_fraction(node: Node) -> bool:
-    r"""Whether a node is ``\frac{a}{b}`` of two whole numbers."""
-    if not (isinstance(node, Mul) and len(node.factors) == 2 and isinstance(node.factors[0], Num)):
-        return False
-    bottom = node.factors[1]
-    return isinstance(bottom, Pow) and isinstance(bottom.base, Num) and isinstance(bottom.exponent, Num)
-
-
-def _is_mixed(node: Node, right: Node, tokens: list[Token], position: int) -> bool:
-    if not (isinstance(node, Num) and node.decimals < 0 and node.value.denominator == 1 and _is_fraction(right)):
-        return False
-    return position > 0 and tokens[position - 1].text != ")"
-
-
-def _mixed_number(whole: Node, part: Node) -> Node:
-    assert isinstance(whole, Num)
-    if whole.value < 0:
-        return Add([whole, Mul([Num(_MINUS), part])])
-    return Add([whole, part])
-
-
-def _grouped(items: list[Node], separators: list[str]) -> Node:
-    """Nest a list whose separators are of two ranks: ``1, 2; 3, 4`` is a list of two lists."""
-    if len(items) == 1:
-        return items[0]
-    kinds = set(separators)
-    if len(kinds) == 1:
-        return Sequence("", "", items, separators[0])
-    outer = {"and", "or"} if kinds & {"and", "or"} else {";"}
-    groups: list[list[Node]] = [[items[0]]]
-    for separator, item in zip(separators, items[1:], strict=True):
-        if separator in outer:
-            groups.append([item])
-        else:
-            groups[-1].append(item)
-    sizes = {len(group) for group in groups}
-    if len(sizes) > 1 or sizes == {1}:
-        return Sequence("", "", items)  # "1, 2 and 3" is one list
-    return Sequence("", "", [Sequence("", "", group) for group in groups])

@@ -26,6 +26,7 @@ from aipo_env.grading.worker import receive_message, send_message
 _WORKER_FILE = str(Path(__file__).with_name("worker.py"))
 # The worker finds packages where this process finds them, except in the current directory, where an untrusted
 # program may have left a file called sympy.py.
+_FLAGS = ["-I"]
 _BOOT = """
 import runpy, sys
 sys.path[:] = sys.argv[2:]
@@ -73,7 +74,7 @@ class WorkerPool:
                 self._zygote = subprocess.Popen(
                     [
                         sys.executable,
-                        "-I",
+                        *_FLAGS,
                         "-c",
                         _BOOT.format(file=_WORKER_FILE),
                         str(theirs.fileno()),
@@ -194,7 +195,8 @@ class WorkerPool:
     def _ask(self, request: bytes | None, timeout: float) -> dict[str, Any]:
         """Send a request to the zygote, if any, and return its next message."""
         control, zygote = self._control, self._zygote
-        assert control is not None and zygote is not None
+        assert control is not None
+        assert zygote is not None
         try:
             if request is not None:
                 control.sendall(request)

@@ -1,24 +1,15 @@
-"""Whether two scalar expressions are the same: exactly for rationals, by value at several points
-otherwise.
-"""
+"""Whether two scalars are the same: exactly if both are rational, else by value at several points."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
 
+from aipo_env.grading.arithmetic import NoValue, Value
 from aipo_env.grading.nodes import Mul, Node, Num
-from aipo_env.grading.numeric import (
-    POINTS,
-    Budget,
-    Evaluator,
-    NoValue,
-    Value,
-    counts,
-    has_variables,
-    needs_positive,
-)
+from aipo_env.grading.numeric import POINTS, Budget, Evaluator
 from aipo_env.grading.policy import GradingPolicy
+from aipo_env.grading.trees import counts, has_variables, needs_positive
 
 
 @dataclass(slots=True)

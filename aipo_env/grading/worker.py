@@ -83,7 +83,7 @@ class _Algebra:
         self._golds: dict[str, list[Any]] = {}
 
     def parse(self, latex: str) -> list[Any]:
-        parsed: list[Any] = self._parse(f"${latex}$", extraction_config=self._config, parsing_timeout=None)
+        parsed: list[Any] = self._parse(f"${latex}$", extraction_config=self._config, parsing_timeout=0)
         return parsed
 
     def equivalent(self, gold: str, answer: str) -> bool | None:
@@ -127,13 +127,9 @@ def _fork_worker(control: socket.socket, channel: socket.socket, algebra: _Algeb
 
 
 _WARM_UP = (
-    ("\\frac{x+1}{2}", "\\frac{x}{2}+\\frac12"),
-    ("\\sqrt{2}+\\log(3)", "\\sin(x)^2"),
-    ("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ x \\end{pmatrix}"),
+    ("\\sqrt{2}+\\log(x)", "\\sin(x)^2"),
     ("(0,1) \\cup [2,3)", "(0,1) \\cup [2,4)"),
-    ("\\int_a^b x dx", "\\binom{x}{y}"),
-    ("\\operatorname{lcm}(x, y)", "x + y"),
-    ("x < 3", "x = 4"),
+    ("\\operatorname{gcd}(x^2-1, x-1)", "x + y"),
 )
 
 

@@ -1,0 +1,208 @@
+"""Questions about a tree, and rewritings that keep its meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from aipo_env.grading.nodes import (
+    Add,
+    Call,
+    Matrix,
+    Mul,
+    Node,
+    Num,
+    PlusMinus,
+    Pow,
+    Quantity,
+    Sequence,
+    Sym,
+)
+from aipo_env.grading.units import canonical_unit
+
+CONSTANTS = frozenset(("\\pi", "e", "i"))
+"""Symbols that are numbers."""
+
+
+def needs_positive(node: Node) -> bool:
+    """Whether a tree has roots or logarithms, whose usual identities hold for positive variables only."""
+    if isinstance(node, Pow):
+        exponent = node.exponent
+        whole = isinstance(exponent, Num) and exponent.value.denominator == 1
+        return not whole or needs_positive(node.base)
+    if isinstance(node, Call):
+        return node.name in _BRANCHED or any(needs_positive(arg) for arg in node.args)
+    if isinstance(node, Add):
+        return any(needs_positive(term) for term in node.terms)
+    if isinstance(node, Mul):
+        return any(needs_positive(factor) for factor in node.factors)
+    if isinstance(node, PlusMinus):
+        return needs_positive(node.operand)
+    return isinstance(node, Quantity) and needs_positive(node.value)
+
+
+def is_constant(node: Node) -> bool:
+    """Whether a tree is a number."""
+    return isinstance(node, Num | Add | Mul | Pow | Call | Quantity | Sym) and not has_variables(node)
+
+
+def has_variables(node: Node) -> bool:
+    """Whether a tree depends on a variable."""
+    if isinstance(node, Sym):
+        return node.name not in CONSTANTS and node.name != "\\infty"
+    if isinstance(node, Add):
+        return any(has_variables(term) for term in node.terms)
+    if isinstance(node, Mul):
+        return any(has_variables(factor) for factor in node.factors)
+    if isinstance(node, Pow):
+        return has_variables(node.base) or has_variables(node.exponent)
+    if isinstance(node, Call):
+        return any(has_variables(arg) for arg in node.args)
+    if isinstance(node, PlusMinus):
+        return has_variables(node.operand)
+    if isinstance(node, Quantity):
+        return has_variables(node.value)
+    return False
+
+
+def counts(node: Node) -> bool:
+    """Whether a tree has sums, products or binomials, which are defined for whole numbers."""
+    if isinstance(node, Call):
+        return node.name in ("sum", "prod", "binom", "factorial") or any(counts(arg) for arg in node.args)
+    if isinstance(node, Add):
+        return any(counts(term) for term in node.terms)
+    if isinstance(node, Mul):
+        return any(counts(factor) for factor in node.factors)
+    return isinstance(node, Pow) and (counts(node.base) or counts(node.exponent))
+
+
+_BRANCHED = frozenset(
+    [
+        "root",
+        "ln",
+        "log",
+        "log10",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "arcsec",
+        "arccsc",
+        "arccot",
+        "arsinh",
+        "arcosh",
+        "artanh",
+    ]
+)
+
+
+def _has_plus_minus(node: Node) -> bool:
+    return _any_node(node, lambda part: isinstance(part, PlusMinus))
+
+
+def _with_sign(node: Node, sign: int) -> Node:
+    if isinstance(node, PlusMinus):
+        return Mul([Num(Fraction(sign * node.sign)), _with_sign(node.operand, sign)])
+    if isinstance(node, Add):
+        return Add([_with_sign(term, sign) for term in node.terms])
+    if isinstance(node, Mul):
+        return Mul([_with_sign(factor, sign) for factor in node.factors])
+    if isinstance(node, Pow):
+        return Pow(_with_sign(node.base, sign), _with_sign(node.exponent, sign))
+    if isinstance(node, Call):
+        return Call(node.name, [_with_sign(arg, sign) for arg in node.args])
+    if isinstance(node, Quantity):
+        return Quantity(_with_sign(node.value, sign), node.unit)
+    return node
+
+
+def expand(node: Node) -> Node:
+    r"""Write ``a \pm b`` as the two values it stands for."""
+    if isinstance(node, Sequence):
+        items: list[Node] = []
+        for item in node.items:
+            expanded = expand(item) if not isinstance(item, Sequence) else item
+            if isinstance(expanded, Sequence) and not isinstance(item, Sequence):
+                items.extend(expanded.items)
+            else:
+                items.append(expanded)
+        return Sequence(node.opening, node.closing, items, node.separator)
+    if _has_plus_minus(node):
+        return Sequence("", "", [_with_sign(node, 1), _with_sign(node, -1)])
+    return node
+
+
+def flatten(sequence: Sequence) -> Sequence:
+    """Join bare lists within a bare list."""
+    items: list[Node] = []
+    for item in sequence.items:
+        if isinstance(item, Sequence) and item.opening == "":
+            items.extend(item.items)
+        else:
+            items.append(item)
+    return Sequence(sequence.opening, sequence.closing, items)
+
+
+def vector_entries(matrix: Matrix) -> list[Node] | None:
+    """Return the entries of a matrix with one row or one column."""
+    if matrix.kind != "matrix":
+        return None
+    if all(len(row) == 1 for row in matrix.rows):
+        return [row[0] for row in matrix.rows]
+    return matrix.rows[0] if len(matrix.rows) == 1 else None
+
+
+def split_unit(node: Node) -> tuple[Node, str]:
+    """Return the value and the canonical unit of a quantity; no unit is the empty text."""
+    if isinstance(node, Quantity):
+        inner, unit = split_unit(node.value)
+        return inner, canonical_unit(node.unit) or unit
+    if isinstance(node, Mul) and len(node.factors) == 2 and node.factors[0] == Num(Fraction(-1)):
+        minus, quantity = node.factors
+        inner, unit = split_unit(quantity)
+        return Mul([minus, inner]), unit
+    return node, ""
+
+
+def _any_node(node: Node, wanted: Callable[[Node], bool]) -> bool:
+    """Whether any part of an expression is wanted."""
+    if wanted(node):
+        return True
+    if isinstance(node, Add):
+        return any(_any_node(term, wanted) for term in node.terms)
+    if isinstance(node, Mul):
+        return any(_any_node(factor, wanted) for factor in node.factors)
+    if isinstance(node, Pow):
+        return _any_node(node.base, wanted) or _any_node(node.exponent, wanted)
+    if isinstance(node, Call):
+        return any(_any_node(arg, wanted) for arg in node.args)
+    if isinstance(node, PlusMinus):
+        return _any_node(node.operand, wanted)
+    return isinstance(node, Quantity) and _any_node(node.value, wanted)
+
+
+def has_parts(node: Node) -> bool:
+    """Whether an expression contains a list, an interval or a matrix."""
+    return _any_node(node, lambda part: isinstance(part, Sequence | Matrix))
+
+
+def is_unevaluated(node: Node) -> bool:
+    """Whether an integral, a limit or an infinite series is left to do: that restates a question."""
+    return _any_node(node, _is_unfinished)
+
+
+def _is_unfinished(node: Node) -> bool:
+    if not isinstance(node, Call):
+        return False
+    return node.name in ("int", "iint", "oint", "lim") or (
+        node.name in ("sum", "prod") and node.args[3] == Sym("\\infty")
+    )
+
+
+def signed_infinity(node: Node) -> int:
+    """Return 1 or -1 for a signed infinity, 0 for anything else."""
+    if node == Sym("\\infty"):
+        return 1
+    if isinstance(node, Mul) and len(node.factors) == 2 and node.factors[1] == Sym("\\infty"):
+        factor = node.factors[0]
+        return (1 if factor.value > 0 else -1) if isinstance(factor, Num) and factor.value else 0
+    return 0

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aipo_agents import ReasoningAgent, VerifyAgent
+from aipo_agents.reasoning import IS_CLAIM, NO_STEP
+from aipo_env.errors import ConfigurationError
+from aipo_env.protocol import Agent, ConsultRequest
+from aipo_env.tasks.rulebook import RulebookTasks
+from tests.agents.asking import ask
+
+REASONING = ReasoningAgent()
+
+STEPS = {
+    # arithmetic: the innermost operation, or a single one taken apart
+    "(3+4)*5": "3+4=7, so 7*5 is left",
+    "2+3*4": "3*4=12, so 2+12 is left",
+    "2*(3+4*5)-1": "4*5=20, so 2*(3+20)-1 is left",
+    "1/2+1/3+1/4": "1/2+1/3=5/6, so 5/6+1/4 is left",
+    "47*12": "47*12 = 47*10+47*2",
+    "47*12=?": "47*12 = 47*10+47*2",
+    "7+5": "7+5 = 10+2",
+    "17+25": "first the ones: 7+5, write 2, and carry 1; then the tens",
+    "52-17": "52-17 = 52-10-7",
+    "-3+5": "-3+5 = 5-3",
+    "1/2+1/3": "1/2+1/3 = 3/6+2/6",
+    "2^10": "2^10 = (2^5)^2",
+    "3^7": "3^7 = 3*3^6",
+    "5!": "5! = 5*4!",
+    "gcd(48,18)": "gcd(48,18) = gcd(18,12)",
+    "sqrt(72)": "sqrt(72) = sqrt(36*2)",
+    "(1/0)+3": "stop at 1/0: division by zero",
+    # equations
+    "2(x+3)=10": "expand and collect: 2x+6=10",
+    "3x+5=x-7": "subtract x from both sides: 2x+5=-7",
+    "2x+3=7": "subtract 3 from both sides: 2x=4",
+    "2x=4": "divide both sides by 2",
+    "x/2=3": "multiply both sides by 2",
+    "x=2": "x is isolated: put it into the first equation to check",
+    "7=2x+3": "swap the sides: 2x+3=7",
+    "-2x<6": "divide both sides by -2; that turns < into >",
+    "2x+1<=x": "subtract x from both sides: x+1<=0",
+    "x^2=5x-6": "bring everything to one side: x^2-5x+6=0",
+    "x^2-5x+6=0": "factor: (x-3)(x-2)=0",
+    "(x-2)(x-3)=0": "a product is 0 only if a factor is: x-2=0 or x-3=0",
+    "x^2-3x=0": "factor out x: x(x-3)=0",
+    "2x^2-8=0": "divide both sides by 2: x^2-4=0",
+    "x^2-8=0": "move the number: x^2=8",
+    "x^2=9": "take the root of both sides: x=sqrt(9) or x=-sqrt(9)",
+    "x^2+x+1=0": "compute the discriminant b^2-4ac with a=1, b=1, c=1",
+    "x^3-6x^2+11x-6=0": "x=1 is a root: divide by (x-1)",
+    "x^4-5x^2+4=0": "put u=x^2: u^2-5u+4=0",
+    "1/x=2": "multiply both sides by x, and exclude the values that make it 0",
+    "Solve 2x+3=7; subtracting gives 2x=4": "divide both sides by 2",
+    "x+y=10, x-y=2": "solve the first equation for x and put it into the second",
+    "2x+3y=12 and 4x-5y=2": "multiply the first by 5 and the second by 3, then add them: y drops out",
+    "x^2-5x+6": "to factor it, find two numbers with the sum -5 and the product 6",
+    "(x+1)^2": "use (a+b)^2 = a^2+2ab+b^2 with a=x, b=1",
+    # with constants that are no variables
+    "ef": NO_STEP,
+    "pi*x=2": NO_STEP,
+    "x/e+x=2": NO_STEP,
+    # neither
+    "17+25=43": IS_CLAIM,
+    "help": NO_STEP,
+    "": NO_STEP,
+}
+
+
+@pytest.mark.parametrize("query", STEPS)
+def test_next_step(query: str) -> None:
+    assert ask(REASONING, query) == STEPS[query]
+
+
+def test_a_linear_equation_is_solved_by_following_the_steps() -> None:
+    equation, seen = "3(x+2)-x=5x-9", []
+    for _ in range(10):
+        step = ask(REASONING, equation)
+        seen.append(step)
+        if ": " not in step:
+            break
+        equation = step.rpartition(": ")[2]
+    assert seen == [
+        "expand and collect: 2x+6=5x-9",
+        "subtract 5x from both sides: -3x+6=-9",
+        "subtract 6 from both sides: -3x=-15",
+        "divide both sides by -3",
+    ]
+
+
+def test_rulebook_protocol_place_by_place() -> None:
+    state = "473@128"
+    for step in ("4+4+1", "7+7+2", "3+3+8"):
+        assert ask(REASONING, state) == step
+        state += (":" if state == "473@128" else ";") + step
+    for place, step in (("4+4+1", "4+4+1=09"), ("7+7+2", "7+7+2=16"), ("3+3+8", "3+3+8=14")):
+        assert ask(REASONING, state) == step
+        state = state.replace(place, step)
+    assert ask(REASONING, state) == "join the sums in order"
+
+
+def test_rulebook_steps_from_the_transcript() -> None:
+    transcript = "473@128="
+    for step in ("4+4+1", "7+7+2", "3+3+8"):
+        assert ask(REASONING, "473@128", transcript=transcript) == step
+        transcript += f'<consult agent="reasoning">473@128</consult><feedback agent="reasoning">{step}</feedback>'
+    assert ask(ReasoningAgent(use_transcript=False), "473@128", transcript=transcript) == "4+4+1"
+
+
+def test_a_wrong_place_is_asked_for_again() -> None:
+    assert ask(REASONING, "473@128:4+4+2") == "4+4+1"
+    assert ask(REASONING, "473@128:4+4+1;7+2+2") == "7+7+2"
+    assert ask(REASONING, "473@128:4+4+1=08;7+7+2;3+3+8") == "4+4+1=09"
+
+
+def test_equal_places_are_counted() -> None:
+    assert ask(REASONING, "44@11") == "4+4+1"
+    assert ask(REASONING, "44@11:4+4+1") == "4+4+1"
+    assert ask(REASONING, "44@11:4+4+1;4+4+1") == "4+4+1=09"
+
+
+def test_nested_and_compound_expressions() -> None:
+    assert ask(REASONING, "(473@128)#305142") == "4+4+1"
+    assert ask(REASONING, "(473@128)#305142:4+4+1=09;7+7+2=16;3+3+8=14") == "091614#305142"
+    assert ask(REASONING, "473$128") == "(473@128)#128128"
+    assert ask(REASONING, "47@128").startswith("the operands need equally many digits")
+
+
+def test_following_the_steps_solves_the_rulebook() -> None:
+    tasks = RulebookTasks(level=2)
+    for index in range(20):
+        task = tasks.task(index)
+        state, sums = f"{task.metadata['expression']}:", ""
+        for _ in range(3):
+            state += ask(REASONING, state) + ";"
+        for _ in range(3):
+            step = ask(REASONING, state + sums)
+            sums += step + ";"
+        assert "".join(part.split("=")[1] for part in sums.rstrip(";").split(";")) == task.gold
+
+
+@given(st.integers(2, 99), st.integers(-50, 50), st.integers(-50, 50))
+@settings(deadline=None, max_examples=60)
+def test_steps_keep_the_solution(a: int, b: int, x: int) -> None:
+    """An equation that a step proposes has the same solution; the solution itself is never said."""
+    step = ask(REASONING, f"{a}x+({b})={a * x + b}")
+    assert re.search(rf"(?<![0-9])x={x}(?![0-9])", step) is None
+    if ": " in step:
+        equation = step.rpartition(": ")[2]
+        assert equation.startswith(f"{a}x")
+        assert ask(VerifyAgent(engine=False), f"{equation}, x={x}") == "correct: all 2 claims"
+    else:
+        assert step == f"divide both sides by {a}"
+
+
+@pytest.mark.parametrize(
+    ("problem", "word"),
+    [
+        ("A bag has 3 red and 5 blue balls. What is the probability of red?", "outcomes"),
+        ("In how many ways can 5 people be seated in a row?", "order"),
+        ("What is the remainder of 7 to the power 100 when divided by 5?", "modulo"),
+        ("A train travels 60 miles in 2 hours.", "speed"),
+        ("The radius of a circle is 5.", "radii"),
+        ("Tom has 3 apples and Ann gives him 5 more. How many has he?", "equation"),
+    ],
+)
+def test_problems_in_words(problem: str, word: str) -> None:
+    assert word in ask(REASONING, problem)
+    # A query without content falls back on the problem in the transcript.
+    assert ask(REASONING, "what now?", transcript=problem) == ask(REASONING, problem)
+
+
+def test_options_and_protocol() -> None:
+    assert isinstance(REASONING, Agent)
+    assert REASONING.name == "reasoning"
+    wrong: list[dict[str, Any]] = [{"max_chars": 0}, {"max_chars": "9"}, {"name": ""}]
+    for options in wrong:
+        with pytest.raises(ConfigurationError, match="ReasoningAgent: "):
+            ReasoningAgent(**options)
+    assert len(ask(ReasoningAgent(max_chars=40), "+".join(["(1+2)"] * 100))) <= 40
+
+
+def test_concurrent_calls_do_not_mix() -> None:
+    async def all_at_once() -> list[str]:
+        replies = await asyncio.gather(*(REASONING.respond(ConsultRequest(query)) for query in STEPS))
+        return [reply.text for reply in replies]
+
+    assert asyncio.run(all_at_once()) == list(STEPS.values())

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import asyncio
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aipo_agents import VerifyAgent
+from aipo_agents.verify import EMPTY_SIDE, NO_CLAIM
+from aipo_env.errors import ConfigurationError
+from aipo_env.protocol import Agent, ConsultRequest
+from aipo_env.tasks.rulebook import RulebookTasks, evaluate_expansion, expand
+from tests.agents.asking import ask
+
+# Without the engine, which needs processes: everything here is decided by our own algebra.
+VERIFY = VerifyAgent(engine=False)
+WITH_ENGINE = VerifyAgent(timeout=20)
+
+CORRECT = [
+    "17+25=42",
+    "42 = 17+25",
+    "x^2-1=(x-1)(x+1)",
+    r"\frac12+\frac13=\frac56",
+    r"$\frac{1}{2} + \frac{1}{3} = \frac{5}{6}$",
+    "4+4+1=9",
+    "4+4+1=09",
+    "4+4+1;7+7+2;3+3+8=091614",
+    "2+3*4=14=7*2",
+    "3/4<4/5",
+    "1 < 2 < 3 <= 3",
+    "2^10=1024",
+    "-2^2=-4",
+    "2^3^2=512",
+    "5!=120",
+    "5 != 24",
+    "|3-5|=2",
+    "gcd(12,18)=6",
+    "110_2=6_8",
+    r"629_{10} < 7^4",
+    r"90^3=729,\!000",
+    "2x+3x=5x",
+    "C(5,2)=10",
+    r"\binom{5}{2} = 10",
+    "17 mod 5 = 2",
+    "17 ≡ 2 (mod 5)",
+    r"17 \equiv 2 \pmod 5",
+    r"3 \mid 12",
+    "15% of 80 = 12",
+    "0.1+0.2=0.3",
+    "1,000+1=1001",
+    "22/7 ≈ 3.14",
+    r"\sqrt2\approx1.414",
+    r"\sqrt{8}=2\sqrt2",
+    r"\sqrt2\cdot\sqrt3=\sqrt6",
+    r"\frac{1}{\sqrt2}=\frac{\sqrt2}{2}",
+    r"\log_2 8=3",
+    r"\lfloor 7/2\rfloor=3",
+    r"\sin^2 x+\cos^2 x=1",
+    "(a+b)^3=a^3+3a^2b+3ab^2+b^3",
+    "(x^2-1)/(x-1)=x+1",
+    "x²−1=(x−1)(x+1)",
+    "x^2>=0",
+    "x^2+1>=2x",
+    "Is 17+25=42?",
+    "So we get 17 + 25 is 42 apples.",
+    "since (1+1=2) holds",
+    r"\boxed{3+4=7}",
+    "x=10/2=5",
+]
+
+INCORRECT = {
+    "17+25=43": "17+25 is 42",
+    "43=17+25": "17+25 is 42",
+    "4+4+1=08": "4+4+1 is 09",
+    "4+4+1=19": "4+4+1 is 09",
+    "4+4+1=8": "4+4+1 is 9",
+    "4+4+1;7+7+2;3+3+8=091714": "7+7+2 is 16",
+    "4+4+1;7+7+2=09164": "2 places make 4 digits, not 5",
+    "1+1=2=3": "2 is not 3",
+    "2+2=3+3": "2+2 is 4, 3+3 is 6",
+    "2<1": "2 is not less than 1",
+    "1<3<2": "3 is not less than 2",
+    "5!=121": "5! is 120",
+    "1/4=0.26": "1/4 is not 0.26",
+    "1/3=0.333": "1/3 is not exactly 0.333",
+    r"\frac{1}{2} + \frac{1}{3} = \frac{5}{7}": r"\frac{1}{2} + \frac{1}{3} is 5/6",
+    r"17 \equiv 3 \pmod 5": "17 leaves the remainder 2 modulo 5",
+    r"5 \mid 12": "the remainder is 2",
+    "x^2-1=(x-1)(x+2)": "not true for all x: at x=2 the left side is 3, the right side 4",
+    "2x+3x=6x": "not true for all x: at x=2 the left side is 10, the right side 12",
+    "(x+1)^2=x^2+1": "not true for all x: at x=2 the left side is 9, the right side 5",
+    r"\sqrt{2}=1.414": r"\sqrt{2} is about 1.41421",
+    "10^16=sqrt(10^32+1)": "the sides are close but differ by about 5.0e-17",
+    "3+4=7 and 7*2=15": "7*2 is 14",
+    "2x+3=7 so x=3": "at x=3 the left side is 9, the right side 7",
+    "x^2-5x+6=0, x=2 or x=4": "at x=4 the left side is 2, the right side 0",
+}
+
+CANNOT_TELL = {
+    "hello": NO_CLAIM,
+    "": NO_CLAIM,
+    "47*12": NO_CLAIM,
+    "47*12=": EMPTY_SIDE,
+    "47*12=?": EMPTY_SIDE,
+    "473@128": "cannot tell: operator @ is not arithmetic; ask knowledge",
+    "473@128=091614": "cannot tell: operator @ is not arithmetic; ask knowledge",
+    "473@128=4+4+1;7+7+2;3+3+8": "cannot tell: operator @ is not arithmetic; ask knowledge",
+    "473@128=4+4+1;7+7+2;3+3+8=091614": (
+        "cannot tell: operator @ is not arithmetic; ask knowledge; the rest is correct"
+    ),
+    "!473=040710": "cannot tell: operator ! is not arithmetic; ask knowledge",
+    "1/0=3": "cannot tell: division by zero",
+    "0^0=1": "cannot tell: 0^0 has no agreed value",
+    "6/2(1+2)=9": "cannot tell: I cannot read '6/2(1+2)': a/bc can be read in two ways; add brackets",
+    "2x+3=7": "cannot tell: whether it holds depends on x; add a value such as x=2 to test",
+    "x=5": "cannot tell: it says what x is; give the equation to test it in as well",
+    "half of 10 = 5": "cannot tell: I cannot read 'of 10': unexpected 'of'",
+    "3 and 4 = 7": "cannot tell: I cannot read 'and 4': unexpected 'and'",
+    "eval(1)=1": "cannot tell: I cannot read 'eval(1)': unexpected 'eval'",
+    # conditions of real solutions: not claims that one side is another form of the other
+    "2n+1=3n-6": "cannot tell: whether it holds depends on n; add a value such as n=2 to test",
+    "AB=CD": "cannot tell: whether it holds depends on A, B, C, D; add a value such as A=2 to test",
+    "x^2>2x": "cannot tell: whether it holds depends on x; add a value such as x=2 to test",
+    "x^4+1>x": "cannot tell: it holds at the 10 points tried, which is no proof",
+    "(n-1)n<6^{n-3}": ("cannot tell: it needs a condition: at n=2 the left side is 2, the right side 1/6"),
+    "e=16/5": "cannot tell: e may be a name here; write e ~= 2.718 for the constant",
+    "1/3=0.333...": "cannot tell: I cannot read '0.333...': unexpected '...'",
+    "102_2=3": "cannot tell: I cannot read '102_2': unexpected '102_2'",
+    r"a \equiv b \pmod{n}": r"cannot tell: I cannot read 'b \pmod{n}': unexpected 'pmod'",
+    "f(2)=4": "cannot tell: I cannot read 'f(2)': f is an unknown function",
+}
+
+
+@pytest.mark.parametrize("query", CORRECT)
+def test_correct(query: str) -> None:
+    assert ask(VERIFY, query).split(":")[0] == "correct"
+
+
+@pytest.mark.parametrize("query", INCORRECT)
+def test_incorrect_says_why(query: str) -> None:
+    assert ask(VERIFY, query) == f"incorrect: {INCORRECT[query]}"
+
+
+@pytest.mark.parametrize("query", CANNOT_TELL)
+def test_cannot_tell_says_why(query: str) -> None:
+    assert ask(VERIFY, query) == CANNOT_TELL[query]
+
+
+def test_several_claims_are_counted() -> None:
+    assert ask(VERIFY, "2x+3=7, x=2") == "correct: all 2 claims"
+    assert ask(VERIFY, "1+1=2; 2+2=4; 3+3=6") == "correct: all 3 claims"
+    assert ask(VERIFY, "1+1=3; 2+2=5; 3+3=6") == "incorrect: 1+1 is 2; 2+2 is 4"
+    assert ask(VERIFY, "4+4+1=09;7+7+2=16;3+3+8=15") == "incorrect: 3+3+8 is 14"
+
+
+def test_caret_is_a_power_except_in_the_rulebook() -> None:
+    assert ask(VERIFY, "12^13=1").startswith("incorrect")
+    rulebook = "cannot tell: operator ^ is not arithmetic; ask knowledge"
+    assert ask(VERIFY, "12^13=1", task_id="rulebook/l4/train/0/7") == rulebook
+    assert ask(VERIFY, "12^13=1", transcript="The operators of the rulebook work on ...") == rulebook
+
+
+@pytest.mark.parametrize(
+    ("query", "verdict"),
+    [
+        (r"\sin 2x = 2\sin x\cos x", "correct"),
+        (r"\sin 30^\circ = \frac12", "correct"),
+        (r"\sqrt[3]{16}=2\sqrt[3]{2}", "correct"),
+        (r"\sin 2x = 2\sin x", "incorrect: not true for all x"),
+        (r"\sin 30^\circ = \frac13", "incorrect: "),
+    ],
+)
+def test_beyond_polynomials(query: str, verdict: str) -> None:
+    assert ask(WITH_ENGINE, query).startswith(verdict)
+
+
+def test_without_the_engine_such_an_identity_is_open() -> None:
+    assert ask(VERIFY, r"\sin 2x = 2\sin x\cos x").startswith("cannot tell: the sides agree at the")
+
+
+def test_a_deadline_that_has_passed_is_no_verdict() -> None:
+    request = ConsultRequest(r"\cos 2x = 2\cos^2 x - 1 + \sin 0 x", deadline=0.0)
+    assert asyncio.run(WITH_ENGINE.respond(request)).text.startswith(("cannot tell: there was no time", "correct"))
+    request = ConsultRequest(r"\sin 3x = 3\sin x - 4\sin^3 x", deadline=0.0)
+    assert asyncio.run(WITH_ENGINE.respond(request)).text == "cannot tell: there was no time left to check it"
+
+
+@given(st.integers(-999, 999), st.integers(-999, 999), st.integers(-3, 3), st.sampled_from("+-*"))
+@settings(deadline=None, max_examples=150)
+def test_sums_and_products_against_python(a: int, b: int, slip: int, sign: str) -> None:
+    value = {"+": a + b, "-": a - b, "*": a * b}[sign]
+    text = ask(VERIFY, f"({a}){sign}({b})={value + slip}")
+    assert text == ("correct" if slip == 0 else f"incorrect: ({a}){sign}({b}) is {value}")
+
+
+@given(st.fractions(max_denominator=50), st.fractions(max_denominator=50), st.integers(0, 1))
+@settings(deadline=None, max_examples=100)
+def test_fractions_in_latex(a: Fraction, b: Fraction, slip: int) -> None:
+    total = a + b + slip
+
+    def latex(value: Fraction) -> str:
+        return rf"\left(\frac{{{value.numerator}}}{{{value.denominator}}}\right)"
+
+    verdict = ask(VERIFY, f"{latex(a)}+{latex(b)}={latex(total)}").split(":")[0]
+    assert verdict == ("incorrect" if slip else "correct")
+
+
+@given(st.lists(st.integers(-9, 9), min_size=2, max_size=3), st.integers(0, 1))
+@settings(deadline=None, max_examples=60)
+def test_expanded_products(roots: list[int], slip: int) -> None:
+    coefficients = [1]
+    for root in roots:  # multiply by (x - root)
+        shifted, scaled = [*coefficients, 0], [0, *(-root * c for c in coefficients)]
+        coefficients = [a + b for a, b in zip(shifted, scaled, strict=True)]
+    coefficients[-1] += slip
+    degree = len(roots)
+    expanded = "+".join(f"({c})*x^{degree - i}" for i, c in enumerate(coefficients))
+    product = "".join(f"(x-({root}))" for root in roots)
+    assert ask(VERIFY, f"{product}={expanded}").split(":")[0] == ("incorrect" if slip else "correct")
+
+
+def test_every_expansion_of_the_rulebook_can_be_checked() -> None:
+    tasks = RulebookTasks(level=2)
+    for index in range(30):
+        expansion = expand(str(tasks.task(index).metadata["expression"]))
+        assert expansion is not None
+        digits = evaluate_expansion(expansion)
+        assert ask(VERIFY, f"{expansion}={digits}") == "correct"
+        wrong = digits[:-1] + str((int(digits[-1]) + 1) % 10)
+        last = expansion.split(";")[-1]
+        assert ask(VERIFY, f"{expansion}={wrong}") == f"incorrect: {last} is {digits[-2:]}"
+        assert ask(VERIFY, f"{last}={digits[-2:]}") == "correct"
+
+
+def test_replies_are_bounded() -> None:
+    agent = VerifyAgent(engine=False, max_chars=40)
+    assert len(ask(agent, "+".join(["123456789"] * 40) + "=1")) <= 40
+
+
+def test_concurrent_calls_do_not_mix() -> None:
+    queries = {f"{n}+{n}={2 * n + n % 2}": n % 2 == 0 for n in range(100, 200)}
+
+    async def all_at_once() -> list[str]:
+        requests = [ConsultRequest(query, seed=i) for i, query in enumerate(queries)]
+        requests += [ConsultRequest(rf"\sin {k}x = 2\sin {k}x - \sin {k}x") for k in (2, 3, 4)]
+        return [reply.text for reply in await asyncio.gather(*map(WITH_ENGINE.respond, requests))]
+
+    texts = asyncio.run(all_at_once())
+    assert texts[100:] == ["correct"] * 3
+    for text, (query, right) in zip(texts, queries.items(), strict=False):
+        left = query.split("=")[0]
+        assert text == ("correct" if right else f"incorrect: {left} is {2 * int(left.split('+')[0])}")
+
+
+@pytest.mark.parametrize(
+    "options", [{"timeout": 0}, {"timeout": True}, {"timeout": float("inf")}, {"max_chars": 3}, {"name": ""}]
+)
+def test_options_are_validated(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match="VerifyAgent: "):
+        VerifyAgent(**options)  # type: ignore[arg-type]
+
+
+def test_it_is_an_agent() -> None:
+    assert isinstance(VERIFY, Agent)
+    assert VERIFY.name == "verify"
+    assert VerifyAgent(name="judge").name == "judge"

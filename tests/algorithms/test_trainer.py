@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from aipo_env import Source, Trajectory, read_traces
+from aipo_env.errors import ConfigurationError, DataFormatError
+from algorithms.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from algorithms.config import ObjectiveConfig
+from algorithms.rollout import RolloutRequest
+from algorithms.train_config import SamplingConfig, TrainConfig
+from algorithms.trainer import Trainer, rollout_metrics
+from tests.algorithms.test_rollout import talkative
+from tests.algorithms.tiny import tiny_policy
+from tests.helpers import Recorder
+
+HELPERS = {"knowledge": Recorder("4+4+1;7+7+2;3+3+8", "knowledge")}
+
+
+def config(out: Path, **fields: Any) -> TrainConfig:
+    defaults: dict[str, Any] = {
+        "out": out, "steps": 4, "prompts_per_step": 3, "samples_per_prompt": 4, "checkpoint_every": 2, "trace_every": 1,
+        "eval_tasks": 3, "eval_samples": 2, "warmup_steps": 2, "learning_rate": 1e-2, "micro_batch_size": 5,
+        "env_options": {"style": "terse", "prompt": "bare"}, "sampling": SamplingConfig(max_tokens=16),
+    }  # fmt: skip
+    return TrainConfig(**{**defaults, **fields})
+
+
+def make(out: Path, reward: Callable[[Trajectory], float] | None = None, **fields: Any) -> Trainer:
+    """A trainer whose rewards differ within most groups of a random policy: the parity of the tokens it sampled."""
+    trainer = Trainer(config(out, **fields), policy=talkative(tiny_policy()), agents=HELPERS)
+    plain = trainer.roller.rollout
+
+    def rollout(requests: Sequence[RolloutRequest], seed: int = 0) -> list[Trajectory]:
+        trajectories = plain(requests, seed)
+        for t in trajectories:
+            t.reward = reward(t) if reward is not None else float(t.count(Source.POLICY) % 2)
+        return trajectories
+
+    trainer.roller.rollout = rollout  # type: ignore[method-assign]
+    return trainer
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def without_times(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows]
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_a_resumed_run_is_bit_identical(tmp_path: Path, updates: int) -> None:
+    whole = make(tmp_path / "whole", updates_per_batch=updates)
+    history = whole.train()
+    part = make(tmp_path / "part", updates_per_batch=updates, steps=2)
+    part.train()
+    assert not equal(weights(part), weights(whole))
+    resumed = make(tmp_path / "part", updates_per_batch=updates)
+    again = resumed.train()
+    assert equal(weights(resumed), weights(whole))
+    for key in ("exp_avg", "exp_avg_sq"):
+        for first, second in zip(
+            whole.optimizer.state_dict()["state"].values(), resumed.optimizer.state_dict()["state"].values(), strict=True
+        ):
+            assert torch.equal(first[key], second[key])
+    assert without_times(again)[2:] == without_times(history)[2:]
+    ids = [[t.token_ids for t in read_traces(tmp_path / name / "traces.jsonl")] for name in ("whole", "part")]
+    assert ids[0] == ids[1]
+    rows = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in ("whole", "part")]
+    assert rows == [4, 4]
+
+
+def test_a_run_cut_behind_its_checkpoint_writes_each_row_once(tmp_path: Path) -> None:
+    trainer = make(tmp_path, checkpoint_every=2, steps=3)
+    trainer.train()
+    shutil.rmtree(list_checkpoints(tmp_path / "checkpoints")[-1])
+    assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == ["step-0000002"]
+    make(tmp_path, checkpoint_every=2, steps=4).train()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    traced = {t.metadata["step"] for t in read_traces(tmp_path / "traces.jsonl")}
+    assert traced == {1, 2, 3, 4}
+    assert len(list(read_traces(tmp_path / "traces.jsonl"))) == 4 * 12
+
+
+def test_a_killed_run_resumes(tmp_path: Path) -> None:
+    """A real kill -9 in the middle of a run, then the command again."""
+    command = [
+        sys.executable, "-m", "aipo_env.cli", "train", "--out", str(tmp_path), "--steps", "30", "--prompts-per-step", "2",
+        "--samples-per-prompt", "2", "--checkpoint-every", "1", "--eval-tasks", "1", "--eval-samples", "1",
+        "--env-options", "style", "terse", "prompt", "bare", "max_reply_chars", "40", "--sampling.max-tokens", "8",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while len(list_checkpoints(tmp_path / "checkpoints")) < 2 and time.time() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    cut = int(list_checkpoints(tmp_path / "checkpoints")[-1].name.removeprefix("step-"))
+    assert 2 <= cut < 30
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 31))
+
+
+def test_micro_batches_and_skipped_rows_change_nothing(tmp_path: Path) -> None:
+    found = []
+    for size in (1, 5, 64):
+        trainer = make(tmp_path / str(size), micro_batch_size=size)
+        trainer.train_step()
+        found.append((weights(trainer), trainer.history[-1]))
+    for other, metrics in found[1:]:
+        for name, value in found[0][0].items():
+            torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-4)
+        assert metrics["grad_norm"] == pytest.approx(found[0][1]["grad_norm"], rel=1e-4)
+    assert 0 < found[0][1]["learning_rows"] <= 1
+
+
+def test_a_batch_without_signal_has_a_zero_gradient(tmp_path: Path) -> None:
+    trainer = make(tmp_path, reward=lambda t: 1.0)
+    before = weights(trainer)
+    metrics, _ = trainer.train_step()
+    assert metrics["grad_norm"] == 0.0
+    assert metrics["learning_rows"] == 0.0
+    assert equal(before, weights(trainer))
+
+
+def test_groups_mix_solo_and_assisted_rollouts_of_one_task(tmp_path: Path) -> None:
+    for share, solo in ((0.5, 2), (1.0, 4), (0.0, 0)):
+        _, trajectories = make(tmp_path, solo_share=share).train_step()
+        for group in range(3):
+            members = [t for t in trajectories if t.group == group]
+            assert len({t.task_id for t in members}) == 1
+            assert len({t.segments[0].token_ids for t in members}) == 1
+            assert sum(not t.assisted for t in members) == solo
+        assert len({t.task_id for t in trajectories}) == 3
+
+
+def test_every_algorithm_and_every_agent_loss_learns_something(tmp_path: Path) -> None:
+    def helped(trajectory: Trajectory) -> float:
+        return float(trajectory.num_consults > 0)
+
+    start = weights(make(tmp_path))
+    results = []
+    for fields in (
+        {"agent_loss": "aipo"}, {"agent_loss": "mask"}, {"agent_loss": "clone"}, {"agent_loss": "is"}, {"agent_loss": "luffy"},
+        {"algorithm": "grpo"}, {"algorithm": "dr_grpo", "constant_length": 16}, {"algorithm": "dapo"}, {"algorithm": "rloo"},
+        {"algorithm": "reinforce_baseline"}, {"algorithm": "gspo"}, {"algorithm": "cispo"}, {"kl_coef": 0.1},
+    ):  # fmt: skip
+        trainer = make(tmp_path, helped, objective=ObjectiveConfig(**fields), samples_per_prompt=8)  # type: ignore[arg-type]
+        metrics, _ = trainer.train_step()
+        assert metrics["grad_norm"] > 0
+        assert not equal(start, weights(trainer))
+        results.append(weights(trainer))
+    # Five losses on the helpers' tokens, five different updates (`clone` and `aipo` agree where pi is below the floor).
+    assert not any(equal(results[1], other) for other in (results[0], *results[2:5]))
+    assert not equal(results[2], results[3])
+
+
+def test_help_that_works_is_learnt(tmp_path: Path) -> None:
+    """The claim of the method at its smallest: with the AIPO term the reply's tokens become likelier, masked they do not."""
+
+    def reply_logprob(agent_loss: str) -> tuple[float, float]:
+        trainer = make(
+            tmp_path / agent_loss,
+            # Only episodes with help pay.
+            reward=lambda t: float(t.num_consults > 0),
+            objective=ObjectiveConfig(agent_loss=agent_loss),
+            samples_per_prompt=8,
+        )
+
+        def probability() -> float:
+            ids = trainer.policy.codec.encode_tag('473@128=<feedback agent="knowledge">4+4+1;7+7+2;3+3+8</feedback>')
+            with torch.no_grad():
+                logits = trainer.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            return float(logits[7:-1].gather(1, torch.tensor(ids[8:])[:, None]).mean())
+
+        before = probability()
+        for _ in range(10):
+            trainer.train_step()
+        return before, probability()
+
+    before, after = reply_logprob("aipo")
+    assert after > before + 1.0
+    before, after = reply_logprob("mask")
+    assert after < before + 0.5
+
+
+def test_dynamic_sampling_keeps_groups_with_signal(tmp_path: Path) -> None:
+    plain = make(tmp_path / "a", dynamic_sampling=0, prompts_per_step=4)
+    dynamic = make(tmp_path / "b", dynamic_sampling=6, prompts_per_step=4)
+
+    def informative(trajectories: list[Trajectory]) -> list[bool]:
+        groups = sorted({t.group for t in trajectories})
+        return [len({t.reward for t in trajectories if t.group == g}) > 1 for g in groups]
+
+    assert not all(informative(plain.collect()))
+    kept = dynamic.collect()
+    assert all(informative(kept))
+    assert sorted({t.group for t in kept}) == list(range(len(kept) // 4))
+
+
+def test_the_overlong_penalty_reaches_the_advantages(tmp_path: Path) -> None:
+    trainer = make(tmp_path, reward=lambda t: 0.0, overlong_buffer=16)
+    metrics, _ = trainer.train_step()
+    assert metrics["grad_norm"] > 0
+
+
+def test_metrics_and_tensorboard(tmp_path: Path) -> None:
+    trainer = make(tmp_path, eval_every=2)
+    trainer.train()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {
+        "reward", "grad_norm", "learning_rate", "tokens/policy", "tokens/agent", "tokens/prompt", "train/consult_rate",
+        "train/solo_accuracy", "train/assisted_accuracy", "seconds/rollout", "seconds/update",
+    } <= rows[0].keys()  # fmt: skip
+    assert {"agent/coefficient", "agent/floor_fraction", "agent/cap_fraction", "agent/trust_region_fraction"} <= set().union(*rows)
+    assert [("eval/solo_pass1" in row) for row in rows] == [False, True, False, True]
+    assert rows[-1]["rollouts"] == 4 * 12
+    traces = [t for t in read_traces(tmp_path / "traces.jsonl") if t.metadata["step"] == 1]
+    expected = rollout_metrics(traces)
+    assert {k: rows[0][k] for k in expected} == expected
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [e.step for e in board.Scalars("reward")] == [1, 2, 3, 4]
+    assert board.Scalars("reward")[0].value == pytest.approx(rows[0]["reward"])
+
+
+def test_learning_rate_schedule(tmp_path: Path) -> None:
+    trainer = make(tmp_path, steps=4, warmup_steps=2, learning_rate=0.01, final_learning_rate=0.5)
+    rates = [trainer.train_step()[0]["learning_rate"] for _ in range(4)]
+    assert rates == pytest.approx([0.005, 0.01 * 0.875, 0.01 * 0.75, 0.01 * 0.625])
+
+
+def test_the_trained_policy_can_be_loaded(tmp_path: Path) -> None:
+    from algorithms.policies import load_policy
+
+    trainer = make(tmp_path, steps=1)
+    trainer.train()
+    loaded = load_policy(str(tmp_path / "policy"))
+    assert equal(weights(trainer), dict(loaded.model.state_dict()))
+    assert loaded.codec.fingerprint == trainer.policy.codec.fingerprint
+
+
+def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, steps=2).train()
+    with pytest.raises(ConfigurationError, match="learning_rate"):
+        make(tmp_path, steps=2, learning_rate=0.5).train()
+
+
+def test_checkpoints_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, 1, {"x": torch.ones(3)})
+
+    def full_disk(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            save_checkpoint(tmp_path, 2, {"x": torch.ones(3)})
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-0000001"]
+    for step in (3, 4, 5):
+        save_checkpoint(tmp_path, step, {"x": torch.full((3,), float(step))})
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-0000004", "step-0000005"]
+    assert not list(tmp_path.glob(".*"))
+    assert load_checkpoint(tmp_path / "step-0000005")["x"].tolist() == [5, 5, 5]
+    (tmp_path / "step-0000005" / "state.pt").write_bytes(b"damaged")
+    with pytest.raises(DataFormatError, match="one before"):
+        load_checkpoint(tmp_path / "step-0000005")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"samples_per_prompt": 1}, "at least 2"),
+        ({"solo_share": 1.5}, "between 0 and 1"),
+        ({"steps": -1}, "steps must be at least 0"),
+        ({"learning_rate": 0.0}, "above 0"),
+        ({"sampling": SamplingConfig(temperature=0.0)}, "temperature must be above 0"),
+        ({"sampling": SamplingConfig(top_p=0.9)}, "top_p=1"),
+        ({"overlong_buffer": 17}, "max_tokens"),
+    ],
+)
+def test_configs_that_cannot_work(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        config(tmp_path, **fields)
+
+
+def test_a_solo_environment_has_no_assisted_rollouts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="-consult"):
+        Trainer(config(tmp_path, env="rulebook"), policy=tiny_policy())
+    trainer = Trainer(config(tmp_path, env="rulebook", solo_share=1.0), policy=tiny_policy())
+    _, trajectories = trainer.train_step()
+    assert not any(t.assisted for t in trajectories)
+
+
+def test_the_config_needs_no_torch() -> None:
+    code = "import sys, algorithms.config, algorithms.train_config, algorithms.commands; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert dataclasses.is_dataclass(TrainConfig)

@@ -1,0 +1,172 @@
+r"""Answers that try to hang, crash, escape from or fool the grader."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aipo_env.grading import Grader, Verdict
+from aipo_env.grading.clean import Refused, clean
+from aipo_env.grading.guard import check_for_algebra
+from aipo_env.grading.parser import Unreadable, parse
+
+BOMBS = [
+    "9^9^9^9^9",
+    r"2^{2^{2^{2^{2^{2}}}}}",
+    "10^{10^{10}}",
+    "1e999999",
+    "100000!",
+    "((10!)!)!",
+    r"\binom{100000}{50000}",
+    r"\sum_{a=1}^{1999}\sum_{b=1}^{1999}\sum_{c=1}^{1999} abc",
+    r"\prod_{k=1}^{1999} k^k",
+    "1" + "+1" * 900,
+    "-" * 1900 + "1",
+    "(" * 1900,
+    "(" * 50 + "1" + ")" * 50,
+    r"\frac{1}" * 250,
+    r"\sqrt{" * 50 + "2" + "}" * 50,
+    r"\text{" * 300,
+    "x^" * 900 + "x",
+    "1/" * 900 + "1",
+    "|" * 1900,
+    "%" * 1900,
+    "'" * 1900,
+    "9" * 1900,
+    "0." + "0" * 1900 + "1",
+    "1," * 900 + "1",
+    r"\pm 1" * 60,
+    "answer" + " " * 1900 + "x",
+    r"\begin{pmatrix}" * 100,
+    r"\begin{pmatrix}" + r"\\".join(["&".join([r"\sqrt{2}"] * 9)] * 9) + r"\end{pmatrix}",
+    r"\{" + ",".join(map(str, range(400))) + r"\}",
+    ",".join(rf"\sqrt{{{i}}}" for i in range(200)),
+    r"\cup".join(f"({i},{i + 1})" for i in range(0, 200, 2)),
+    r"(x+1)^{60}(x+y)^{60}(y+z)^{60}",
+    r"\lim_{x\to 0}\lim_{y\to 0} (\sin x)^{\tan y}",
+    r"\int_0^{\infty} \sin(x^x) e^{-x^2} dx",
+    "=".join("abcdefghij" * 20),
+    "<".join("abcdefghij" * 20),
+    "x" * 5_000_000,
+    " " * 5_000_000,
+]
+GOLDS = ["2", r"\{1,2\}", r"(1,\infty)", "x^2+1", r"\begin{pmatrix}1\\2\end{pmatrix}", r"\text{odd}"]
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb[:20])
+def test_bombs_get_a_verdict_in_time(grader: Grader, bomb: str) -> None:
+    for gold in GOLDS:
+        started = time.perf_counter()
+        grade = grader.grade_answer(gold, bomb)
+        assert time.perf_counter() - started < 1.5  # 1 s, and slack for a busy machine
+        assert not grade.correct, (gold, grade)
+    assert grader.grade_answer("5", "10/2").correct
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "3 or 4",
+        "3, 4",
+        "3,3",
+        r"\{3, 4\}",
+        "2=3",
+        "3=4",
+        "x",
+        "x=3 or x=4",
+        r"3 \pm 0.5",
+        "3 (or maybe 4)",
+        "3 but perhaps 4",
+        r"3 \text{ or so } 4",
+        r"2 \le x \le 4",
+        r"x \in \mathbb{R}",
+        "300",
+        "0.03",
+        r"\text{3}4",
+        "3 4",
+        "3_",
+        "3\u0301",
+        "\u0663",
+        "\uff13",
+        "\U0001d7d1",
+        "\u2462",
+        "3\x00",
+        "\ud800",
+        "None",
+        "nan",
+        "True",
+        r"\boxed{2}\boxed{3}",
+        r"\max(3, x)",
+        "-3",
+        "\u22123",
+    ],
+)
+def test_hedges_and_lookalikes_are_not_accepted(grader: Grader, answer: str) -> None:
+    assert not grader.grade_answer("3", answer).correct
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "__import__('os').system('touch {path}')",
+        "open('{path}', 'w')",
+        "[open('{path}', 'w')]",
+        "().__class__.__base__.__subclasses__()",
+        "exec(\"open('{path}','w')\")",
+        "(lambda: open('{path}', 'w'))()",
+        r"\write18{{touch {path}}}",
+        r"\input{{{path}}}",
+        "print(3) or open('{path}','w').close()",
+        "f(open('{path}','w'))",
+    ],
+)
+@pytest.mark.parametrize("gold", ["3", "x+1", r"\begin{pmatrix}1\\2\end{pmatrix}"])
+def test_code_is_text(grader: Grader, tmp_path: Path, code: str, gold: str) -> None:
+    target = tmp_path / "written"
+    children = set(grader.worker_pids)
+    assert not grader.grade_answer(gold, code.format(path=target)).correct
+    assert not target.exists()
+    assert set(grader.worker_pids) == children or grader.grade_answer("5", "10/2").correct
+
+
+def test_a_gold_is_never_matched_by_what_is_unreadable(grader: Grader) -> None:
+    assert grader.grade_answer("2", "((2").verdict is Verdict.UNPARSABLE
+    assert grader.grade_answer("2", r"\frac{2}").verdict is Verdict.UNPARSABLE
+
+
+PIECES = st.sampled_from(
+    [*"0123456789abxyz+-*/^_=<>(){}[]|,;:!'&%$.", " ", "\\", "\\\\", "\\frac", "\\sqrt", "\\text{", "\\sum_{k=1}^{n}",
+     "\\int_0^1", "\\lim_{x\\to0}", "\\sin", "\\log_", "\\cup", "\\pm", "\\infty", "\\begin{pmatrix}", "\\end{pmatrix}",
+     "\\binom", "\\left", "\\right", "^\\circ", "\\%", "dx", "cm", "and", "or", "\\overline{", "\\gcd", "\\mod", "é", "\x07"]
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(PIECES, max_size=50).map("".join))
+def test_cleaning_and_parsing_only_ever_refuse(text: str) -> None:
+    try:
+        cleaned = clean(text)
+        check_for_algebra(cleaned)
+        parse(cleaned)
+    except (Refused, Unreadable):
+        pass
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(PIECES, min_size=1, max_size=25).map("".join), st.sampled_from(["2", "x+1", "1,2", "(0,1)"]))
+def test_grading_never_raises_and_everything_equals_itself(grader: Grader, text: str, gold: str) -> None:
+    grade = grader.grade_answer(gold, text, timeout=0.5)
+    assert grade.correct == (grade.verdict is Verdict.CORRECT)
+    if text.strip():
+        assert grader.grade_answer(text, text).correct
+
+
+def test_the_pool_is_intact_afterwards(grader: Grader) -> None:
+    assert len(grader.worker_pids) == 3
+    for pid in grader.worker_pids:
+        os.kill(pid, 0)

@@ -1,0 +1,96 @@
+r"""The labelled rows of the shared data: the numbers that the grader promises."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aipo_env.grading import Grade, Grader
+from aipo_env.grading.cli import GradeSummary, grade_file
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        pytest.skip(f"{path} is not here; set AIPO_TEST_DATA to a folder that has it")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _grade(grader: Grader, row: dict[str, Any]) -> Grade:
+    grade = grader.grade_text if row["form"] == "text" else grader.grade_answer
+    return grade(row["gold"], row["pred"])
+
+
+def _grade_file(path: Path, output: Path, grader: Grader) -> GradeSummary:
+    if not path.exists():
+        pytest.skip(f"{path} is not here; set AIPO_TEST_DATA to a folder that has it")
+    return grade_file(path, output, grader=grader)
+
+
+def test_answer_pairs(grading_data: Path, tmp_path: Path, grader: Grader) -> None:
+    summary = _grade_file(grading_data / "answer_pairs_dev.jsonl", tmp_path / "out.jsonl", grader)
+    assert summary.scored > 300
+    assert summary.accuracy is not None
+    assert summary.accuracy >= 0.985
+    assert summary.false_positives <= 1
+    assert summary.p99_ms <= 150
+
+
+def test_rewritings_of_math500(grading_data: Path, tmp_path: Path, grader: Grader) -> None:
+    summary = _grade_file(grading_data / "math500_rewrites_dev.jsonl", tmp_path / "out.jsonl", grader)
+    assert summary.accuracy is not None
+    assert summary.accuracy >= 0.999
+    assert summary.false_positives == 0
+    assert summary.median_ms <= 0.05
+
+
+def test_hostile_rows(grading_data: Path, grader: Grader) -> None:
+    for row in _rows(grading_data / "hostile_dev.jsonl"):
+        started = time.perf_counter()
+        grade = _grade(grader, row)
+        assert time.perf_counter() - started < 1.2, row["id"]
+        if row["equal"] is not None:
+            assert grade.correct == row["equal"], (row["id"], grade)
+    assert len(grader.worker_pids) == 3
+
+
+# What our policy says where public graders disagree. A number stands for any row of that kind.
+CONVENTIONS = {
+    "percent": "a percent sign on one side is a unit or a factor; without a sign a factor of 100 is an error",
+    "ordered list": "a bare list has no order",
+    "bracket kind": "brackets of different kinds differ, and tuples are ordered",
+    "clock time": "a time is the same on both clocks",
+    "unit dropped": "a unit may be missing on one side",
+    "double-escaped": "text that was escaped twice is read as escaped once",
+    "matrix vs list": "a vector may be written as a tuple",
+    "approximation": "rounding applies to a whole answer, not inside an equation",
+    "2^(1/2^1000) is not 1": "values closer than 1e-11 are one value",
+    "function name": "y = ... and f(x) = ... name the same graph",
+}
+
+
+def _convention(row: dict[str, Any]) -> bool:
+    kind, gold, answer = row["contested"], row["gold"], row["pred"]
+    if kind == "percent":
+        return row["form"] == "text" or "%" in gold + answer
+    return kind not in ("bracket kind", "approximation")
+
+
+def test_contested_rows_follow_the_stated_conventions(grading_data: Path, grader: Grader) -> None:
+    rows = [row for row in _rows(grading_data / "answer_pairs_dev.jsonl") if row.get("contested")]
+    assert rows
+    for row in rows:
+        assert row["contested"] in CONVENTIONS
+        assert _grade(grader, row).correct == _convention(row), row
+
+
+def test_whole_solutions(data_folder: Path, grader: Grader) -> None:
+    for row in _rows(data_folder / "math500" / "test.jsonl")[::3]:
+        assert grader.grade_text(row["answer"], row["solution"]).correct, row["unique_id"]
+    for row in _rows(data_folder / "gsm8k" / "test.jsonl")[::5]:
+        gold = row["answer"].rpartition("####")[2].strip()
+        assert grader.grade_text(gold, row["answer"]).correct
+        assert grader.grade_text(gold, f"So the answer is {gold} in all.").correct

@@ -1,0 +1,42 @@
+"""Shared by the tests of this folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from aipo_env.errors import ConfigurationError
+from aipo_env.grading.code import CodeGrader
+
+
+def _can_isolate() -> bool:
+    if sys.platform != "linux":
+        return False
+    try:
+        with CodeGrader(1) as grader:
+            return grader.isolation().is_sandbox
+    except ConfigurationError:
+        return False
+
+
+needs_sandbox = pytest.mark.skipif(not _can_isolate(), reason="this machine does not permit namespaces")
+
+
+def processes_below(pid: int) -> set[int]:
+    """The process ids of all living descendants."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(folder.name)] = int(fields[1])
+    found = {pid}
+    while True:
+        more = {child for child, parent in parents.items() if parent in found} - found
+        if not more:
+            return found - {pid}
+        found |= more
