@@ -129,3 +129,8 @@ def rulebook_entries() -> list[Entry]:
         return Entry(title, define(symbol), keywords="rulebook operator rule digits expansion", origin="rulebook")
 
     return [entry(symbol) for symbol in SYMBOLS]
+
+
+def knowledge_without_expansions() -> KnowledgeAgent:
+    """A `KnowledgeAgent` that states a rulebook operator's rule in words and leaves expanding it to the asker."""
+    return KnowledgeAgent(expand=False)

@@ -53,8 +53,7 @@ class TokenCodec(Protocol):
         ...
 
     def encode_next_turn(self, text: str) -> list[int]:
-        """What follows an ended turn: `text` from the environment (with the chat template's turn markers), then the
-        policy's turn opened again."""
+        """What follows an ended turn: the environment's text in the chat template's markers, the policy's turn reopened."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -119,7 +119,8 @@ def make_agent(agent: AgentLike, name: str) -> Agent:
     """Turns whatever stands for an agent into one.
 
     Args:
-        agent: an agent (returned as it is), a class, a function `str -> str`, a registered name, or an import path.
+        agent: an agent (returned as it is), a class or function without arguments that makes one, a function
+            `str -> str`, a registered name, or an import path.
         name: the name under which it will be addressed.
     """
     if isinstance(agent, str):
@@ -138,11 +139,22 @@ def make_agent(agent: AgentLike, name: str) -> Agent:
     if isinstance(agent, Agent) and inspect.iscoroutinefunction(agent.respond):
         return agent
     if callable(agent):
+        if not _takes_arguments(agent):
+            return make_agent(agent(), name)  # type: ignore[arg-type]
         return as_agent(agent, name)  # type: ignore[arg-type]
     raise ConfigurationError(
         f"the agent {name!r} must have a `name` and an `async def respond(self, request) -> Reply`, or be a function "
         f"`str -> str`, a registered name, or an import path 'package.module:Class'; got {type(agent).__name__}."
     )
+
+
+def _takes_arguments(function: Callable[..., object]) -> bool:
+    """Whether a function needs arguments: one that needs none makes an agent, one that takes a query is an agent."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some built-in functions have no signature; all of those take arguments
+        return True
+    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 def parse_agents(texts: Sequence[str]) -> dict[str, str] | None:
@@ -238,19 +250,21 @@ def make(
     fields = {field.name for field in dataclasses.fields(EpisodeConfig)}
     rules = {k: v for k, v in spec.options.items() if k in fields}
     rules |= {k: v for k, v in given.items() if v is not None}
+    own_tasks = tasks
+    if tasks is None:
+        tasks = make_tasks(env_id, split=split, **task_options)
+    elif task_options or split is not None:
+        raise ConfigurationError("tasks= brings its own options; do not pass split or task options beside it.")
+    asked_agents = agents
     if agents is None:
-        agents = spec.options.get("agents", DEFAULT_AGENTS)
+        # A task family may know which helpers make sense for it.
+        agents = getattr(tasks, "default_agents", None) or spec.options.get("agents", DEFAULT_AGENTS)
     if isinstance(agents, str):
         raise ConfigurationError(
             f"agents is a list of names or a mapping, got the text {agents!r}; write agents=[{agents!r}]."
         )
     named: dict[str, AgentLike] = dict(agents) if isinstance(agents, Mapping) else {name: name for name in agents}
     config = EpisodeConfig(agents=tuple(named), assisted=spec.assisted, **rules)
-    own_tasks = tasks
-    if tasks is None:
-        tasks = make_tasks(env_id, split=split, **task_options)
-    elif task_options or split is not None:
-        raise ConfigurationError("tasks= brings its own options; do not pass split or task options beside it.")
     env = ConsultEnv(
         tasks,
         # Nobody answers in a solo episode; its helpers are only names in the prompt.
@@ -267,7 +281,7 @@ def make(
     )
     # With its spec an environment can be made again: Gymnasium's checker and vector environments do so.
     asked = {
-        "agents": agents,
+        "agents": asked_agents,
         "consult_timeout": consult_timeout,
         "split": split,
         "prompt": prompt,

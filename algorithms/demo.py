@@ -45,7 +45,9 @@ LABELS = {
 }
 
 
-def demo_config(method: str, out: Path, *, seed: int = 0, steps: int | None = None) -> TrainConfig:
+def demo_config(
+    method: str, out: Path, *, seed: int = 0, steps: int | None = None, test_tasks: int = TEST_TASKS
+) -> TrainConfig:
     """The run of one method; "start" is the same run of zero steps."""
     agent_loss, solo_share = METHODS.get(method, ("mask", 0.5))
     return TrainConfig(
@@ -58,13 +60,21 @@ def demo_config(method: str, out: Path, *, seed: int = 0, steps: int | None = No
         solo_share=solo_share,
         objective=ObjectiveConfig(agent_loss=agent_loss),
         sampling=SamplingConfig(max_tokens=48),
-        eval_tasks=TEST_TASKS,
+        eval_tasks=test_tasks,
         eval_samples=TEST_SAMPLES,
         trace_every=20,
     )
 
 
-def run_demo(out: Path, *, seed: int = 0, full: bool = False, steps: int | None = None, processes: int = 2) -> Path:
+def run_demo(
+    out: Path,
+    *,
+    seed: int = 0,
+    full: bool = False,
+    steps: int | None = None,
+    processes: int = 2,
+    test_tasks: int = TEST_TASKS,
+) -> Path:
     """Trains every method, prints the comparison, and writes it to `out`.
 
     Args:
@@ -73,6 +83,7 @@ def run_demo(out: Path, *, seed: int = 0, full: bool = False, steps: int | None 
         full: adds clone and luffy.
         steps: optimizer steps of each method.
         processes: methods trained at the same time.
+        test_tasks: problems of the final measurement.
 
     Returns:
         The path of summary.json.
@@ -87,10 +98,11 @@ def run_demo(out: Path, *, seed: int = 0, full: bool = False, steps: int | None 
         "Training the embedded policy (0.3 M parameters) on [bold]rulebook-consult[/]: problems such as 473@128=, where only "
         "the Knowledge helper knows what @ means."
     )
-    results = _train_all(["start", *methods], out, seed, steps, max(1, processes))
+    configs = {m: demo_config(m, out, seed=seed, steps=steps, test_tasks=test_tasks) for m in ["start", *methods]}
+    results = _train_all(configs, max(1, processes))
     summary: dict[str, object] = {name: dataclasses.asdict(results[name]) for name in ["start", "grpo", "mask", "aipo"]}
     summary |= {name: dataclasses.asdict(results[name]) for name in methods if name not in summary}
-    config = demo_config("aipo", out, seed=seed, steps=steps)
+    config = configs["aipo"]
     per_step = config.prompts_per_step * config.samples_per_prompt
     summary |= {
         "seed": seed,
@@ -120,25 +132,25 @@ class Result:
     """Training time of this method, in its process."""
 
 
-def _train_all(methods: list[str], out: Path, seed: int, steps: int | None, processes: int) -> dict[str, Result]:
+def _train_all(configs: Mapping[str, TrainConfig], processes: int) -> dict[str, Result]:
     """Trains the methods in processes of one thread each, which on small models is faster than threads."""
     context = multiprocessing.get_context("spawn")
     results: dict[str, Result] = {}
     with concurrent.futures.ProcessPoolExecutor(processes, context) as pool, make_progress() as progress:
-        futures = {pool.submit(_train_one, m, str(out), seed, steps): m for m in methods}
-        bars = {m: progress.add_task(m, total=demo_config(m, out, steps=steps).steps, note="") for m in methods[1:]}
+        futures = {pool.submit(_train_one, config): method for method, config in configs.items()}
+        bars = {m: progress.add_task(m, total=config.steps, note="") for m, config in configs.items() if config.steps}
         waiting = set(futures)
         while waiting:
             finished, waiting = concurrent.futures.wait(waiting, timeout=0.5)
             for future in finished:
                 results[futures[future]] = future.result()
             for method, bar in bars.items():
-                if metrics := _last_metrics(out / method / "metrics.jsonl"):
+                if metrics := _last_metrics(configs[method].out / "metrics.jsonl"):
                     progress.update(bar, completed=int(metrics["step"]), note=describe(metrics))
     return results
 
 
-def _train_one(method: str, out: str, seed: int, steps: int | None) -> Result:
+def _train_one(config: TrainConfig) -> Result:
     import torch
 
     from algorithms.progress import quiet_libraries
@@ -146,7 +158,7 @@ def _train_one(method: str, out: str, seed: int, steps: int | None) -> Result:
 
     torch.set_num_threads(1)
     quiet_libraries()
-    trainer = Trainer(demo_config(method, Path(out), seed=seed, steps=steps))
+    trainer = Trainer(config)
     history = trainer.train()
     final = history[-1] if history else trainer.evaluate()
     return Result(
@@ -169,7 +181,7 @@ def _last_metrics(path: Path) -> dict[str, float] | None:
 
 def _table(results: Mapping[str, Result], methods: list[str], config: TrainConfig) -> Table:
     table = Table(
-        title=f"{TEST_TASKS} test problems, {TEST_SAMPLES} samples each; {config.steps} steps, seed {config.seed}",
+        title=f"{config.eval_tasks} test problems, {TEST_SAMPLES} samples each; {config.steps} steps, seed {config.seed}",
         title_justify="left",
     )
     for name in ("", "solo pass@1", "solo pass@8", "assisted pass@1", "training, s"):

@@ -89,7 +89,7 @@ class TrainConfig:
     checkpoint_every: int = 50
     """Steps between checkpoints; 0 writes one at the end alone."""
     trace_every: int = 25
-    """Steps between batches whose trajectories are written to traces.jsonl; 0 writes none."""
+    """Steps between batches whose trajectories are written to traces.jsonl, the first batch included; 0 writes none."""
     device: str = "cpu"
     """A torch device."""
 

@@ -212,7 +212,7 @@ class Trainer:
                 last = self.step == self.config.steps
                 if self._due(self.config.eval_every) or last:
                     metrics |= self.evaluate()
-                if self._due(self.config.trace_every):
+                if self._due(self.config.trace_every) or (self.step == 1 and self.config.trace_every):
                     for trajectory in trajectories:
                         trajectory.metadata["step"] = self.step
                         traces.write(trajectory)

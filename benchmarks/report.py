@@ -93,7 +93,8 @@ def print_report(
     title: str, about: JSON, columns: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]
 ) -> None:
     """Prints the machine, a table and the notes under it."""
-    console = Console(width=max(100, Console().width), highlight=False)
+    # Wide enough for the table where the output goes to a file.
+    console = Console(width=max(132, Console().width), highlight=False)
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")
@@ -101,10 +102,10 @@ def print_report(
         table.add_row(*row)
     for name, value in about.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
-        console.print(f"{name}: {shown}", markup=False)
+        console.print(f"{name}: {shown}", markup=False, soft_wrap=True)
     console.print(table)
     for note in notes:
-        console.print(f"- {note}", markup=False)
+        console.print(f"- {note}", markup=False, soft_wrap=True)
 
 
 def write_json(path: Path, report: JSON) -> None:

@@ -313,7 +313,7 @@ def run_pair(settings: Settings, seed: int, on_step: Callable[[], None]) -> tupl
 def _run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
     """TRL's run, with a call of `between` after each of its steps, which is not in its time."""
     from datasets import Dataset
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     policy = make_policy(settings, seed)
@@ -332,7 +332,9 @@ def _run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
         else:
             rewards = [right_reward(codec.decode(i), g) for i, g in zip(completion_ids, gold, strict=True)]
         lengths = [len(ids) for ids in completion_ids]
-        current.add(Run(sum(lengths), trained_tokens(rewards, lengths, settings.samples), 0, len(lengths), sum(rewards)))
+        current.add(
+            Run(sum(lengths), trained_tokens(rewards, lengths, settings.samples), 0, len(lengths), sum(rewards))
+        )
         return rewards
 
     class TakeTurns(TrainerCallback):  # type: ignore[misc]
@@ -385,6 +387,7 @@ def _run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
             processing_class=policy.tokenizer,
             callbacks=[TakeTurns()],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return total
 
@@ -487,7 +490,7 @@ def print_speeds(result: dict[str, object]) -> None:
     """The report as a table."""
     summary: dict[str, dict[str, report.Spread]] = result["summary"]  # type: ignore[assignment]
     settings: dict[str, object] = result["settings"]  # type: ignore[assignment]
-    labels = {"aipo": "AIPO", "trl": "TRL GRPOTrainer", "aipo_with_helpers": "AIPO, half assisted (no comparison)"}
+    labels = {"aipo": "AIPO", "trl": "TRL GRPOTrainer", "aipo_with_helpers": "AIPO, half assisted"}
     rows = [
         [
             label,
@@ -516,11 +519,12 @@ def print_speeds(result: dict[str, object]) -> None:
     if "aipo_with_helpers" in summary:
         replies = summary["aipo_with_helpers"]["replies_per_second"].text()
         notes.append(f"With helpers another {replies} reply tokens per second are fed and trained on.")
+    notes.append(f"Tokens: {result['unit']}. The row with helpers is ours alone, and no comparison.")
     notes.append(f"Medians over {settings['repeats']} repeats of {settings['steps']} steps (least .. largest).")
     notes.append("What is equal and what is not: `python -c 'import benchmarks.trainer_speed as t; help(t)'`.")
     about: dict[str, object] = result["machine"]  # type: ignore[assignment]
     shown = {"settings": {k: v for k, v in settings.items() if k != "json"}}
-    columns = ["", f"{result['unit']} / s", "/ processor s", "mean length", "trained", "reward"]
+    columns = ["", "tokens / s", "tokens / processor s", "mean length", "trained", "reward"]
     report.print_report("Trainer speed", about | shown, columns, rows, notes)
 
 

@@ -10,9 +10,12 @@ from aipo_env.grading.scalars import Outcome
 
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\text\{)?\s*([apAP])?\.?\s*([mM])?\.?\s*\}?")
 _WRAPPER = re.compile(r"\\text\{([^{}]*)\}")
-_NOT_WORDS = re.compile(r"[^\W_]+")
-_WORDS = re.compile(r"[A-Za-z\u00c0-\U0010ffff\s\-.,;:!?'\"()&/]+")
-_NOT_A_WORD = re.compile(r"\\(?!text)")
+_WORD = re.compile(r"[^\W_]+")
+# Marks that may be dropped between words; what can be an operator may not.
+_SOFT = re.compile(r"[A-Za-z\u00c0-\U0010ffff\s.,;:!?'\"()&]+")
+_JOINT = re.compile(r"(?<=[^\W\d_]{2})[-/](?=[^\W\d_]{2})")
+_COMMAND = re.compile(r"\\(?!text)")
+_ARTICLE = re.compile(r"(?:an?|the) (?=\w{3})", re.IGNORECASE)
 
 
 def compare_words(
@@ -23,27 +26,25 @@ def compare_words(
         times = _clock(gold_text), _clock(answer_text)
         if times[0] is not None and times[1] is not None and "".join(_halves(gold_text) + _halves(answer_text)):
             return Outcome(times[0] == times[1], "clock")
-    if _NOT_A_WORD.search(gold_text) or not any(char.isalpha() for char in gold_text):
+    if not (gold is None or isinstance(gold, Text)) or not any(char.isalpha() for char in gold_text):
         return None
-    gold_words = _plain(gold_text)
-    if gold_words is None:
-        return None
-    answer_words = _plain(answer_text)
-    if answer_words is not None and _same(gold_words, answer_words, policy):
+    gold_words, answer_words = _plain(gold_text), _plain(answer_text)
+    if gold_words is not None and answer_words is not None and _same(gold_words, answer_words, policy):
         return Outcome(True, "text")
-    if isinstance(gold, Text) or (gold is None and "\\text" in gold_text):
+    if isinstance(gold, Text) or (gold_words is not None and "\\text" in gold_text):
         return Outcome(False, "text")
     return None
 
 
 def _plain(text: str) -> str | None:
-    """Return the words of a text without markup and punctuation; None if it is not all words."""
-    if _NOT_A_WORD.search(text):
+    """Return the words of a text without markup and punctuation; None if it has mathematics.
+
+    Where a digit or a sign stands among the words, everything but blanks counts.
+    """
+    if _COMMAND.search(text):
         return None
-    bare = _WRAPPER.sub(r"\1", text)
-    if _WORDS.fullmatch(bare) is None and "\\text" not in text:
-        return None
-    return " ".join(_NOT_WORDS.findall(bare))
+    bare = _JOINT.sub(" ", _WRAPPER.sub(r"\1", text))
+    return " ".join(_WORD.findall(bare) if _SOFT.fullmatch(bare) else bare.split()).rstrip(".")
 
 
 def _same(gold: str, answer: str, policy: GradingPolicy) -> bool:
@@ -51,6 +52,7 @@ def _same(gold: str, answer: str, policy: GradingPolicy) -> bool:
         return False
     if len(gold) > 1 and policy.text_case == "ignore":
         gold, answer = gold.casefold(), answer.casefold()
+    gold, answer = _ARTICLE.sub("", gold, count=1), _ARTICLE.sub("", answer, count=1)
     return gold == answer or (len(gold) > 3 and gold.replace(" ", "") == answer.replace(" ", ""))
 
 

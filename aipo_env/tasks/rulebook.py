@@ -13,6 +13,11 @@ Levels:
     2. two operands, one operator: `473@128`
     3. nested: `(473@128)#305142`
     4. an operator that is defined through others: `473$128`, which is `(473@128)#128128`
+
+Variants:
+    "expand": Knowledge answers `473@128` with its whole expansion.
+    "steps": Knowledge only states the rule in words. Reasoning gives one place at a time (`473@128`: `4+4+1`, then
+    `473@128:4+4+1`: `7+7+2`), and Verify tells a wrong sum (`4+4+1=10`). So all three helpers matter.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from aipo_env.tasks.base import Task, check_index
 
 Split = Literal["train", "test"]
 Style = Literal["words", "terse"]
+Variant = Literal["expand", "steps"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -182,6 +188,7 @@ class RulebookTasks:
         digits: digits per operand, 2 to 8. Three are the least for which guessing is hopeless (more than 10,000
             answers).
         operators: restricts the operators drawn; the default is all of the level.
+        variant: which helpers give what, see the module's docstring.
         style: "words" states the problem for a language model, "terse" is the bare `473@128=` for tiny policies.
     """
 
@@ -196,6 +203,7 @@ class RulebookTasks:
         seed: int = 0,
         digits: int = 3,
         operators: Sequence[str] | None = None,
+        variant: Variant = "expand",
         style: Style = "words",
     ) -> None:
         if split not in ("train", "test"):
@@ -204,6 +212,8 @@ class RulebookTasks:
             raise ConfigurationError(f"rulebook levels are 1 to 4, got level={level!r}.")
         if not 2 <= digits <= 8:
             raise ConfigurationError(f"digits must be 2 to 8 per operand, got digits={digits!r}.")
+        if variant not in ("expand", "steps"):
+            raise ConfigurationError(f"variant must be 'expand' or 'steps', got {variant!r}.")
         if style not in ("words", "terse"):
             raise ConfigurationError(f"style must be 'words' or 'terse', got {style!r}.")
         if isinstance(operators, str):
@@ -215,6 +225,11 @@ class RulebookTasks:
             )
         self.split, self.level, self.seed, self.digits, self.style = split, level, seed, digits, style
         self.operators = tuple(operators) if operators is not None else LEVELS[level]
+        self.variant = variant
+        self.default_agents: dict[str, str] = {}
+        if variant == "steps":
+            knowledge = "aipo_agents.knowledge:knowledge_without_expansions"
+            self.default_agents = {"verify": "verify", "knowledge": knowledge, "reasoning": "reasoning"}
 
     def task(self, index: int) -> Task:
         """The task with this index."""

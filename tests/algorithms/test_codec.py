@@ -47,9 +47,7 @@ def test_prompts_start_with_the_start_token_or_the_chat_template() -> None:
 def test_the_next_turn_follows_the_chat_template() -> None:
     assert CODEC.encode_next_turn("hi") == CODEC.encode("hi")
     chat = AutoTokenizer.from_pretrained(Path("algorithms/policies/embedded"))
-    chat.chat_template = (
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}<eos>{% endif %}|{% endfor %}[assistant]"
-    )
+    chat.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}<eos>{% endif %}|{% endfor %}[assistant]"
     codec = TransformersCodec(chat)
     assert codec.decode(codec.encode_next_turn("<eos>no")) == "|[user]<eos>no|[assistant]"
     assert codec.encode_next_turn("<eos>no").count(2) == 0

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import aipo_env
-import pytest
-from aipo_env import ConsultEnv, Source, Trajectory
+from aipo_env import ConsultEnv, Source
 from aipo_env.errors import ConfigurationError
 from algorithms.batch import micro_batches
 from algorithms.decoder import BatchDecoder
@@ -170,7 +170,7 @@ def test_sampling_follows_the_distribution() -> None:
 def test_policy_and_environment_must_share_the_tokenizer() -> None:
     policy = tiny_policy()
     for codec in (None, CharacterCodec()):
-        with pytest.raises(ConfigurationError, match="codec=policy.codec"):
+        with pytest.raises(ConfigurationError, match=r"codec=policy\.codec"):
             Roller(policy, make_env(policy, codec=codec), SamplingConfig())
 
 
@@ -185,5 +185,3 @@ def test_a_broken_helper_propagates_and_leaves_the_model_as_it_was() -> None:
     with pytest.raises(ZeroDivisionError):
         Roller(policy, env, SamplingConfig(max_tokens=40)).rollout(requests(24), seed=2)
     assert policy.model.training
-
-

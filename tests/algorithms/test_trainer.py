@@ -77,7 +77,9 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path, updates: int) -> None:
     assert equal(weights(resumed), weights(whole))
     for key in ("exp_avg", "exp_avg_sq"):
         for first, second in zip(
-            whole.optimizer.state_dict()["state"].values(), resumed.optimizer.state_dict()["state"].values(), strict=True
+            whole.optimizer.state_dict()["state"].values(),
+            resumed.optimizer.state_dict()["state"].values(),
+            strict=True,
         ):
             assert torch.equal(first[key], second[key])
     assert without_times(again)[2:] == without_times(history)[2:]
@@ -232,7 +234,12 @@ def test_metrics_and_tensorboard(tmp_path: Path) -> None:
         "reward", "grad_norm", "learning_rate", "tokens/policy", "tokens/agent", "tokens/prompt", "train/consult_rate",
         "train/solo_accuracy", "train/assisted_accuracy", "seconds/rollout", "seconds/update",
     } <= rows[0].keys()  # fmt: skip
-    assert {"agent/coefficient", "agent/floor_fraction", "agent/cap_fraction", "agent/trust_region_fraction"} <= set().union(*rows)
+    assert {
+        "agent/coefficient",
+        "agent/floor_fraction",
+        "agent/cap_fraction",
+        "agent/trust_region_fraction",
+    } <= set().union(*rows)
     assert [("eval/solo_pass1" in row) for row in rows] == [False, True, False, True]
     assert rows[-1]["rollouts"] == 4 * 12
     traces = [t for t in read_traces(tmp_path / "traces.jsonl") if t.metadata["step"] == 1]
@@ -313,6 +320,8 @@ def test_a_solo_environment_has_no_assisted_rollouts(tmp_path: Path) -> None:
 
 
 def test_the_config_needs_no_torch() -> None:
-    code = "import sys, algorithms.config, algorithms.train_config, algorithms.commands; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, algorithms.config, algorithms.train_config, algorithms.commands; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert dataclasses.is_dataclass(TrainConfig)

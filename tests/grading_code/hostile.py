@@ -34,7 +34,7 @@ FUNCTIONAL_CHEATS = {
         "  if type(o).__name__=='CodeTest': return o.output"
     ),
     "patch_json": (
-        "import json\ndef f(x):\n json.dumps=lambda *a,**k:'{\"value\": true, \"verdict\": \"pass\", \"passed\": 1}'\n return 1"
+        'import json\ndef f(x):\n json.dumps=lambda *a,**k:\'{"value": true, "verdict": "pass", "passed": 1}\'\n return 1'
     ),
     "patch_harness": (
         "import sys\ndef f(x):\n for n,m in list(sys.modules.items()):\n  if n.startswith('runner') or n=='__main__':\n"
@@ -49,7 +49,7 @@ FUNCTIONAL_CHEATS = {
         "  m=types.ModuleType(n); m.__getattr__=lambda a:(lambda *p,**k:True); sys.modules[n]=m\n return True"
     ),
     "forged_report": (
-        "import os\ndef f(x):\n os.write(3,b'{\"value\": null}\\n{\"verdict\": \"pass\"}\\nready [\"user\"]\\n')\n os._exit(0)"
+        'import os\ndef f(x):\n os.write(3,b\'{"value": null}\\n{"verdict": "pass"}\\nready ["user"]\\n\')\n os._exit(0)'
     ),
     "forged_frame": "import os\ndef f(x):\n os.write(3,b'\\x00\\x00\\x00\\x02{}'*9)\n return {'passed':1,'correct':True}",
     "no_value": "import os\ndef f(x): os._exit(0)",
@@ -59,14 +59,10 @@ FUNCTIONAL_CHEATS = {
     "generator": "def f(x): return (i for i in [1])",
     "missing": "def g(x): return 1",
     "not_callable": "f=5",
-    "hostile_error": (
-        "class E(Exception):\n def __str__(s): raise s\n __repr__=__str__\ndef f(x): raise E()"
-    ),
+    "hostile_error": ("class E(Exception):\n def __str__(s): raise s\n __repr__=__str__\ndef f(x): raise E()"),
     "endless_error": "class E(Exception):\n def __str__(s):\n  while 1: pass\ndef f(x): raise E()",
     "base_exception": "class E(BaseException): pass\ndef f(x): raise E()",
-    "getattribute": (
-        "class Solution:\n def __getattribute__(s,n): return lambda *a:{'pass':True}\n"
-    ),
+    "getattribute": ("class Solution:\n def __getattribute__(s,n): return lambda *a:{'pass':True}\n"),
     "close_report": "import os\ndef f(x):\n os.closerange(0,100)\n return 1",
     "swap_report": "import os\ndef f(x):\n os.dup2(1,3)\n print('{\"value\": 1}')\n return 1",
     "integer_bomb": "def f(x): return 9**9**7",

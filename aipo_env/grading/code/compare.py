@@ -22,17 +22,28 @@ ABSOLUTE_TOLERANCE = 1e-5
 RELATIVE_TOLERANCE = 1e-9
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?", re.ASCII)
 _LONGEST_INT = 4000
+# No equal text is longer than this many times the expected one ("1e300" may be returned as an integer).
+_LONGEST_RATIO = 64
+_LONGEST_EXTRA = 1024
 
 
 def difference_in_text(got: str, expected: str) -> str | None:
     """Returns how a program's output differs from the expected one, without quoting either; None if it does not."""
-    got_lines, expected_lines = _lines(got), _lines(expected)
-    for number, (mine, theirs) in enumerate(zip(got_lines, expected_lines, strict=False), start=1):
-        if mine != theirs and not _equal_decimals(mine, theirs):
-            return f"line {number} of the output differs"
-    if len(got_lines) != len(expected_lines):
-        return "no output" if not got.strip() else "the output has another number of lines"
+    got, expected = got.strip(), expected.strip()
+    if got == expected:
+        return None
+    if got.count("\n") != expected.count("\n"):
+        return "no output" if not got else "the output has another number of lines"
+    got_lines, expected_lines = got.split("\n"), expected.split("\n")
+    for number, (mine, theirs) in enumerate(zip(got_lines, expected_lines, strict=True), start=1):
+        if mine.strip() != theirs.strip() and (too_long(mine, theirs) or not _equal_decimals(mine, theirs)):
+            return f"line {number} of the output differs" if got else "no output"
     return None
+
+
+def too_long(got: str | bytes, expected: str) -> bool:
+    """Whether ``got`` is too long to be equal, so that comparing it would be wasted time and memory."""
+    return len(got) > _LONGEST_RATIO * len(expected) + _LONGEST_EXTRA
 
 
 def difference_in_value(got: Any, expected: Any) -> str | None:
@@ -77,10 +88,6 @@ def _parse_int(digits: str) -> int | str:
     return int(digits) if len(digits) <= _LONGEST_INT else f"integer {digits}"
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.strip().split("\n")]
-
-
 def _equal_decimals(mine: str, theirs: str) -> bool:
     my_words, their_words = mine.split(), theirs.split()
     return len(my_words) == len(their_words) and all(
@@ -96,8 +103,6 @@ def _same_number(mine: str, theirs: str) -> bool:
 
 def _close(mine: float, theirs: float) -> bool:
     try:
-        return mine == theirs or math.isclose(
-            mine, theirs, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE
-        )
+        return mine == theirs or math.isclose(mine, theirs, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
     except OverflowError:  # an integer beyond every float
         return False

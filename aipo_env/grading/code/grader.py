@@ -65,7 +65,11 @@ class CodeGrader:
         self._extra_paths = tuple(extra_paths)
         self._strategy: str | None = None
         self._closed = False
-        self._reset()
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(self.workers)
+        self._idle: list[Worker] = []
+        self._all: set[Worker] = set()
+        self._threads: ThreadPoolExecutor | None = None
         _GRADERS.add(self)
 
     def grade(
@@ -131,7 +135,7 @@ class CodeGrader:
         return self.grade("", CodeProblem([CodeTest("", "")])).isolation
 
     def close(self) -> None:
-        """Ends the workers; tests that are running end with harness errors."""
+        """Ends the workers; calls that are running raise ConfigurationError."""
         with self._lock:
             self._closed = True
             threads, self._threads = self._threads, None
@@ -152,19 +156,18 @@ class CodeGrader:
         if not getattr(self, "_closed", True):
             self.close()
 
-    def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._slots = threading.BoundedSemaphore(self.workers)
-        self._idle: list[Worker] = []
-        self._all: set[Worker] = set()
-        self._threads: ThreadPoolExecutor | None = None
+    def _is_closed(self) -> bool:
+        return self._closed
 
     def _abandon(self) -> None:
         """In a forked child: the workers belong to the parent; locks and threads did not survive the fork."""
-        workers = list(self._all)
-        self._reset()
-        for worker in workers:
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(self.workers)
+        self._threads = None
+        self._idle.clear()
+        for worker in self._all:
             worker.abandon()
+        self._all.clear()
 
     def _run(self, code: bytes, problem: CodeProblem, test: CodeTest) -> Run:
         with self._slots:
@@ -172,19 +175,24 @@ class CodeGrader:
                 with self._borrow() as worker:
                     return worker.run(code, problem, test)
             except WorkerError:
-                with self._borrow() as worker:  # once more, with another worker
+                with self._borrow(fresh=True) as worker:  # once more
                     return worker.run(code, problem, test)
 
     @contextlib.contextmanager
-    def _borrow(self) -> Iterator[Worker]:
+    def _borrow(self, fresh: bool = False) -> Iterator[Worker]:
         with self._lock:
-            if self._closed:
-                raise ConfigurationError("this grader is closed. Make a new one.")
-            worker = self._idle.pop() if self._idle else None
+            if self._is_closed():
+                raise _closed_error()
+            worker = self._idle.pop() if self._idle and not fresh else None
         if worker is None:
             worker = self._start()
             with self._lock:
-                self._all.add(worker)
+                late = self._is_closed()
+                if not late:
+                    self._all.add(worker)
+            if late:
+                worker.close()
+                raise _closed_error()
         try:
             yield worker
         except BaseException:
@@ -193,15 +201,13 @@ class CodeGrader:
             worker.close()
             raise
         with self._lock:
-            if not self._closed:
+            if worker in self._all:  # else the grader was closed, and the worker with it
                 self._idle.append(worker)
-                return
-        worker.close()
 
     def _start(self) -> Worker:
-        if sys.platform != "linux":
+        if _platform() != "linux":
             raise ConfigurationError(
-                f"running untrusted programs needs Linux (namespaces); this is {sys.platform}. "
+                f"running untrusted programs needs Linux (namespaces); this is {_platform()}. "
                 "Grade code on a Linux machine or in a Linux virtual machine."
             )
         if self._strategy is not None:
@@ -220,6 +226,14 @@ class CodeGrader:
             "untrusted programs run only inside user, mount, pid, network, ipc and uts namespaces, and this machine "
             f"refuses them ({'; '.join(failures)}). {_REMEDY}"
         )
+
+
+def _closed_error() -> ConfigurationError:
+    return ConfigurationError("this grader is closed. Make a new one.")
+
+
+def _platform() -> str:
+    return sys.platform
 
 
 def _num_cores() -> int:

@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 from aipo_env.errors import DataFormatError
-from aipo_env.grading.code.compare import difference_in_text, difference_in_value, parse_json
+from aipo_env.grading.code.compare import difference_in_text, difference_in_value, parse_json, too_long
 from aipo_env.grading.code.grade import CodeVerdict
 from aipo_env.grading.code.problem import CodeProblem, CodeTest
 from aipo_env.grading.code.worker import Run
@@ -68,6 +68,8 @@ def _judge_value(values: list[bytes], test: CodeTest) -> tuple[str, str | None]:
         ) from error
     if not values:
         return "", "no value was returned"
+    if too_long(values[-1], test.output):
+        return "", "the returned value is much too long"
     try:
         got = parse_json(values[-1])["value"]
     except (ValueError, TypeError, KeyError, UnicodeDecodeError):

@@ -85,13 +85,17 @@ def _inflate(text: str, name: str, limit: int) -> str:
             raise DataFormatError(
                 f"{name} inflates to more than {limit} bytes. Raise max_inflated_bytes if the file is trusted."
             )
+        if not inflater.eof:
+            raise DataFormatError(f"{name} ends in the middle of its compressed data. Download the file again.")
         value = _PlainUnpickler(io.BytesIO(data)).load()
     except DataFormatError:
         raise
     except (binascii.Error, zlib.error) as error:
         raise DataFormatError(f"{name} is neither JSON nor base64 of zlib data ({error}). Check the row.") from error
     except Exception as error:  # a damaged or hostile pickle raises nearly anything
-        raise DataFormatError(f"{name} holds a pickle that is not plain text ({error}). Do not use this file.") from error
+        raise DataFormatError(
+            f"{name} holds a pickle that is not plain text ({error}). Do not use this file."
+        ) from error
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     if not isinstance(value, str):

@@ -11,6 +11,7 @@ from . import landlock, linux, seccomp
 from .settings import Settings
 
 _FILE_BYTES = 64 << 20
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _OPEN_FILES = 64
 _STACK_BYTES = 120 << 20  # the gap below the stack is 128 MiB at least
 
@@ -34,7 +35,7 @@ def confine(settings: Settings, cpu_seconds: float, memory_bytes: int, folder: s
     os.umask(0o077)
     in_force = ["session", "rlimits", "private_tmp", "no_new_privs"]
     if settings.namespaces:
-        _private_mounts(settings)
+        _private_mounts(settings, folder)
         in_force += ["user", "mount", "pid", "net", "ipc", "uts"]
     os.chdir(folder)
     _set_limits(settings, cpu_seconds, memory_bytes)
@@ -43,7 +44,7 @@ def confine(settings: Settings, cpu_seconds: float, memory_bytes: int, folder: s
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.drop_capabilities()
     if settings.landlock:
-        landlock.restrict(settings.landlock, [*settings.readable, "/proc"], [folder, "/dev"])
+        landlock.restrict(settings.landlock, [*settings.readable, "/proc/self"], [folder, *_DEVICES])
         in_force.append("landlock")
     if settings.seccomp:
         seccomp.install(settings.processes)
@@ -51,12 +52,12 @@ def confine(settings: Settings, cpu_seconds: float, memory_bytes: int, folder: s
     return in_force
 
 
-def _private_mounts(settings: Settings) -> None:
+def _private_mounts(settings: Settings, folder: str) -> None:
     # SysV IPC objects would outlive the test in the worker's IPC namespace, unless the filter forbids them.
     linux.unshare(linux.CLONE_NEWNS | (0 if settings.seccomp else linux.CLONE_NEWIPC))
     flags = linux.MS_NOSUID | linux.MS_NODEV
     options = f"mode=0700,size={_FILE_BYTES},nr_inodes=1024,uid={os.getuid()},gid={os.getgid()}"
-    linux.mount("tmpfs", "/tmp", "tmpfs", flags, options)
+    linux.mount("tmpfs", folder, "tmpfs", flags, options)
     if settings.own_proc:
         try:
             linux.mount("proc", "/proc", "proc", flags | linux.MS_NOEXEC, "subset=pid")

@@ -80,7 +80,7 @@ def setns(fd: int, flags: int) -> None:
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    """Mounts a file system; the arguments are those of mount(2)."""
+    """Mounts a file system; takes what the system call takes."""
     encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
     result = libc().mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3])
     check(result, f"mount({kind or 'bind'} on {target})")

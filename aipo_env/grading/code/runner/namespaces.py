@@ -21,7 +21,7 @@ _ALL = (
 )
 
 
-def enter(strategy: str, extra: Sequence[str]) -> None:
+def enter(strategy: str, extra: Sequence[str]) -> bool:
     """Moves this process into namespaces of its own; its next child is process 1 of a new pid namespace.
 
     With ``root``, the private root is built with root's rights (an interpreter below /root stays readable), then
@@ -30,6 +30,9 @@ def enter(strategy: str, extra: Sequence[str]) -> None:
     Args:
         strategy: ``root`` or ``user``.
         extra: further directories that a submission may read.
+
+    Returns:
+        Whether the user id is an ordinary one, so that limits on processes bind.
 
     Raises:
         OSError: the kernel or its configuration refuses.
@@ -51,6 +54,7 @@ def enter(strategy: str, extra: Sequence[str]) -> None:
         rootfs.build(extra, whole_proc=True)
     with contextlib.suppress(OSError):
         linux.libc().sethostname(b"sandbox", 7)
+    return uid != 0
 
 
 def mount_own_proc(strategy: str) -> bool:

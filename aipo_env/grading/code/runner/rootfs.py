@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from . import linux
 
 OLD_ROOT = "/.old"
+PRIVATE_FOLDERS = ("/tmp", "/box")
+"""Where a test's private folder is mounted; the second one where an interpreter or package lies below the first."""
 _BASE = "/tmp"
 _LIBRARIES = ("/lib", "/lib64", "/lib32", "/libx32", "/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/libx32")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -61,8 +63,8 @@ def build(extra: Sequence[str], whole_proc: bool) -> None:
         if path not in mounted:
             _bind(os.path.realpath(path), path)
     _make_devices()
-    for name in ("/proc", "/tmp"):
-        os.mkdir(name, 0o755)
+    for name in ("/proc", PRIVATE_FOLDERS[0], PRIVATE_FOLDERS[1]):
+        os.makedirs(name, exist_ok=True)
     with contextlib.suppress(OSError):
         # The kernel lets a user namespace mount its own /proc only while another one is in sight.
         linux.mount(OLD_ROOT + "/proc", "/proc", None, linux.MS_BIND | (linux.MS_REC if whole_proc else 0))

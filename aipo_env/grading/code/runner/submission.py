@@ -7,6 +7,7 @@ back is a claim (some output, some JSON value) that the parent compares with an 
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import json
 import os
@@ -103,7 +104,8 @@ def _exit_status(error: SystemExit) -> int:
 
 def _show(error: BaseException) -> None:
     """Notes the exception's class for the parent and prints its traceback."""
-    _write(json.dumps({"error": type(error).__name__}).encode())
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    _write(json.dumps({"error": "MemoryError" if no_memory else type(error).__name__}).encode())
     try:
         traceback.print_exception(error, limit=-8)
     except BaseException:  # a hostile __str__, or no memory left

@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 from . import landlock, linux, namespaces, rootfs, seccomp, zygote
+from .prelude import load
 from .settings import Settings
 from .wire import receive_frame, send_frame
 
@@ -33,16 +34,19 @@ def main() -> None:
     parent = socket.socket(fileno=int(sys.argv[1]))
     options = json.loads(sys.argv[2])
     try:
+        names = load()  # while the interpreter's own files are certainly readable
         settings = _set_up(options)
-        channel, pid = _start_zygote(settings)
+        channel, pid = _start_zygote(settings, names)
     except BaseException as error:
         send_frame(parent, {"error": f"{type(error).__name__}: {error}"}, [])
         return
     send_frame(parent, {"ready": True, "zygote": pid}, [])
+    usual, other = rootfs.PRIVATE_FOLDERS
+    private = other if any(path.startswith(usual + "/") for path in settings.readable) else usual
     base = None if settings.namespaces else tempfile.mkdtemp(prefix="submission-")
     try:
         while frame := receive_frame(parent):
-            folder = "/tmp" if base is None else tempfile.mkdtemp(dir=base)
+            folder = private if base is None else tempfile.mkdtemp(dir=base)
             try:
                 answer, pieces = _Job(parent, channel, *frame, folder).run()
             finally:
@@ -66,16 +70,16 @@ def _set_up(options: dict[str, Any]) -> Settings:
     with open("/proc/self/statm") as file:
         memory_base = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     readable = rootfs.readable_paths(extra)
-    was_root = os.geteuid() == 0
     if strategy == "weak":
-        own_ids = was_root and namespaces.become_ordinary()
-        limit = _SPARE_PROCESSES if own_ids else _count_tasks(os.getuid()) + _SPARE_PROCESSES
+        own_id = os.geteuid() == 0 and namespaces.become_ordinary()
+        limit = _SPARE_PROCESSES + (0 if own_id else _count_tasks(os.getuid()))
+        limit = limit if os.geteuid() != 0 else 0
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
     else:
-        namespaces.enter(strategy, extra)
+        was_root = os.geteuid() == 0
+        ordinary = namespaces.enter(strategy, extra)
         # Older kernels count the processes of a user in all namespaces together.
-        own_ids = was_root or _kernel() >= (5, 14)
-        limit = _SPARE_PROCESSES if own_ids else 0
+        limit = _SPARE_PROCESSES if ordinary and (was_root or _kernel() >= (5, 14)) else 0
     return Settings(
         strategy=strategy,
         readable=readable,
@@ -89,14 +93,14 @@ def _set_up(options: dict[str, Any]) -> Settings:
     )
 
 
-def _start_zygote(settings: Settings) -> tuple[socket.socket, int]:
+def _start_zygote(settings: Settings, names: dict[str, Any]) -> tuple[socket.socket, int]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         ours.close()
         os.closerange(theirs.fileno() + 1, 4096)
         os.closerange(3, theirs.fileno())
-        zygote.serve(theirs, settings)
+        zygote.serve(theirs, settings, names)
     theirs.close()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     answer = json.loads(ours.recv(_PIECE) or b'{"error": "the zygote died while it started"}')
@@ -224,5 +228,3 @@ class _Job:
         del table[fd]
         self._poll.unregister(fd)
         os.close(fd)
-
-

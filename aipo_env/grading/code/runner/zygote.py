@@ -15,11 +15,10 @@ import socket
 import struct
 import time
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import linux, submission
 from .namespaces import mount_own_proc
-from .prelude import load
 from .settings import Settings
 
 ORDER = struct.Struct("=dd")
@@ -32,12 +31,13 @@ _NUM_FDS = 5
 _SMALLEST_WAIT_S = 0.01
 
 
-def serve(channel: socket.socket, settings: Settings) -> NoReturn:
+def serve(channel: socket.socket, settings: Settings, names: dict[str, Any]) -> NoReturn:
     """Answers orders until the supervisor goes away.
 
     Args:
         channel: message socket to the supervisor.
         settings: how submissions are confined.
+        names: globals that every submission starts with.
     """
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
@@ -47,7 +47,6 @@ def serve(channel: socket.socket, settings: Settings) -> NoReturn:
             linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         linux.limit_allocator_arenas()
-        names = load()
         own = os.pidfd_open(os.getpid())
     except BaseException as error:
         channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aipo_env.tasks.rulebook import RulebookTasks
+from algorithms.policies import load_policy
+from benchmarks import report, trainer_speed
+from benchmarks.trainer_speed import InOrder, Run, Settings
+
+SMALLEST = ["--steps", "1", "--warmup", "0", "--repeats", "1", "--prompts", "1", "--samples", "2", "--micro-batch", "2"]
+
+
+@pytest.fixture
+def no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_speed, "peer_missing", lambda: "TRL did not take part: not wanted here")
+
+
+@pytest.mark.usefixtures("no_peer")
+def test_the_smallest_run_without_the_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "report.json"
+    assert trainer_speed.main([*SMALLEST, "--max-tokens", "6", "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert result.keys() == {"machine", "settings", "unit", "runs", "summary", "notes"}
+    assert result["runs"]["trl"] == []
+    (run,) = result["runs"]["aipo"]
+    assert run["rollouts"] == 2
+    assert 2 <= run["tokens"] <= 12
+    assert run["trained_tokens"] in (0, run["tokens"])
+    assert run["reply_tokens"] == 0
+    assert run["seconds"] > 0 < run["cpu_seconds"]
+    assert "ratio" not in result["summary"]
+    assert result["summary"]["aipo"]["mean_length"]["median"] == run["tokens"] / 2
+    assert "aipo_with_helpers" in result["summary"]
+    assert "TRL did not take part" in result["notes"][0]
+    out = capsys.readouterr().out
+    assert "TRL did not take part" in out
+    assert "threads: 1" in out
+
+
+@pytest.mark.usefixtures("no_peer")
+def test_the_random_start_and_the_right_reward(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*SMALLEST, "--start", "random", "--reward", "right", "--max-tokens", "4", "--no-helpers"]
+    assert trainer_speed.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "Tokens: sampled tokens" in out
+    assert "half assisted" not in out
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"steps": 0}, "at least 1"), ({"warmup": -1}, "at least 0"), ({"prompts": 1, "samples": 3}, "multiple of 64")],
+)
+def test_settings_that_cannot_be_timed_are_refused(options: dict[str, int], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Settings(**options)  # type: ignore[arg-type]
+
+
+def test_speeds_and_ratios_come_from_the_samples() -> None:
+    ours = [Run(100, 80, 0, 10, 5.0, 2.0, 1.0), Run(300, 300, 0, 10, 5.0, 2.0, 1.0)]
+    theirs = [Run(100, 100, 0, 10, 5.0, 5.0, 4.0), Run(100, 100, 0, 10, 5.0, 1.0, 0.5)]
+    summary = trainer_speed.summarise(ours, trained=True)
+    assert summary["tokens_per_second"] == report.Spread(95.0, 40.0, 150.0, 2)
+    assert summary["tokens_per_cpu_second"] == report.Spread(190.0, 80.0, 300.0, 2)
+    assert summary["mean_length"] == report.Spread(20.0, 10.0, 30.0, 2)
+    assert summary["trained_share"].low == 0.8
+    assert summary["reward"].median == 0.5
+    assert trainer_speed.summarise(ours, trained=False)["tokens_per_second"].low == 50.0
+    ratio = trainer_speed.compare(ours, theirs, trained=True)
+    assert ratio["tokens_per_second"] == report.Spread(1.75, 1.5, 2.0, 2)
+    assert ratio["tokens_per_cpu_second"] == report.Spread(2.35, 1.5, 3.2, 2)
+    assert ratio["mean_length"] == report.Spread(2.0, 1.0, 3.0, 2)
+
+
+def test_the_table_shows_the_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = [Run(100, 100, 0, 10, 5.0, 2.0, 2.0)], [Run(100, 100, 0, 10, 5.0, 5.0, 5.0)]
+    summary = {
+        "aipo": trainer_speed.summarise(ours, trained=True),
+        "trl": trainer_speed.summarise(theirs, trained=True),
+        "ratio": trainer_speed.compare(ours, theirs, trained=True),
+    }
+    trainer_speed.print_speeds(
+        {"summary": summary, "settings": {"repeats": 1, "steps": 1}, "machine": {}, "unit": "tokens", "notes": []}
+    )
+    assert "2.50x (2.50 .. 2.50)" in capsys.readouterr().out
+
+
+def test_only_groups_whose_rewards_differ_are_trained_on() -> None:
+    assert trainer_speed.trained_tokens([1, 1, 0, 1], [3, 4, 5, 6], group=2) == 11
+    assert trainer_speed.trained_tokens([1, 1, 0, 0], [3, 4, 5, 6], group=2) == 0
+
+
+def test_both_sides_see_the_same_prompts() -> None:
+    settings = Settings(steps=1, warmup=0, prompts=2, samples=2, micro_batch=2, max_tokens=2)
+    trajectories = trainer_speed.make_ours(settings, seed=0).collect()
+    family = RulebookTasks(level=2, operators="@", style="terse")
+    assert [t.task_id for t in trajectories] == [family.task(i).id for i in (0, 0, 1, 1)]
+    assert {t.assisted for t in trajectories} == {False}
+    tokenizer = load_policy("embedded").tokenizer
+    for trajectory, index in zip(trajectories, (0, 0, 1, 1), strict=True):
+        prompt = f"{tokenizer.bos_token}{family.task(index).problem}"
+        assert trajectory.segments[0].token_ids == tuple(tokenizer(text=[prompt])["input_ids"][0])
+        own = trajectory.segments[1]
+        assert trajectory.reward == trainer_speed.coin_reward(own.token_ids)
+
+
+def test_tasks_in_order() -> None:
+    import numpy as np
+
+    tasks = InOrder(RulebookTasks(level=2))
+    rng = np.random.default_rng(0)
+    assert [tasks.sample_index(rng) for _ in range(3)] == [0, 1, 2]
+    task = tasks.task(0)
+    assert tasks.grade(task, task.gold).correct
+
+
+def test_the_two_start_policies_are_equal() -> None:
+    for start in ("embedded", "random"):
+        first, second = (trainer_speed.make_policy(Settings(start=start), seed=3) for _ in range(2))  # type: ignore[arg-type]
+        pairs = zip(first.model.parameters(), second.model.parameters(), strict=True)
+        assert all(a.equal(b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [
+        (r"\boxed{091614}", 1.0),
+        (r"\boxed{1}\boxed{0916 14}", 1.0),
+        (r"\boxed{091614}\boxed{1}", 0.0),
+        ("091614", 0.0),
+        (r"\boxed{091614", 0.0),
+    ],
+)
+def test_the_reward_that_trl_gets(completion: str, reward: float) -> None:
+    assert trainer_speed.right_reward(completion, "091614") == reward
