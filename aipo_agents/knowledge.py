@@ -22,8 +22,7 @@ EMBEDDED_CORPUS: Final = Path(__file__).parent / "corpus"
 class KnowledgeAgent:
     """Answers from a corpus of short entries: definitions, identities, theorems, constants.
 
-    A query that contains an application of a rulebook operator, such as `473@128`, is answered with the
-    expansion
+    A query that contains an application of a rulebook operator, such as `473@128`, is answered with the expansion
     `4+4+1;7+7+2;3+3+8` and nothing else; a bare symbol with its definition. Everything else is retrieved.
 
     Args:
@@ -31,10 +30,10 @@ class KnowledgeAgent:
             for the entries that come with the package.
         top_k: how many entries a reply may hold, at least 1.
         max_chars: the most characters of a reply, at least 40. An expansion is never cut.
-        min_score: the BM25 score from which an entry counts as found; below it the reply says that there is
-        none. expand: whether an application is answered with its expansion (True) or with the rule in words
-        (False). rulebook: whether the agent knows the rulebook at all; False leaves the corpus alone to
-        answer. name: the name that the policy asks for.
+        min_score: the BM25 score from which an entry counts as found; below it the reply says that there is none.
+        expand: whether an application is answered with its expansion (True) or with the rule in words (False).
+        rulebook: whether the agent knows the rulebook at all; False leaves the corpus alone to answer.
+        name: the name that the policy asks for.
 
     Raises:
         ConfigurationError: an argument out of its range.

@@ -37,8 +37,8 @@ class VerifyAgent:
     Args:
         engine: whether to ask the grading engine about equalities that are beyond our own algebra. False
             keeps everything in this process; such claims then are "cannot tell".
-        timeout: seconds that the engine may take for one query, more than 0; the request's deadline shortens
-        it. max_chars: the most characters of a reply, at least 40.
+        timeout: seconds that the engine may take for one query, more than 0; the request's deadline shortens it.
+        max_chars: the most characters of a reply, at least 40.
         name: the name that the policy asks for.
 
     Raises:

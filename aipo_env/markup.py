@@ -23,16 +23,19 @@ NOTICE_OPEN, NOTICE_CLOSE = "<notice>", "</notice>"
 BOX_OPEN, BOX_CLOSE = "\\boxed{", "}"
 
 _LONGEST_TAG = 160
+_BOX_START = "\\boxed {"
+# Each alternative starts with a literal character: only then does the engine skip all other text at full speed.
 _TOKEN = re.compile(
-    r"""(?P<consult><consult\b[^<>]{0,120}>)
-    |(?P<consult_close></consult>)
-    |(?P<inert><(?:feedback\b[^<>]{0,120}|notice)>)
-    |(?P<inert_close></(?:feedback|notice)>)
-    |(?P<answer><answer>)
-    |(?P<answer_close></answer>)
-    |(?P<box>\\boxed[ ]?\{)
-    |(?P<escape>\\\\(?!boxed)|\\[{}])
-    |(?P<brace>[{}])""",
+    r"""<(?:(?P<consult>consult\b[^<>]{0,120}>)
+        |(?P<consult_close>/consult>)
+        |(?P<inert>(?:feedback\b[^<>]{0,120}|notice)>)
+        |(?P<inert_close>/(?:feedback|notice)>)
+        |(?P<answer>answer>)
+        |(?P<answer_close>/answer>))
+    |\\(?:(?P<box>boxed[ ]?\{)
+        |(?P<escape>\\(?!boxed)|[{}]))
+    |\{
+    |\}""",
     re.VERBOSE | re.DOTALL,
 )
 _AGENT = re.compile(r"""<consult\s+agent\s*=\s*["']?([A-Za-z][A-Za-z0-9_-]{0,63})["']?\s*>""")
@@ -177,15 +180,20 @@ _REASONS: dict[_State, str] = {
 def _safe_end(text: str) -> int:
     """The position up to which `text` can be read without knowing what follows."""
     start = max(0, len(text) - _LONGEST_TAG)
-    for index in range(len(text) - 1, start - 1, -1):
-        if text[index] == "<" and ">" not in text[index:]:
-            return index
-        if text[index] == "\\" and "\\boxed {".startswith(text[index:]):
-            # An escaped backslash is read as a pair, so go back to where the run of backslashes begins.
-            while index > start and text[index - 1] == "\\":
-                index -= 1
-            return index
-    return len(text)
+    tag = text.rfind("<", start)
+    if tag >= 0 and text.find(">", tag) >= 0:
+        tag = -1
+    box = text.rfind("\\", max(start, len(text) - len(_BOX_START)))
+    if box >= 0 and not _BOX_START.startswith(text[box:]):
+        box = -1
+    if tag > box:
+        return tag
+    if box < 0:
+        return len(text)
+    # An escaped backslash is read as a pair, so go back to where the run of backslashes begins.
+    while box > start and text[box - 1] == "\\":
+        box -= 1
+    return box
 
 
 def parse(text: str, agents: Collection[str] = (), *, consults: bool = True) -> Consult | Answer | Malformed:
@@ -200,8 +208,8 @@ def render(action: Consult | Answer | Malformed) -> str:
     if isinstance(action, Consult):
         return f"{action.prefix}{consult_open(action.agent)}{action.query}{CONSULT_CLOSE}"
     if isinstance(action, Answer):
-        boxed = f"{BOX_OPEN}{action.text}{BOX_CLOSE}"
-        if parse(boxed) == Answer(action.text.strip()):
-            return f"{action.prefix}{boxed}"
+        boxed = f"{action.prefix}{BOX_OPEN}{action.text}{BOX_CLOSE}"
+        if parse(boxed) == Answer(action.text.strip(), action.prefix):
+            return boxed
         return f"{action.prefix}<answer>{action.text}</answer>"
     return action.text

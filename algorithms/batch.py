@@ -30,6 +30,8 @@ class MicroBatch:
     """POLICY: the sampler's log-probability. AGENT: log mu, 0.0 where unknown."""
     advantages_T: Float[Tensor, " tokens"]
     sequence_ids_T: Int[Tensor, " tokens"]
+    prompt_lengths_B: list[int]
+    """Tokens of each row's prompt."""
 
 
 def micro_batches(
@@ -87,6 +89,7 @@ def _pack(
         behaviour_logprobs_T=logprobs[selected].to(device),
         advantages_T=expand_to_tokens(advantages_S, sequence_ids_T).to(device),
         sequence_ids_T=sequence_ids_T.to(device),
+        prompt_lengths_B=[len(t.segments[0].token_ids) for _, t in rows],
     )
 
 

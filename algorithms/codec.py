@@ -31,6 +31,8 @@ class TransformersCodec:
                 "AutoTokenizer.from_pretrained(..., use_fast=True)."
             )
         self.tokenizer = tokenizer
+        # The rollouts of a group share their prompt.
+        self._prompt_ids = functools.lru_cache(maxsize=1024)(self._encode_prompt)
         self.fingerprint = _fingerprint(backend.to_str())
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | set(
             tokenizer.all_special_ids
@@ -52,12 +54,15 @@ class TransformersCodec:
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """The prompt as the policy expects it: its chat template with the prompt as the user's turn, if it has one."""
+        return list(self._prompt_ids(prompt))
+
+    def _encode_prompt(self, prompt: str) -> tuple[int, ...]:
         if not self.tokenizer.chat_template:
             bos = self.tokenizer.bos_token_id
-            return [*([] if bos is None else [int(bos)]), *self.encode(prompt)]
+            return (*([] if bos is None else [int(bos)]), *self.encode(prompt))
         message = [{"role": "user", "content": prompt}]
         ids = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False)
-        return [int(i) for i in ids]
+        return tuple(int(i) for i in ids)
 
     def encode_next_turn(self, text: str) -> list[int]:
         """`text` as a user's turn behind a finished one, with the policy's next turn opened; plain without a template."""

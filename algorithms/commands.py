@@ -40,7 +40,7 @@ def rollout(
     out: Path = Path("runs/rollout"),
     seed: int = 0,
     max_tokens: int = 512,
-    temperature: float = 1.0,
+    temperature: float = 0.6,
     batch_size: int = 16,
     agents: tuple[str, ...] = (),
     env_options: dict[str, int | float | str] | None = None,
@@ -57,7 +57,7 @@ def rollout(
         out: folder; traces are appended to traces.jsonl there as episodes finish.
         seed: decides the sampling and the helpers.
         max_tokens: tokens behind the prompt.
-        temperature: of the sampling; 0 is greedy.
+        temperature: of the sampling; 0 is greedy. (Training samples at 1.)
         batch_size: episodes that run at the same time.
         agents: helpers, each "name" or "name=package.module:Class".
         env_options: options of the environment, as `--env-options level 3 style terse`.
@@ -109,7 +109,7 @@ def rollout(
     return 0
 
 
-def warmup(out: Path = Path("runs/embedded"), steps: int = 2500, seed: int = 0) -> int:
+def warmup(out: Path = Path("runs/embedded"), steps: int = 2000, seed: int = 0) -> int:
     """Train the embedded policy's start weights again (supervised; minutes).
 
     Args:

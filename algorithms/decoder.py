@@ -25,11 +25,11 @@ class BatchDecoder:
     """
 
     def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
-        from transformers import DynamicCache
+        from algorithms.growing_cache import growing_cache
 
         self._model = model
         self._device = next(model.parameters()).device
-        self._cache = DynamicCache(config=model.config)
+        self._cache = growing_cache(model.config)
         parameters = inspect.signature(model.forward).parameters
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._takes_positions = "position_ids" in parameters

@@ -11,7 +11,8 @@ Dimensions: B sequences, L padded length, T selected tokens in row-major order, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     with_entropy: bool = False,
+    prompt_lengths_B: Sequence[int] | None = None,
 ) -> TokenLogprobs:
     """Log-probabilities of the selected tokens of a right-padded batch.
 
@@ -52,6 +54,8 @@ def token_logprobs(
         selected_BL: the tokens whose log-probability is wanted. A sequence's first token has none.
         temperature: what the logits are divided by; that of the sampler.
         with_entropy: also computes the entropy, differentiable as well.
+        prompt_lengths_B: tokens of each row's prompt, none of them selected. Where rows have the same prompt, and
+            the model a key-value cache, each prompt is then computed once, forward and backward.
 
     Raises:
         ConfigurationError: the batch is padded on the left, padding or a first token is selected, or the
@@ -61,8 +65,13 @@ def token_logprobs(
     # The logits at position t predict token t + 1.
     predicts_BL = torch.zeros_like(selected_BL)
     predicts_BL[:, :-1] = selected_BL[:, 1:]
+    shared = None if prompt_lengths_B is None else _shared_prompts(model, input_ids_BL, prompt_lengths_B)
+    if shared is not None:
+        predicts_BL, arguments = _after_prompts(model, input_ids_BL, attention_mask_BL, predicts_BL, shared)
+    else:
+        arguments = {"input_ids": input_ids_BL, "attention_mask": attention_mask_BL, "use_cache": False}
     with _rows_before_output_layer(model, predicts_BL):
-        logits = model(input_ids=input_ids_BL, attention_mask=attention_mask_BL, use_cache=False).logits
+        logits = model(**arguments).logits
     # Never ambiguous: the last position predicts nothing, so one sequence of length L has fewer than L rows.
     logits_TV = logits[predicts_BL] if logits.shape[:2] == predicts_BL.shape else logits.squeeze(0)
     return logprobs_from_logits(
@@ -90,6 +99,80 @@ def logprobs_from_logits(
         finite_TV = logits_TV.masked_fill(logits_TV == float("-inf"), 0.0)
         entropy_T = log_normalizer_T - (logits_TV.softmax(dim=-1) * finite_TV).sum(dim=-1)
     return TokenLogprobs(logprobs_T, entropy_T)
+
+
+@dataclass(frozen=True)
+class _SharedPrompts:
+    """The distinct prompts of a batch, each without its last token (whose logits are wanted, row by row)."""
+
+    lengths: list[int]
+    """Of each row."""
+    distinct: dict[tuple[int, ...], int]
+    rows: list[int]
+    """For each row of the batch, its prompt's place in `distinct`."""
+
+
+def _shared_prompts(model: nn.Module, input_ids_BL: Tensor, prompt_lengths_B: Sequence[int]) -> _SharedPrompts | None:
+    """The prompts, if sharing them saves work and the model can do it."""
+    parameters = inspect.signature(model.forward).parameters
+    # Activation checkpointing switches the cache off.
+    checkpointing = getattr(model, "is_activation_checkpointing", False)
+    if checkpointing or not {"past_key_values", "position_ids"} <= parameters.keys():
+        return None
+    lengths = [length - 1 for length in prompt_lengths_B]
+    ids = input_ids_BL.tolist()
+    prompts = [tuple(row[:length]) for row, length in zip(ids, lengths, strict=True)]
+    distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    if min(lengths) < 1 or 2 * len(distinct) > len(prompts):
+        return None
+    return _SharedPrompts(lengths, distinct, [distinct[prompt] for prompt in prompts])
+
+
+def _after_prompts(
+    model: nn.Module, input_ids_BL: Tensor, attention_mask_BL: Tensor, predicts_BL: Tensor, shared: _SharedPrompts
+) -> tuple[Tensor, dict[str, object]]:
+    """Computes each prompt once; returns what is left to compute: which positions predict, and the model's arguments.
+
+    Prompts are padded on the left and the rest on the right, so that both meet at one place of the cache.
+    """
+    from transformers import DynamicCache
+
+    device = input_ids_BL.device
+    longest = max(shared.lengths)
+    prompts_UP = torch.zeros(len(shared.distinct), longest, dtype=torch.long)
+    mask_UP = torch.zeros_like(prompts_UP)
+    for prompt, row in shared.distinct.items():
+        prompts_UP[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask_UP[row, longest - len(prompt) :] = 1
+    prompts_UP, mask_UP = prompts_UP.to(device), mask_UP.to(device)
+    padded = bool((mask_UP == 0).any())
+    cache = DynamicCache(config=model.config)
+    body = getattr(model, getattr(model, "base_model_prefix", ""), model)
+    body(
+        input_ids=prompts_UP,
+        attention_mask=mask_UP if padded else None,
+        position_ids=(mask_UP.cumsum(dim=1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    rows_B = torch.tensor(shared.rows, device=device)
+    cache.batch_select_indices(rows_B)
+    lengths_B = torch.tensor(shared.lengths, device=device)
+    # The last position of the longest row predicts nothing.
+    width = input_ids_BL.shape[1] - 1 - min(shared.lengths)
+    offsets_BL = lengths_B[:, None] + torch.arange(width, device=device)
+    places_BL = offsets_BL.clamp(max=input_ids_BL.shape[1] - 1)
+    inside_BL = offsets_BL < input_ids_BL.shape[1]
+    mask_BL = attention_mask_BL.gather(1, places_BL).long() * inside_BL
+    arguments: dict[str, object] = {
+        "input_ids": input_ids_BL.gather(1, places_BL),
+        # Nothing real stands behind padding on the right, so where no prompt is padded causality masks enough.
+        "attention_mask": torch.cat([mask_UP[rows_B], mask_BL], dim=1) if padded else None,
+        "position_ids": offsets_BL,
+        "past_key_values": cache,
+        "use_cache": True,
+    }
+    return predicts_BL.gather(1, places_BL) & inside_BL, arguments
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -88,6 +89,9 @@ class Roller:
             )
         self.policy, self.env, self.sampling = policy, env, sampling
         self._closers = policy.codec.tokens_that_may_close_a_tag()
+        self._eos_ids = policy.eos_ids
+        # The samples of a group share their task, which is a function of its index alone.
+        self._task = lru_cache(maxsize=1024)(env.tasks.task)
 
     def rollout(self, requests: Sequence[RolloutRequest], seed: int = 0) -> list[Trajectory]:
         """Rolls out every request; returns the trajectories in the order of the requests."""
@@ -100,7 +104,6 @@ class Roller:
         Sampling is a function of the requests, `seed` and `sampling` (its batch size included) alone.
         """
         size = self.sampling.batch_size
-        size = self.sampling.batch_size
         for wave, start in enumerate(range(0, len(requests), size)):
             words = np.random.SeedSequence(seed, spawn_key=(wave,)).generate_state(2)
             generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]))
@@ -108,7 +111,7 @@ class Roller:
             yield from self._run(rows, generator)
 
     def _start(self, index: int, request: RolloutRequest) -> _Row:
-        task = self.env.tasks.task(request.task_index)
+        task = self._task(request.task_index)
         return _Row(index, request, self.env.make_episode(task, seed=request.seed, assisted=request.assisted))
 
     def _run(self, rows: list[_Row], generator: torch.Generator) -> Iterator[tuple[int, Trajectory]]:
@@ -161,7 +164,7 @@ class Roller:
         return torch.tensor(sampled)[:, None]
 
     def _ends_turn(self, row: _Row, token: int) -> bool:
-        if token in self.policy.eos_ids:
+        if token in self._eos_ids:
             return True
         if not row.episode.config.assisted or token not in self._closers:
             return False
@@ -201,7 +204,10 @@ def sample(
         outside_BV = ordered_BV.cumsum(dim=-1) - ordered_BV >= sampling.top_p
         logprobs_BV = logprobs_BV.masked_fill(outside_BV.scatter(1, order_BV, outside_BV), float("-inf"))
         logprobs_BV = logprobs_BV.log_softmax(dim=-1)
-    # The largest of p / Exp(1) is a draw from p; torch.multinomial is several times slower.
-    noise_BV = torch.empty(logprobs_BV.shape).exponential_(generator=generator).to(logprobs_BV.device)
-    ids_B = (logprobs_BV.exp() / noise_BV).argmax(dim=-1)
+    # One uniform number a row against the cumulative distribution, in fp64 so that a large vocabulary's rare tokens keep their
+    # share. A number per token (torch.multinomial, p / Exp(1)) costs many times that.
+    cumulative_BV = logprobs_BV.double().exp().cumsum(dim=-1)
+    draw_B1 = torch.rand(len(logprobs_BV), 1, dtype=torch.float64, generator=generator).to(logprobs_BV.device)
+    ids_B1 = torch.searchsorted(cumulative_BV, draw_B1 * cumulative_BV[:, -1:], right=True)
+    ids_B = ids_B1.squeeze(1).clamp(max=logprobs_BV.shape[1] - 1)
     return ids_B, logprobs_BV.gather(1, ids_B[:, None]).squeeze(1)

@@ -153,6 +153,7 @@ class Trainer:
                     part.attention_mask_BL,
                     part.selected_BL,
                     temperature=config.sampling.temperature,
+                    prompt_lengths_B=part.prompt_lengths_B,
                 ).logprobs_T
                 output = objective_loss(
                     logprobs_T,
@@ -309,6 +310,7 @@ class Trainer:
             part.attention_mask_BL,
             part.selected_BL,
             temperature=self.config.sampling.temperature,
+            prompt_lengths_B=part.prompt_lengths_B,
         ).logprobs_T
 
     def _reference_copy(self) -> torch.nn.Module:

@@ -9,7 +9,7 @@ What it teaches, on problems of the form `473@128=`:
 - unknown operators, alone: guess, with or without asking first.
 
 What it never teaches is the content of a reply about an operator of the rulebook: at no place does a known operator add
-two of the three digits that a rulebook operator adds there.
+the three digits that a rulebook operator adds there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ UNKNOWN_OPERATORS = LEVELS[2]
 class WarmupConfig:
     """The recipe of the embedded policy."""
 
-    steps: int = 2500
+    steps: int = 1400
     """Optimizer steps."""
     batch_size: int = 128
     """Sequences in a batch."""
@@ -55,18 +55,20 @@ class WarmupConfig:
     """Share of sequences on known operators."""
     asked_share: float = 0.4
     """Share of sequences that compute from a reply of random digits; the rest guess, half of them after asking."""
+    shared_digits: int = 2
+    """The most digits of one place's sum that a known operator may share with a rulebook operator; 3 would be the rule."""
     seed: int = 0
     """Decides initialisation, rules and data."""
 
 
-def make_rules(seed: int) -> dict[str, Operator]:
-    """A made-up digit-wise rule for each known operator; at no place does it add two digits that a rulebook operator adds."""
+def make_rules(config: WarmupConfig) -> dict[str, Operator]:
+    """A made-up digit-wise rule for each known operator; none forms, at any place, a sum that a rulebook operator forms."""
 
     def sums(operator: Operator) -> list[Counter[str]]:
         """For each place, which digits are added; `abc` and `def` stand for the operands' digits."""
         return [Counter(text.split("+")) for text in operator.expand("abc", "def")]
 
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(0,)))
     rulebook = [sums(OPERATORS[symbol]) for symbol in UNKNOWN_OPERATORS]
     rules: dict[str, Operator] = {}
     for symbol in KNOWN_OPERATORS:
@@ -75,7 +77,7 @@ def make_rules(seed: int) -> dict[str, Operator]:
             terms = [Term("a" if draw < DIGITS else "b", shift=int(draw) % DIGITS) for draw in draws]
             rule = Operator(symbol, "known", (terms[0], terms[1], terms[2]))
             pairs = [(own, other) for known in rulebook for own, other in zip(sums(rule), known, strict=True)]
-            if all((own & other).total() < 2 for own, other in pairs):
+            if all((own & other).total() <= config.shared_digits for own, other in pairs):
                 rules[symbol] = rule
     return rules
 
@@ -127,7 +129,7 @@ def warm_up(
     tokenizer = build_tokenizer()
     codec = TransformersCodec(tokenizer)
     model = build_model(tokenizer, layers=config.layers, hidden=config.hidden, heads=config.heads, seed=config.seed)
-    rules = make_rules(config.seed)
+    rules = make_rules(config)
     rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(1,)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(config.steps):

@@ -94,10 +94,10 @@ def print_report(
 ) -> None:
     """Prints the machine, a table and the notes under it."""
     # Wide enough for the table where the output goes to a file.
-    console = Console(width=max(132, Console().width), highlight=False)
+    console = Console(width=max(150, Console().width), highlight=False)
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     for name, value in about.items():

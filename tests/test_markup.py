@@ -115,6 +115,12 @@ def test_structured_actions_survive_the_trip_through_text(prefix: str, text: str
         assert parse(render(Consult(agent, text, prefix)), AGENTS) == Consult(agent, text, prefix)
 
 
+def test_an_answer_behind_an_unfinished_one_is_rendered_so_that_it_stays_the_answer() -> None:
+    action = parse("<answer><answer></answer>")
+    assert action == Answer("", "<answer>")
+    assert parse(render(action)) == action
+
+
 def test_unbalanced_answers_are_rendered_with_the_other_tag() -> None:
     assert render(Answer("}{")) == "<answer>}{</answer>"
     assert parse(render(Answer("}{"))) == Answer("}{")
@@ -143,15 +149,9 @@ def test_escaped_text_opens_and_closes_no_tag(text: str) -> None:
         "<feedback ",
     ],
 )
-def test_parsing_is_linear(unit: str) -> None:
-    def seconds(length: int) -> float:
-        text = unit * (length // len(unit))
-        best = float("inf")
-        for _ in range(3):
-            start = time.perf_counter()
-            parse(text, AGENTS)
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    # A quadratic parser would take 64 times as long for 8 times the text.
-    assert seconds(400_000) < 30 * seconds(50_000) + 0.05
+def test_no_text_makes_the_parser_hang(unit: str) -> None:
+    """A million characters take well under a second; a parser that is not linear would take minutes."""
+    text = unit * (1_000_000 // len(unit))
+    start = time.perf_counter()
+    parse(text, AGENTS)
+    assert time.perf_counter() - start < 20

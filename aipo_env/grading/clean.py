@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 from aipo_env.grading.extract import MAX_ANSWER
+from aipo_env.grading.phrases import spell_out
 
 MAX_NESTING = 60
 
@@ -64,66 +65,24 @@ _LEAD = re.compile(
 )
 FUNCTIONS = frozenset(
     [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "sinh",
-        "cosh",
-        "tanh",
-        "coth",
-        "sech",
-        "csch",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arccot",
-        "arcsec",
-        "arccsc",
-        "asin",
-        "acos",
-        "atan",
-        "asinh",
-        "acosh",
-        "atanh",
-        "acot",
-        "asec",
-        "acsc",
-        "arsinh",
-        "arcosh",
-        "artanh",
-        "arcsinh",
-        "arccosh",
-        "arctanh",
-        "sinh",
-        "log",
-        "ln",
-        "lg",
-        "exp",
-        "sqrt",
-        "gcd",
-        "lcm",
-        "max",
-        "min",
-        "floor",
-        "ceil",
-        "abs",
-        "det",
-        "mod",
-        "arg",
-        "Re",
-        "Im",
-        "sgn",
-        "sign",
-        "tr",
-        "rank",
+        "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch", "arcsin",
+        "arccos", "arctan", "arccot", "arcsec", "arccsc", "asin", "acos", "atan", "asinh", "acosh", "atanh",
+        "acot", "asec", "acsc", "arsinh", "arcosh", "artanh", "arcsinh", "arccosh", "arctanh", "log", "ln",
+        "lg", "exp", "sqrt", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "det", "mod", "arg", "Re",
+        "Im", "sgn", "sign", "tr", "rank",
     ]
-)
+)  # fmt: skip
+"""Names that are read as functions, with or without a backslash."""
+
 _CONNECTIVES = {"and": " and ", "or": " or ", ",": ",", ", and": ", and ", "and,": " and ", "if": " if "}
 _LETTERS = re.compile(r"[A-Za-z](?:\s*(?:,|,?\s*and\b|,?\s*or\b)\s*[A-Za-z])+")
 _SPACED_THOUSANDS = re.compile(r"-?\d{1,3}(?: \d{3})+")
+_OPTION = re.compile(r"[A-Za-z]\)")
+_LETTER = re.compile(r"\(?[A-Za-z]\)?\.?")
+_UNIT_LETTERS = frozenset("msghlLNJWVKFC")
+_VALUE_BEFORE = re.compile(r"(?:\d|[})]|\\pi|\\circ)\s*$")
+_WORD_IN_BRACES = r"\{\s*\\(?:text|mathrm|mbox|textbf|rm)\s*\{\s*([A-Za-z]{1,20})\s*\}\s*(\^\{?[23]\}?)?\s*\}"
+_UNIT_FRACTION = re.compile(rf"\\frac\s*{_WORD_IN_BRACES}\s*{_WORD_IN_BRACES}")
 _SPACES = re.compile(r"\s{2,}|\n")
 
 
@@ -162,6 +121,7 @@ def clean(text: str, *, trusted: bool = False) -> str:
         text = _FRACTION.sub(r"\\frac ", text)
         text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
         text = text.replace("\\lbrack", "[").replace("\\rbrack", "]").replace("\\%", "%")
+        text = _UNIT_FRACTION.sub(_unit_on_one_line, text)
         for _ in range(3):
             replaced = _STYLE.sub(_restyle, text)
             if replaced == text:
@@ -170,15 +130,18 @@ def clean(text: str, *, trusted: bool = False) -> str:
         text = _MATH_DELIMITERS.sub(" ", text)
     elif "$" in text:
         text = text.replace("$", " ")
-    if "{,}" in text:
-        text = text.replace("{,}", ",")
+    for braced in ("{,}", "{:}"):
+        if braced in text:
+            text = text.replace(braced, braced[1])
     text = _LEAD.sub("", text.strip(), count=1)
     _check_nesting(text)
     # The full stop of the sentence is not part of the answer.
     while text.endswith((".", ",", ";")) and not text.endswith("\\,"):
         text = text[:-1].rstrip()
     text = text.strip()
-    return text.replace(" ", "") if _SPACED_THOUSANDS.fullmatch(text) else text
+    if _SPACED_THOUSANDS.fullmatch(text):
+        return text.replace(" ", "")
+    return text[0] if _OPTION.fullmatch(text) else spell_out(text)
 
 
 def _to_ascii(text: str) -> str:
@@ -210,12 +173,19 @@ def _restyle(match: re.Match[str]) -> str:
     r"""Unwrap styled mathematics, keep words as ``\text{...}``, name functions."""
     content = match[2].strip()
     # Unwrapping inserts a space, so that \text{3}4 becomes two numbers and is refused, not thirty-four.
+    words, _, connective = content.rpartition(" ")
+    if connective in ("and", "or") and words.isalpha():
+        return f"\\text{{{words}}} {connective} "
     if content in _CONNECTIVES:
         return _CONNECTIVES[content]
     if _LETTERS.fullmatch(content):
         return f" {content} "
     if content in FUNCTIONS:
         return f"\\{content} "
+    if content in _UNIT_LETTERS and _VALUE_BEFORE.search(match.string, max(0, match.start() - 12), match.start()):
+        return f"\\text{{{content}}}"
+    if _LETTER.fullmatch(content) and not match.string[match.end() :].strip(" .,;$"):
+        return f" {content.rstrip('.')} "
     if match[1].startswith("operatorname"):
         return f" {content} "
     if len(content) == 1 or not any(char.isalpha() for char in content):
@@ -225,6 +195,12 @@ def _restyle(match: re.Match[str]) -> str:
     if match[1] in ("boxed", "fbox") or "\\" in content or any(char.isdigit() or char in "=+^_" for char in content):
         return f" {content} "
     return f"\\text{{{content}}}"
+
+
+def _unit_on_one_line(match: re.Match[str]) -> str:
+    r"""``\frac{\text{m}}{\text{s}^2}`` is the unit m/s^2."""
+    top, top_power, bottom, bottom_power = (group or "" for group in match.groups())
+    return f"\\text{{{top}{top_power}/{bottom}{bottom_power}}}".replace("^{", "^").replace("}}", "}")
 
 
 def _check_nesting(text: str) -> None:

@@ -10,8 +10,9 @@ import re
 from fractions import Fraction
 
 from aipo_env.grading.arithmetic import NoValue
+from aipo_env.grading.figures import figure_name, same_figure
 from aipo_env.grading.intervals import equal_sets
-from aipo_env.grading.lexer import Unreadable
+from aipo_env.grading.literals import joined
 from aipo_env.grading.matrices import carry_out
 from aipo_env.grading.nodes import (
     Add,
@@ -29,17 +30,20 @@ from aipo_env.grading.nodes import (
     Text,
 )
 from aipo_env.grading.numeric import POINTS, Budget, Evaluator
-from aipo_env.grading.parser import parse
 from aipo_env.grading.policy import GradingPolicy
+from aipo_env.grading.readings import other_readings
 from aipo_env.grading.relations import (
     FLIPPED,
+    all_but,
     assignment,
     difference,
+    exclusions,
     is_graph,
     is_set,
     membership,
     settle,
     solution_set,
+    without_range,
 )
 from aipo_env.grading.scalars import Outcome, compare_scalars
 from aipo_env.grading.trees import (
@@ -47,19 +51,20 @@ from aipo_env.grading.trees import (
     flatten,
     has_parts,
     has_variables,
+    is_constant,
     is_unevaluated,
     signed_infinity,
     split_unit,
     vector_entries,
 )
-from aipo_env.grading.units import canonical_unit
+from aipo_env.grading.units import unit_size
 from aipo_env.grading.words import compare_words
 
 __all__ = ["Outcome", "compare"]
 
 MAX_ITEMS = 64
-_TRAILING_UNIT = re.compile(r"(.*[\d)}])\s*([A-Za-z][A-Za-z/^\d{} ]{0,20})")
-_DECIMAL_COMMA = re.compile(r"-?0,\d+")
+# Blanks that separate nothing, and braces around the whole text.
+_SPACING = re.compile(r"^\{(?=[^{}]*\}$)|(?<=\w)\}$|(?<![A-Za-z0-9.])\s+|\s+(?![A-Za-z0-9.])")
 
 
 def compare(gold_text: str, gold: Node | None, answer_text: str, answer: Node | None, policy: GradingPolicy) -> Outcome:
@@ -77,11 +82,13 @@ def compare(gold_text: str, gold: Node | None, answer_text: str, answer: Node | 
     words = compare_words(gold_text, gold, answer_text, answer, policy)
     if words is not None:
         return words
+    if gold is None and answer is None and _SPACING.sub("", gold_text) == _SPACING.sub("", answer_text):
+        return Outcome(True, "identical.spacing")
     if gold is None or answer is None:
         return Outcome(None, "unreadable")
     outcome = _Comparison(policy).equal(gold, answer)
     if outcome.equal is not True:
-        for left, right in _other_readings(gold_text, gold, answer_text, answer):
+        for left, right in other_readings(gold_text, gold, answer_text, answer):
             other = _Comparison(policy).equal(left, right)
             if other.equal:
                 return other
@@ -110,36 +117,6 @@ def _compare_integers(gold: Node | None, answer: Node | None) -> Outcome:
     return Outcome(values[0] == values[1], "integer")
 
 
-def _other_readings(gold_text: str, gold: Node, answer_text: str, answer: Node) -> list[tuple[Node, Node]]:
-    """Readings of a comma other than the usual one: ``0,5`` as a decimal, ``101,202`` as a list."""
-    readings: list[tuple[Node, Node]] = []
-    for text, other, first in ((gold_text, answer, True), (answer_text, gold, False)):
-        reading: Node | None = None
-        if _DECIMAL_COMMA.fullmatch(text) and not isinstance(other, Sequence):
-            reading = parse(text.replace(",", "."))
-        elif "," in text and isinstance(other, Sequence):
-            try:
-                reading = parse(text, thousands=False)
-            except Unreadable:
-                continue
-        elif isinstance(other, Quantity):
-            reading = _with_unit(text, other.unit)
-        if reading is not None:
-            readings.append((reading, answer) if first else (gold, reading))
-    return readings
-
-
-def _with_unit(text: str, unit: str) -> Node | None:
-    """Read "5 m" as five metres where the other side says so, not as five times m."""
-    trailing = _TRAILING_UNIT.fullmatch(text)
-    if trailing is None or canonical_unit(trailing[2]) != canonical_unit(unit):
-        return None
-    try:
-        return Quantity(parse(trailing[1]), unit)
-    except Unreadable:
-        return None
-
-
 class _Comparison:
     """One comparison under one policy, bounded by a budget of steps."""
 
@@ -153,6 +130,10 @@ class _Comparison:
         except NoValue:
             return Outcome(None, "too_much_work")
         gold, answer = settle(gold, trusted=True), settle(answer, trusted=False)
+        gold, answer = without_range(gold, answer), without_range(answer, gold)
+        excluded = self.exclusions(gold, answer)
+        if excluded is not None:
+            return excluded
         if isinstance(gold, Relation) or isinstance(answer, Relation):
             return self.relations(gold, answer)
         expanded_gold, expanded_answer = expand(gold), expand(answer)
@@ -166,6 +147,8 @@ class _Comparison:
             return self.sequences(expanded_gold, expanded_answer)
         if has_parts(gold) or has_parts(answer):
             gold, answer = carry_out(gold), carry_out(answer)
+            if is_constant(gold) and has_parts(answer):
+                return Outcome(False, "sequence.kind")
         if isinstance(gold, Matrix) or isinstance(answer, Matrix):
             return self.matrices(gold, answer)
         if isinstance(gold, Quantity) or isinstance(answer, Quantity):
@@ -174,10 +157,26 @@ class _Comparison:
             return Outcome(False, "text")
         if is_unevaluated(answer) and not is_unevaluated(gold):
             return Outcome(False, "unevaluated")
+        figures = figure_name(gold), figure_name(answer)
+        if figures[0] and figures[1] and (figures[0][0] or figures[1][0]):
+            return Outcome(same_figure(figures[0], figures[1]), "figure")
         infinities = signed_infinity(gold), signed_infinity(answer)
         if infinities != (0, 0):
             return Outcome(infinities[0] == infinities[1], "infinity")
         return compare_scalars(gold, answer, self.policy, self.budget)
+
+    def exclusions(self, gold: Node, answer: Node) -> Outcome | None:
+        """Compare "all but these values" with the same or with a set; None if neither side is one."""
+        left, right = exclusions(gold), exclusions(answer)
+        if left and right:
+            if not self.equal(left[0], right[0]).equal:
+                return Outcome(False, "relation.variable")
+            return self.sequences(Sequence("{", "}", left[1]), Sequence("{", "}", right[1]))
+        if self.policy.inequality_as_interval and left and is_set(answer):
+            return self.set_operations(all_but(left[1]), answer)
+        if self.policy.inequality_as_interval and right and is_set(gold):
+            return self.set_operations(gold, all_but(right[1]))
+        return None
 
     # -- relations
     # --------------------------------------------------------------------------------------------
@@ -197,7 +196,7 @@ class _Comparison:
         if right and optional and not isinstance(gold, Relation):
             return _named("assignment", self.equal(gold, right[1]))
         if self.policy.inequality_as_interval:
-            as_sets = membership(gold), membership(answer)
+            as_sets = membership(solution_set(gold)), membership(solution_set(answer))
             if as_sets[0] is not None and as_sets[1] is not None:
                 return _named("interval", self.equal(as_sets[0][1], as_sets[1][1]))
         return Outcome(False, "relation.kind")
@@ -275,6 +274,10 @@ class _Comparison:
             return self.sequences(*flat) if len(flat[0].items) == len(flat[1].items) else Outcome(False, "list.length")
         if "" not in kinds and kinds[0] != kinds[1] and self.policy.bracket_kind == "strict":
             return Outcome(False, "sequence.brackets")
+        if _alternatives_for_a_tuple(gold, answer) or _alternatives_for_a_tuple(answer, gold):
+            return Outcome(False, "sequence.kind")
+        if {gold.separator, answer.separator} == {"and", "or"} and _has_inequality(gold):
+            return Outcome(False, "relation.connective")
         if "{}" in kinds or (
             kinds == ("", "") and self.policy.list_order == "any" and not _one_side_named(gold, answer)
         ):
@@ -287,12 +290,19 @@ class _Comparison:
         if not isinstance(sequence, Sequence):
             return Outcome(False, "sequence.kind")
         if isinstance(other, Matrix):
+            table = _as_matrix(sequence)
+            if table is not None and self.policy.vectors_as_tuples:
+                return self.matrices(table, other) if sequence is gold else self.matrices(other, table)
             vector = vector_entries(other)
             if not self.policy.vectors_as_tuples or vector is None or sequence.opening == "{":
                 return Outcome(False, "matrix.shape")
             plain = Sequence("", "", sequence.items) if len(sequence.items) == len(vector) else sequence
             bare = Sequence("(", ")", vector)
             return _named("vector", self.sequences(plain, bare) if sequence is gold else self.sequences(bare, plain))
+        if sequence.separator == "and" and isinstance(other, Quantity) and len(sequence.items) == 2:
+            whole = joined(*sequence.items)
+            if whole is not None:
+                return self.equal(whole, other) if sequence is gold else self.equal(other, whole)
         if len(sequence.items) == 1:
             item = sequence.items[0]
             return _named("set.single", self.equal(item, other) if sequence is gold else self.equal(other, item))
@@ -376,11 +386,23 @@ class _Comparison:
                     return Outcome(True, "percent.sign_dropped")
             return _named("percent.factor", compare_scalars(gold, answer, self.policy, self.budget))
         if left_unit and right_unit and left_unit != right_unit:
-            return Outcome(False, "unit.differs")
-        if (left_unit != right_unit) and self.policy.units == "required":
+            return self.converted((left, left_unit), (right, right_unit))
+        if left_unit != right_unit and (self.policy.units == "required" or _is_compound(gold) or _is_compound(answer)):
             return Outcome(False, "unit.missing")
+        if not self.policy.convert_units and _is_compound(gold) != _is_compound(answer):
+            return Outcome(False, "unit.differs")
         rule = "unit" if left_unit == right_unit else "unit.one_side"
         return _named(rule, self.equal(left, right))
+
+    def converted(self, gold: tuple[Node, str], answer: tuple[Node, str]) -> Outcome:
+        """Compare two quantities in different units of the same thing."""
+        sizes = unit_size(gold[1]), unit_size(answer[1])
+        if sizes[0] is None or sizes[1] is None or sizes[0][1] != sizes[1][1] or not self.policy.convert_units:
+            return Outcome(False, "unit.differs")
+        scaled = [Mul([Num(size[0]), value]) for size, (value, _) in zip(sizes, (gold, answer), strict=True) if size]
+        if any(isinstance(value, Sequence | Matrix | Relation | SetOperation | Text) for value, _ in (gold, answer)):
+            return Outcome(False, "unit.differs")
+        return _named("unit.converted", compare_scalars(scaled[0], scaled[1], self.policy, self.budget))
 
 
 # -- helpers that look at one tree
@@ -396,6 +418,30 @@ def _all(rule: str, outcomes: list[Outcome]) -> Outcome:
         if outcome.equal is False:
             return Outcome(False, f"{rule}/{outcome.rule}")
     return Outcome(None if any(o.equal is None for o in outcomes) else True, rule)
+
+
+def _alternatives_for_a_tuple(bare: Sequence, other: Sequence) -> bool:
+    """Whether values joined by "and" or "or" face a tuple, or a bare list an interval that is half open."""
+    if bare.opening or not other.opening or other.opening == "{":
+        return False
+    return bare.separator in ("and", "or") or other.opening + other.closing not in ("()", "[]")
+
+
+def _has_inequality(sequence: Sequence) -> bool:
+    """Whether an item of a list is a relation other than an equation: then "and" and "or" differ."""
+    return any(isinstance(item, Relation) and item.operators != ["="] for item in sequence.items)
+
+
+def _as_matrix(sequence: Sequence) -> Matrix | None:
+    """Read ``[[1, 2], [3, 4]]`` as a matrix."""
+    rows = [item.items for item in sequence.items if isinstance(item, Sequence) and item.opening == "["]
+    nested = sequence.opening == "[" and len(rows) == len(sequence.items) > 1
+    return Matrix(rows) if nested and min(map(len, rows)) > 1 else None
+
+
+def _is_compound(node: Node) -> bool:
+    """Whether a quantity was written in two units."""
+    return isinstance(node, Quantity) and node.compound
 
 
 def _one_side_named(gold: Sequence, answer: Sequence) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from aipo_env.grading.clean import FUNCTIONS
+
 MAX_LENGTH = 600
 MAX_DEPTH = 12
 MAX_TOKENS = 250
@@ -16,7 +18,19 @@ _SCIENTIFIC = re.compile(r"\d[eE][-+]?0*(\d+)")
 _EXPONENT = re.compile(r"(?:\^|\*\*)\s*\{?\s*\(?\s*[-+]?\s*(\d+)")
 _FACTORIAL = re.compile(r"(\d+)\s*!")
 _BIG_ARGUMENT = re.compile(r"\\(?:binom|dbinom|tbinom|prod|sum)\b[^A-Za-z]{0,20}?(\d{4,}|\d+\s*\^)")
-_CODE = re.compile(r"__|lambda|import|\bexec\b|\beval\b|subclasses|\\write|\\input|\\def\b|\\catcode")
+_CODE = re.compile(r"__|(?<!\\)lambda|import|\bexec\b|\beval\b|subclasses|\\write|\\input|\\def\b|\\catcode")
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+# A command that no mathematics has would be skipped by a lenient parser, and the rest read as an answer.
+_NAMES = """
+frac sqrt binom choose pi infty cdot times ast div pm mp le leq leqslant ge geq geqslant lt gt ne neq approx equiv
+in notin cup cap setminus emptyset varnothing mathbb mathcal begin end text overline bar vec hat tilde sum prod int
+iint iiint oint lim to partial nabla circ degree lfloor rfloor lceil rceil lvert rvert vert mid mod bmod pmod land
+lor wedge vee prime dots ldots cdots langle rangle angle triangle perp parallel subset subseteq supset cong sim
+mathrm operatorname quad hline colon top intercal alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta
+iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi
+Psi Omega ell
+"""
+_COMMANDS = FUNCTIONS | frozenset(_NAMES.split())
 
 
 def check_for_algebra(text: str) -> str | None:
@@ -27,6 +41,8 @@ def check_for_algebra(text: str) -> str | None:
         return "code"
     if _LONG_NUMBER.search(text):
         return "digits"
+    if any(name not in _COMMANDS for name in _COMMAND.findall(text)):
+        return "command"
     tokens = _TOKEN.findall(text)
     if len(tokens) > MAX_TOKENS:
         return "tokens"

@@ -11,8 +11,10 @@ from aipo_env.grading.nodes import (
     Node,
     Num,
     Pow,
+    Quantity,
     Sequence,
 )
+from aipo_env.grading.units import canonical_unit, unit_size
 
 MAX_DIGITS = 400
 MAX_POWER_OF_TEN = 400
@@ -85,3 +87,17 @@ def grouped(items: list[Node], separators: list[str]) -> Node:
     if len(sizes) > 1 or sizes == {1}:
         return Sequence("", "", items)  # "1, 2 and 3" is one list
     return Sequence("", "", [Sequence("", "", group) for group in groups])
+
+
+def joined(large: Node, small: Node) -> Quantity | None:
+    """Return ``2 hours 30 minutes`` in minutes; None if the second is not a part of the first one's unit."""
+    if not (isinstance(large, Quantity) and isinstance(small, Quantity)):
+        return None
+    unit = canonical_unit(small.unit)
+    sizes = unit_size(canonical_unit(large.unit)), unit_size(unit)
+    if sizes[0] is None or sizes[1] is None or sizes[0][1] != sizes[1][1] or sizes[0][0] <= sizes[1][0]:
+        return None
+    ratio = sizes[0][0] / sizes[1][0]
+    if not isinstance(small.value, Num) or not 0 <= small.value.value < ratio:
+        return None
+    return Quantity(Add([Mul([Num(ratio), large.value]), small.value]), unit, compound=True)

@@ -68,6 +68,8 @@ class Quantity:
 
     value: Node
     unit: str
+    compound: bool = False
+    """Whether it was written in two units, as ``2 hours 30 minutes``, and is given in the smaller one."""
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import re
 
 _WRAPPER = re.compile(r"\\text\{([^{}]*)\}")
 _REALS = re.compile(
-    r"(?:the )?(?:set of )?(?:all|any|every|the)? ?reals?(?: numbers?| values?)?"
+    r"(?:the )?(?:set of )?(?:all|any|every|the)? ?real(?:s| numbers?| values?)"
     r"(?:,? (?:except|other than|excluding|but)(?: for)? (?P<without>[^A-Za-z]{1,80}(?:and [^A-Za-z]{1,40})?))?"
 )
 _NOTHING = re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?|(?:the )?empty set")

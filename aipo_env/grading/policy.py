@@ -30,7 +30,11 @@ class GradingPolicy:
     """``either``: a percent sign on one side only may be a unit (10% = 10) or a factor (10% = 0.1).
     ``strict``: a percent sign always means a division by 100. Without a sign, a factor of 100 is an error."""
     units: Literal["optional", "required"] = "optional"
-    """``optional``: a unit may be missing on one side. Two different units never match, in either setting."""
+    """``optional``: a unit may be missing on one side. Two units of different things never match, in either
+    setting."""
+    convert_units: bool = True
+    """``2.5 hours`` matches ``150 minutes`` and ``2 hours 30 minutes``: exact conversions of time, length, mass,
+    volume and money, where both sides have a unit."""
     list_order: Literal["any", "same"] = "any"
     """Order of a bare list such as ``1, 2``. Tuples and intervals are always ordered, sets never."""
     bracket_kind: Literal["strict", "ignore"] = "strict"

@@ -113,7 +113,7 @@ class WorkerPool:
                     if "missing" in hello:
                         raise GradingError(
                             f"Grading this answer needs the package math-verify, and importing it failed: "
-                            f"{hello['error']}. Install it with: pip install math-verify[antlr4_13_2]"
+                            f"{hello['error']}. Install it with: pip install math-verify[antlr4-13-2]"
                         )
                     raise GradingError(
                         f"The grading worker failed to start: {hello.get('error')}. "

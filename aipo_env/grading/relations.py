@@ -19,7 +19,7 @@ from aipo_env.grading.nodes import (
 )
 from aipo_env.grading.policy import GradingPolicy
 from aipo_env.grading.scalars import compare_scalars
-from aipo_env.grading.trees import expand, has_variables
+from aipo_env.grading.trees import expand, has_variables, mentions
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
@@ -64,7 +64,9 @@ def is_name(node: Node) -> bool:
     if isinstance(node, Call):
         if node.name in ("ratio", "vec", "overline", "abs", "norm"):
             return all(is_name(arg) for arg in node.args)
-        return node.name.rstrip("'").split("_")[0] in _LETTERS and all(isinstance(arg, Sym | Num) for arg in node.args)
+        return node.name.rstrip("'").split("_")[0] in _LETTERS and all(
+            isinstance(arg, Sym | Num | Relation) for arg in node.args
+        )
     if isinstance(node, Sequence):
         return bool(node.items) and all(is_name(item) for item in node.items)
     if isinstance(node, Text):
@@ -116,9 +118,49 @@ def solution_set(node: Node) -> Node:
     return SetOperation("cup" if node.separator == "or" else "cap", [found[1] for found in sets if found])
 
 
+def exclusions(node: Node) -> tuple[Node, list[Node]] | None:
+    r"""Read ``x \ne 1``, ``x \ne 1, 2`` and ``x \ne 1, x \ne 2`` as (x, [1, 2]); None if it says anything else."""
+    parts = node.items if isinstance(node, Sequence) and not node.opening and node.separator != "or" else [node]
+    first = parts[0] if parts else node
+    if not (isinstance(first, Relation) and first.operators == ["!="] and is_name(first.members[0])):
+        return None
+    name, values = first.members[0], list[Node]()
+    for part in parts:
+        if isinstance(part, Relation):
+            if part.operators != ["!="] or part.members[0] != name:
+                return None
+            part = part.members[1]
+        elif is_set(part) or isinstance(part, Text):
+            return None
+        expanded = expand(part)
+        values.extend(expanded.items if isinstance(expanded, Sequence) else [expanded])
+    return name, values
+
+
+def all_but(values: list[Node]) -> SetOperation:
+    """Return the real numbers without some values."""
+    return SetOperation("setminus", [Sym("\\mathbb R"), Sequence("{", "}", values)])
+
+
+def without_range(node: Node, other: Node) -> Node:
+    r"""Drop ``k \in \mathbb{Z}`` behind a formula in k, if the other side does not say it."""
+    if not (isinstance(node, Sequence) and not node.opening and len(node.items) > 1):
+        return node
+    last = node.items[-1]
+    if not (isinstance(last, Relation) and last.operators == ["in"] and isinstance(last.members[0], Sym)):
+        return node
+    if not (isinstance(last.members[1], Sym) and last.members[1].name in ("\\mathbb Z", "\\mathbb N")):
+        return node
+    if isinstance(other, Sequence) and other.items and isinstance(other.items[-1], Relation):
+        return node
+    if not any(mentions(item, last.members[0]) for item in node.items[:-1]):
+        return node
+    return node.items[0] if len(node.items) == 2 else Sequence("", "", node.items[:-1], node.separator)
+
+
 def membership(node: Node) -> tuple[Node | None, Node] | None:
     r"""Read ``x \in S``, ``a < x \le b`` and ``x > a`` as (x, set); a set stands for itself."""
-    if isinstance(node, Sequence | SetOperation):
+    if is_set(node) or node == Sym("\\mathbb R"):
         return None, node
     if not isinstance(node, Relation):
         return None

@@ -15,6 +15,7 @@ from aipo_env.grading.nodes import (
     PlusMinus,
     Pow,
     Quantity,
+    Relation,
     Sequence,
     Sym,
 )
@@ -78,21 +79,10 @@ def counts(node: Node) -> bool:
 
 _BRANCHED = frozenset(
     [
-        "root",
-        "ln",
-        "log",
-        "log10",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arcsec",
-        "arccsc",
-        "arccot",
-        "arsinh",
-        "arcosh",
-        "artanh",
+        "root", "ln", "log", "log10", "arcsin", "arccos", "arctan", "arcsec", "arccsc", "arccot", "arsinh",
+        "arcosh", "artanh",
     ]
-)
+)  # fmt: skip
 
 
 def _has_plus_minus(node: Node) -> bool:
@@ -151,11 +141,18 @@ def vector_entries(matrix: Matrix) -> list[Node] | None:
     return matrix.rows[0] if len(matrix.rows) == 1 else None
 
 
+_TEMPERATURES = {"c": "celsius", "celsius": "celsius", "f": "fahrenheit", "fahrenheit": "fahrenheit"}
+
+
 def split_unit(node: Node) -> tuple[Node, str]:
     """Return the value and the canonical unit of a quantity; no unit is the empty text."""
     if isinstance(node, Quantity):
         inner, unit = split_unit(node.value)
-        return inner, canonical_unit(node.unit) or unit
+        own = canonical_unit(node.unit)
+        if "deg" in (unit, own) or own.startswith("deg"):
+            scale = _TEMPERATURES.get(own.removeprefix("deg"))
+            return inner, scale if scale is not None else own or unit
+        return inner, own or unit
     if isinstance(node, Mul) and len(node.factors) == 2 and node.factors[0] == Num(Fraction(-1)):
         minus, quantity = node.factors
         inner, unit = split_unit(quantity)
@@ -178,6 +175,12 @@ def _any_node(node: Node, wanted: Callable[[Node], bool]) -> bool:
     if isinstance(node, PlusMinus):
         return _any_node(node.operand, wanted)
     return isinstance(node, Quantity) and _any_node(node.value, wanted)
+
+
+def mentions(node: Node, symbol: Node) -> bool:
+    """Whether an expression or an equation contains a symbol."""
+    parts = node.members if isinstance(node, Relation) else [node]
+    return any(_any_node(part, lambda inner: inner == symbol) for part in parts)
 
 
 def has_parts(node: Node) -> bool:

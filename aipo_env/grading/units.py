@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
+from functools import lru_cache
 
 _SPELLINGS = {
     "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "m": "m meter metre",
@@ -10,9 +12,21 @@ _SPELLINGS = {
     "kg": "kg kilogram", "g": "g gram", "mg": "mg milligram", "lb": "lb pound", "oz": "oz ounce",
     "s": "s sec second", "min": "min minute", "h": "h hr hour", "d": "day", "week": "week", "month": "month",
     "year": "yr year", "l": "l liter litre", "ml": "ml milliliter millilitre",
-    "$": "$ dollar usd", "cent": "cent", "mi/h": "mph", "deg": "deg degree", "rad": "rad radian", "%": "% percent pct",
-    "unit": "unit", "n": "newton", "j": "joule", "w": "watt", "v": "volt", "hz": "hz hertz",
+    "$": "$ dollar usd", "cent": "cent", "mi/h": "mph", "km/h": "kph kmh kmph",
+    "deg": "deg degree", "rad": "rad radian", "%": "% percent pct",
+    "celsius": "celsius", "fahrenheit": "fahrenheit", "unit": "unit",
+    "n": "newton", "j": "joule", "w": "watt", "v": "volt", "hz": "hz hertz",
 }  # fmt: skip
+# Size in the smallest unit of each dimension; all exact.
+_SIZES = {
+    "time": {"s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800},
+    "length": {"mm": 10, "cm": 100, "m": 10_000, "km": 10_000_000, "in": 254, "ft": 3048, "yd": 9144, "mi": 16_093_440},
+    "mass": {"mg": 1, "g": 1000, "kg": 1_000_000},
+    "weight": {"oz": 1, "lb": 16},
+    "volume": {"ml": 1, "l": 1000},
+    "money": {"cent": 1, "$": 100},
+}
+_DIMENSIONS = {unit: (name, size) for name, sizes in _SIZES.items() for unit, size in sizes.items()}
 _CANONICAL = {word: name for name, words in _SPELLINGS.items() for word in words.split()}
 _COUNTED = (
     "units unit people students apples books games points ways times cents coins marbles feet inches square cubic "
@@ -28,6 +42,7 @@ _SQUARE = re.compile(r"\b(?:square|sq\.?)\s+(\w+)")
 _CUBIC = re.compile(r"\b(?:cubic|cu\.?)\s+(\w+)")
 
 
+@lru_cache(maxsize=1024)
 def canonical_unit(unit: str) -> str:
     """Return one spelling for all spellings of a unit: ``square metres`` and ``m^{2}`` give ``m^2``."""
     unit = unit.lower().replace("{", "").replace("}", "").replace(".", "").strip()
@@ -44,3 +59,25 @@ def _canonical_word(word: str) -> str:
     if len(word) > 2 and word.endswith("s"):
         return _CANONICAL.get(word[:-1], word[:-1])
     return word
+
+
+_FACTOR = re.compile(r"([/*]?)([a-z$]+)(?:\^([1-4]))?")
+
+
+@lru_cache(maxsize=1024)
+def unit_size(unit: str) -> tuple[Fraction, tuple[tuple[str, int], ...]] | None:
+    """Return the size and the dimensions of a canonical unit such as ``km/h`` or ``cm^2``; None if unknown.
+
+    Two units with the same dimensions measure the same thing, and their sizes compare.
+    """
+    size, powers, position = Fraction(1), dict[str, int](), 0
+    while position < len(unit):
+        match = _FACTOR.match(unit, position)
+        if match is None or match[2] not in _DIMENSIONS or (position > 0 and not match[1]):
+            return None
+        position = match.end()
+        dimension, one = _DIMENSIONS[match[2]]
+        power = int(match[3] or 1) * (-1 if match[1] == "/" else 1)
+        size *= Fraction(one) ** power
+        powers[dimension] = powers.get(dimension, 0) + power
+    return (size, tuple(sorted(powers.items()))) if powers else None

@@ -53,7 +53,9 @@ def _same(gold: str, answer: str, policy: GradingPolicy) -> bool:
     if len(gold) > 1 and policy.text_case == "ignore":
         gold, answer = gold.casefold(), answer.casefold()
     gold, answer = _ARTICLE.sub("", gold, count=1), _ARTICLE.sub("", answer, count=1)
-    return gold == answer or (len(gold) > 3 and gold.replace(" ", "") == answer.replace(" ", ""))
+    return gold == answer or (
+        len(gold) > 3 and gold.replace(" ", "").isalpha() and gold.replace(" ", "") == answer.replace(" ", "")
+    )
 
 
 def _halves(text: str) -> list[str]:

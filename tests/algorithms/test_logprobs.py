@@ -1,5 +1,7 @@
 """Log-probabilities of selected rows against full logits, on small models of several architectures."""
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -276,3 +278,41 @@ def test_padding_and_micro_batches_change_no_weight_gradient(algorithm):
     for other in (wider, single):
         for gradient, reference in zip(other, expected, strict=True):
             torch.testing.assert_close(gradient, reference, rtol=1e-6, atol=1e-9)  # RMSNorm is fp32
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox"])
+@pytest.mark.parametrize("prompt_lengths", [(5, 5, 5, 5), (5, 3, 5, 3)])
+def test_prompts_that_rows_share_are_computed_once_with_the_same_values_and_gradients(
+    architecture: str, prompt_lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from algorithms import logprobs as module
+    from tests.algorithms.tiny import tiny_policy
+
+    model = tiny_policy(architecture).model
+    generator = torch.Generator().manual_seed(1)
+    totals = (12, 9, 10, 9)
+    ids = torch.randint(4, 100, (4, 12), generator=generator)
+    for row, length in enumerate(prompt_lengths):
+        ids[row, :length] = torch.arange(10, 10 + length)
+    places = torch.arange(12).expand(4, 12)
+    mask = (places < torch.tensor(totals)[:, None]).long()
+    selected = mask.bool() & (places >= torch.tensor(prompt_lengths)[:, None]) & (places % 3 != 0)
+    widths: list[int] = []
+    plain_after = module._after_prompts
+
+    def after(*args: Any) -> Any:
+        predicts, arguments = plain_after(*args)
+        widths.append(arguments["input_ids"].shape[1])
+        return predicts, arguments
+
+    monkeypatch.setattr(module, "_after_prompts", after)
+    found = []
+    for lengths in (None, list(prompt_lengths)):
+        model.zero_grad()
+        values = token_logprobs(model, ids, mask, selected, prompt_lengths_B=lengths).logprobs_T
+        (values * torch.linspace(-1, 1, len(values))).sum().backward()
+        found.append((values.detach(), [p.grad.clone() for p in model.parameters()]))
+    assert widths == [12 - min(prompt_lengths)]
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-5)
+    for shared, plain in zip(found[1][1], found[0][1], strict=True):
+        torch.testing.assert_close(shared, plain, atol=1e-5, rtol=1e-4)

@@ -151,6 +151,7 @@ CHEATS = {
     "memory_objects": "x=[]\nwhile 1: x.append([len(x)])",
     "memory_swallowed": "x=[]\nwhile 1:\n try:\n  while 1: x.append(bytearray(1<<22))\n except MemoryError: pass",
     "mmap_flood": "import mmap\nx=[]\nwhile 1:\n m=mmap.mmap(-1,1<<24); m.write(b'x'*(1<<24)); x.append(m)",
+    "memfd_flood": "import os\nx=[]\nwhile 1:\n x.append(os.memfd_create('x')); os.write(x[-1],b'x'*(1<<26))",
     "stdout_flood": "import os\nwhile 1: os.write(1,b'x'*65536)",
     "stderr_flood": "import os\nwhile 1: os.write(2,b'x'*65536)",
     "report_flood": "import os\nwhile 1: os.write(3,b'x'*65536)",
@@ -204,7 +205,7 @@ ESCAPES = {
     ),
     "process_vm": (
         "import ctypes\nl=ctypes.CDLL(None)\nb=ctypes.create_string_buffer(8)\nclass V(ctypes.Structure): _fields_=[('p',ctypes.c_void_p),('n',ctypes.c_size_t)]\n"
-        "v=V(ctypes.addressof(b),8)\nif any(l.process_vm_readv(p,ctypes.byref(v),1,ctypes.byref(v),1,0)>0 for p in range(1,300)): print('escaped')"
+        "v=V(ctypes.addressof(b),8)\nif any(l.process_vm_readv(p,ctypes.byref(v),1,ctypes.byref(v),1,0)>0 for p in range(2,300)): print('escaped')"
     ),
     "kill_everyone": (
         "import os\nn=0\nfor p in range(2,40000):\n try: os.kill(p,9); n+=1\n except OSError: pass\nif n: print('escaped')"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,25 @@ def _can_isolate() -> bool:
 
 
 needs_sandbox = pytest.mark.skipif(not _can_isolate(), reason="this machine does not permit namespaces")
+
+
+def settles(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether the condition comes true within some seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def settled_processes() -> set[int]:
+    """The descendants of this process, once idle workers have forked the process for their next test."""
+    found, before = processes_below(os.getpid()), set[int]()
+    while found != before:
+        time.sleep(0.2)
+        found, before = processes_below(os.getpid()), found
+    return found
 
 
 def processes_below(pid: int) -> set[int]:

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,21 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataFormatError, match="pickle"):
         load_lcb_tests(row(packed(_Payload(target))))
     assert not target.exists()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("kind", [str, lambda text: text.encode()])
+def test_every_pickle_protocol(protocol: int, kind: Callable[[str], object]) -> None:
+    if kind is not str and protocol < 3:
+        return  # those know bytes only as the result of a call
+    data = zlib.compress(pickle.dumps(kind(json.dumps(PRIVATE)), protocol))
+    assert len(load_lcb_tests(row(base64.b64encode(data).decode()))) == 3
+
+
+def test_a_pickle_that_reserves_memory_is_refused() -> None:
+    data = zlib.compress(b"\x80\x04\x8c\x02[]r\xff\xff\xff\x7f.")
+    with pytest.raises(DataFormatError, match="LONG_BINPUT"):
+        load_lcb_tests(row(base64.b64encode(data).decode()))
 
 
 def test_a_decompression_bomb_is_given_up() -> None:

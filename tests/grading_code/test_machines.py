@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from aipo_env.errors import ConfigurationError
 from aipo_env.grading.code import CodeGrader, CodeProblem, CodeTest
 from aipo_env.grading.code import grader as grader_module
-from tests.grading_code.support import needs_sandbox
+from tests.grading_code.support import needs_sandbox, settles
 
 ROOT = Path(grader_module.__file__).parents[3]
 NOBODY = 65534
@@ -66,7 +67,57 @@ with CodeGrader(1, allow_weak_isolation=True) as grader:
     grade = grader.grade("print(int(input())*2)", problem)
     assert grade.correct, grade
     assert not grade.isolation.is_sandbox and not grade.isolation.pid and grade.isolation.rlimits, grade
+    where = grader.grade("import os; print(os.getcwd(), os.listdir())", problem, reveal=True).first_failure.reason
+    folder = os.path.dirname(where.partition("got '")[2].partition(" ")[0])
+    assert os.path.isdir(folder) and "[]" in where, where
     assert grader.grade("while 1: pass", CodeProblem(problem.tests, time_limit_s=0.3)).verdict == "time_limit"
+assert not os.path.exists(folder)
+print("fine")
+"""
+
+
+NAMESPACES_ALONE = """
+from aipo_env.grading.code import CodeGrader, CodeProblem, CodeTest, CodeVerdict
+import hostile, valid
+hard = dict(time_limit_s=0.4, wall_limit_s=1, memory_limit_mb=128, output_limit_mb=1)
+allowed = {"ptrace", "fork", "vfork", "tcp_listen", "odd_sockets", "odd_calls", "shared_memory"}  # inside, and harmless there
+slow = {"undumpable", "extra_cpu", "late_output"}
+with CodeGrader(1) as grader:
+    isolation = grader.isolation()
+    assert isolation.is_sandbox and not isolation.landlock and not isolation.seccomp, isolation
+    for name, code in {**hostile.ESCAPES, **hostile.FORKING}.items():
+        if name not in slow:
+            grade = grader.grade(code, CodeProblem([CodeTest("1", "escaped")], **hard))
+            assert grade.verdict is not CodeVerdict.HARNESS_ERROR, (name, grade)
+            assert grade.verdict is not CodeVerdict.PASS or name in allowed, (name, grade)
+    traced = "import ctypes,os,signal\\nctypes.CDLL(None).ptrace(0,0,0,0)\\nos.kill(os.getpid(),signal.SIGSTOP)\\nos.abort()"
+    assert not grader.grade(traced, CodeProblem([CodeTest("1", "escaped")], **hard)).correct
+    for name in ("input", "dev_stdin", "stdlib", "solution"):
+        kind, code, given, expected = valid.VALID[name]
+        grade = grader.grade(code, CodeProblem([CodeTest(given, expected, kind)], "f", time_limit_s=10))
+        assert grade.correct, (name, grade)
+print("fine")
+"""
+
+ODD_CALLER = """
+import os, signal, socket
+from aipo_env.grading.code import CodeGrader, CodeProblem, CodeTest
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+import resource
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+if most == resource.RLIM_INFINITY or most >= 6000:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (6000, most))
+    held = [os.dup(2) for _ in range(5000)]
+os.umask(0o777)
+os.close(0)
+code = "import os\\nprint(sorted(os.listdir('/proc/self/fd'))[:4], input())"
+with CodeGrader(1) as grader:
+    for _ in range(2):
+        grade = grader.grade(code, CodeProblem([CodeTest("1", "['0', '1', '2', '3'] 1")]), reveal=True)
+        assert grade.correct, grade
+    count = "import os\\nprint(len(os.listdir('/proc/self/fd')))"  # 0, 1, 2, the report, and the listing's own
+    assert grader.grade(count, CodeProblem([CodeTest("", "5")]), reveal=True).correct
 print("fine")
 """
 
@@ -126,6 +177,47 @@ def test_as_an_ordinary_user(copy: Path) -> None:
 @needs_sandbox
 def test_without_namespaces_it_refuses_and_says_what_to_do(copy: Path) -> None:
     run(copy, REFUSED, sys.executable)
+
+
+@needs_sandbox
+def test_namespaces_hold_without_landlock_and_seccomp(copy: Path) -> None:
+    supervisor = copy / "aipo_env" / "grading" / "code" / "runner" / "supervisor.py"
+    text = supervisor.read_text()
+    for old, new in (("landlock=landlock.version()", "landlock=0"), ("seccomp=seccomp.available()", "seccomp=False")):
+        assert old in text
+        text = text.replace(old, new)
+    supervisor.write_text(text)
+    run(copy, NAMESPACES_ALONE, sys.executable)
+
+
+@needs_sandbox
+def test_callers_signals_umask_and_descriptors_do_not_matter(copy: Path) -> None:
+    run(copy, ODD_CALLER, sys.executable)
+
+
+@needs_sandbox
+def test_nothing_survives_a_killed_caller(copy: Path) -> None:
+    program = (
+        f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(copy)!r})\n"
+        "from aipo_env.grading.code import *\n"
+        "grader = CodeGrader(1, allow_fork=True); grader.isolation(); print('ready', flush=True)\n"
+        "code = 'import os,time\\nos.fork()\\nos.setsid() if os.getpid()>1 else 0\\ntime.sleep(60)'\n"
+        "grader.grade(code, CodeProblem([CodeTest('', '')], time_limit_s=60))\n"
+    )
+
+    def alive() -> int:
+        count = 0
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                count += entry.name.isdigit() and str(copy).encode() in (entry / "cmdline").read_bytes()
+        return count
+
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd="/") as caller:
+        assert caller.stdout is not None
+        assert caller.stdout.readline() == b"ready\n"
+        assert settles(lambda: alive() >= 4)  # the caller, the supervisor, the zygote, the submission
+        caller.kill()
+    assert settles(lambda: alive() == 0)
 
 
 @pytest.mark.parametrize("weak", [False, True])

@@ -24,6 +24,14 @@ VALID: dict[str, tuple[str, str, str, str]] = {
         "15",
     ),
     "dev_stdin": ("stdin", "print(sum(map(int,open('/dev/stdin').read().split()))-5)", SUM, "15"),
+    "dev_stdout": ("stdin", "print('ok',file=open('/dev/stdout','w'))", "", "ok"),
+    "many_threads": (
+        "stdin",
+        "from concurrent.futures import ThreadPoolExecutor as T\nimport time\n"
+        "with T(40) as t: print(sum(t.map(lambda n:time.sleep(.01) or n,range(200))))",
+        "",
+        "19900",
+    ),
     "iter_input": ("stdin", "n,a=iter(input,'')if 0 else (input(),input())\nprint(sum(map(int,a.split())))", SUM, "15"),
     "until_eof": (
         "stdin",

@@ -19,8 +19,11 @@ Not covered:
     (timing, shared caches, load). Memory counts per process: with ``allow_fork`` the processes of one test may
     together use a multiple of the limit. A submission can see the names and contents of the host's shared libraries
     and standard library, the kernel version, and its own resource limits. Without a seccomp table for the
-    instruction set (x86-64 and aarch64 have one) forking is limited in number, not forbidden. Bubblewrap is not
-    used: it needs the same namespaces. Only Python programs; programs of many tests share nothing between tests.
+    instruction set (x86-64 and aarch64 have one) forking is limited in number, not forbidden, and memory behind
+    descriptors (memfd) counts towards no limit. In a container that masks parts of /proc, the sandbox has no /proc,
+    and ``open("/dev/stdin")`` fails there. Bubblewrap is not used: it needs the same namespaces. Submissions are
+    Python programs for the interpreter that grades them; they cannot start programs, and nothing is shared between
+    the tests of one problem. Windows line ends in the input are turned into this system's.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ _REMEDY = (
     "a seccomp profile that permits unshare, mount and pivot_root, or --privileged), or pass "
     "allow_weak_isolation=True if you trust the programs: what is left then is not a sandbox."
 )
+_EMPTY = CodeProblem([CodeTest("", "")])
 
 
 class CodeGrader:
@@ -132,7 +133,7 @@ class CodeGrader:
         Raises:
             ConfigurationError: this machine cannot isolate programs and weak isolation was not allowed.
         """
-        return self.grade("", CodeProblem([CodeTest("", "")])).isolation
+        return self.grade("", _EMPTY).isolation
 
     def close(self) -> None:
         """Ends the workers; calls that are running raise ConfigurationError."""
@@ -217,6 +218,11 @@ class CodeGrader:
         for strategy in strategies:
             try:
                 worker = Worker(strategy, self._extra_paths, self._allow_fork)
+                try:
+                    worker.run(b"", _EMPTY, _EMPTY.tests[0])
+                except WorkerError:
+                    worker.close()
+                    raise
             except WorkerError as error:
                 failures.append(f"{strategy}: {error}")
                 continue
@@ -255,4 +261,5 @@ def _abandon_all() -> None:
 
 
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_abandon_all)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_abandon_all)

@@ -1,7 +1,8 @@
 """Reads the tests of a LiveCodeBench row without trusting it.
 
 The private tests are JSON, or base64 of zlib of a pickle of JSON text. The official loader unpickles them with no
-restriction, which lets a data file run code; here a pickle may hold plain text or bytes and nothing else.
+restriction, which lets a data file run code. Here only a pickle of one text gets as far as the unpickler, and that
+one knows no class.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import binascii
 import io
 import json
 import pickle
+import pickletools
 import zlib
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -19,7 +21,12 @@ from aipo_env.errors import DataFormatError
 from aipo_env.grading.code.problem import CodeProblem, CodeTest
 
 MAX_INFLATED_BYTES = 512 << 20
-"""No test field of the released files is larger once inflated."""
+"""Guards against decompression bombs; ask for more where a field is truly larger."""
+_MEMO_OPERATIONS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_TEXT_OPERATIONS = _MEMO_OPERATIONS | {
+    *("PROTO", "FRAME", "MEMOIZE", "STOP", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
 
 
 def load_lcb_tests(
@@ -66,6 +73,13 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("refers to an outside object")
 
 
+def _refuse_all_but_text(data: bytes) -> None:
+    """Refuses operations that build anything, or that reserve memory (a memo entry with a huge number)."""
+    for operation, argument, _ in pickletools.genops(data):
+        if operation.name not in _TEXT_OPERATIONS or (operation.name in _MEMO_OPERATIONS and int(argument or 0) > 9):
+            raise pickle.UnpicklingError(f"holds the operation {operation.name} {str(argument)[:80]}")
+
+
 def _decode(row: Mapping[str, object], name: str, limit: int) -> list[CodeTest]:
     field = row.get(name)
     if isinstance(field, str):
@@ -80,13 +94,14 @@ def _decode(row: Mapping[str, object], name: str, limit: int) -> list[CodeTest]:
 def _inflate(text: str, name: str, limit: int) -> str:
     try:
         inflater = zlib.decompressobj()
-        data = inflater.decompress(base64.b64decode(text, validate=True), limit)
+        data = inflater.decompress(base64.b64decode(text.strip(), validate=True), limit)
         if inflater.unconsumed_tail:
             raise DataFormatError(
                 f"{name} inflates to more than {limit} bytes. Raise max_inflated_bytes if the file is trusted."
             )
         if not inflater.eof:
             raise DataFormatError(f"{name} ends in the middle of its compressed data. Download the file again.")
+        _refuse_all_but_text(data)
         value = _PlainUnpickler(io.BytesIO(data)).load()
     except DataFormatError:
         raise

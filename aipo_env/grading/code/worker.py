@@ -63,17 +63,23 @@ class Worker:
         ours, theirs = socket.socketpair()
         options = {"strategy": strategy, "extra_paths": list(extra_paths), "processes": processes}
         command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, str(Path(__file__).parent)]
+        # Some interpreters find their own library through this variable; submissions never see it.
+        environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
         with theirs:
-            self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), json.dumps(options)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={},
-                cwd="/",
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [*command, str(theirs.fileno()), json.dumps(options)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env=environment,
+                    cwd="/",
+                    start_new_session=True,
+                )
+            except OSError as error:
+                ours.close()
+                raise WorkerError(f"the interpreter {sys.executable!r} did not start: {error}") from error
         self._channel = ours
         try:
             ours.settimeout(_START_TIMEOUT_S)

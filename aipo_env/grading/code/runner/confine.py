@@ -16,13 +16,11 @@ _OPEN_FILES = 64
 _STACK_BYTES = 120 << 20  # the gap below the stack is 128 MiB at least
 
 
-def confine(settings: Settings, cpu_seconds: float, memory_bytes: int, folder: str) -> list[str]:
-    """Confines this process; the file descriptors are already reduced to what the submission may have.
+def confine(settings: Settings, folder: str) -> list[str]:
+    """Confines this process, but for the limits that depend on the job.
 
     Args:
         settings: what is available.
-        cpu_seconds: CPU time allowed; the kernel's own limit is a whole second later.
-        memory_bytes: address space allowed beyond that of the bare interpreter.
         folder: the private temporary directory; without namespaces it exists already.
 
     Returns:
@@ -38,9 +36,18 @@ def confine(settings: Settings, cpu_seconds: float, memory_bytes: int, folder: s
         _private_mounts(settings, folder)
         in_force += ["user", "mount", "pid", "net", "ipc", "uts"]
     os.chdir(folder)
-    _set_limits(settings, cpu_seconds, memory_bytes)
+    limits = {
+        resource.RLIMIT_FSIZE: _FILE_BYTES,
+        resource.RLIMIT_NOFILE: _OPEN_FILES,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: 256,
+    }
     if settings.process_limit:
+        limits[resource.RLIMIT_NPROC] = settings.process_limit
         in_force.append("process_limit")
+    _lower(limits)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.drop_capabilities()
     if settings.landlock:
@@ -65,22 +72,22 @@ def _private_mounts(settings: Settings, folder: str) -> None:
             linux.mount("proc", "/proc", "proc", flags | linux.MS_NOEXEC)
 
 
-def _set_limits(settings: Settings, cpu_seconds: float, memory_bytes: int) -> None:
-    cpu = math.ceil(cpu_seconds) + 1
-    limits = {
-        resource.RLIMIT_CPU: cpu,
-        resource.RLIMIT_AS: settings.memory_base + memory_bytes,
-        resource.RLIMIT_FSIZE: _FILE_BYTES,
-        resource.RLIMIT_NOFILE: _OPEN_FILES,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_MEMLOCK: 0,
-    }
-    if settings.process_limit:
-        limits[resource.RLIMIT_NPROC] = settings.process_limit
+def limit(settings: Settings, cpu_seconds: float, memory_bytes: int) -> None:
+    """Sets the limits that depend on the job.
+
+    Args:
+        settings: what is available.
+        cpu_seconds: CPU time allowed; the kernel's own limit is a whole second later.
+        memory_bytes: address space allowed beyond that of the bare interpreter.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_STACK)
     stack = _STACK_BYTES if most == resource.RLIM_INFINITY else min(_STACK_BYTES, most)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_STACK, (stack, stack))
+    _lower({resource.RLIMIT_CPU: math.ceil(cpu_seconds) + 1, resource.RLIMIT_AS: settings.memory_base + memory_bytes})
+
+
+def _lower(limits: dict[int, int]) -> None:
     for kind, value in limits.items():
         _, most = resource.getrlimit(kind)
         value = value if most == resource.RLIM_INFINITY else min(value, most)

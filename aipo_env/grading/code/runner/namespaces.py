@@ -50,6 +50,8 @@ def enter(strategy: str, extra: Sequence[str]) -> bool:
     _write(own_proc, "uid_map", f"{_INSIDE_ID} {uid} 1")
     _write(own_proc, "gid_map", f"{_INSIDE_ID} {gid} 1")
     os.close(own_proc)
+    with contextlib.suppress(OSError), open("/proc/sys/user/max_user_namespaces", "w") as file:
+        file.write("0")  # counts for this namespace: no further one, in which a submission would have capabilities
     if strategy == "user":
         rootfs.build(extra, whole_proc=True)
     with contextlib.suppress(OSError):

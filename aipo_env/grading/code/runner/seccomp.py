@@ -7,6 +7,7 @@ set is checked first; x86-64's 32-bit calls are refused. Source: seccomp(2), the
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 from dataclasses import dataclass
 
@@ -35,7 +36,8 @@ class _Table:
 
 
 # Calls numbered alike everywhere: pidfd_send_signal, io_uring_*, open_tree to pidfd_open, pidfd_getfd,
-# process_madvise, mount_setattr, memfd_secret, process_mrelease.
+# process_madvise, mount_setattr, memfd_secret, process_mrelease. memfd_create is refused because its memory counts
+# towards no limit.
 _COMMON = (424, 425, 426, 427, 428, 429, 430, 431, 432, 433, 434, 438, 440, 442, 447, 448)
 _TABLES = {
     "x86_64": _Table(
@@ -46,7 +48,7 @@ _TABLES = {
         never=(
             *(101, 310, 311, 312, 165, 166, 155, 161, 272, 308, 248, 249, 250, 175, 176, 313, 321, 298, 323),
             *(303, 304, 246, 320, 169, 103, 163, 164, 170, 171, 159, 305, 227, 167, 168, 172, 173, 179, 135),
-            *(29, 30, 31, 67, 64, 65, 66, 220, 68, 69, 70, 71, 240, 241, 153, 212, 237, 238, 239, 256, 279),
+            *(29, 30, 31, 67, 64, 65, 66, 220, 68, 69, 70, 71, 240, 241, 153, 212, 237, 238, 239, 256, 279, 319),
         ),
     ),
     "aarch64": _Table(
@@ -57,7 +59,7 @@ _TABLES = {
         never=(
             *(117, 270, 271, 272, 40, 39, 41, 51, 97, 268, 217, 218, 219, 105, 106, 273, 280, 241, 282),
             *(264, 265, 104, 294, 142, 116, 89, 170, 161, 162, 171, 266, 112, 224, 225, 60, 92, 58),
-            *(194, 195, 196, 197, 190, 191, 192, 193, 186, 187, 188, 189, 180, 181, 18, 235, 236, 237, 238, 239),
+            *(194, 195, 196, 197, 190, 191, 192, 193, 186, 187, 188, 189, 180, 181, 18, 235, 236, 237, 238, 239, 279),
         ),
     ),
 }
@@ -73,26 +75,31 @@ def install(processes: bool) -> None:
     """Installs the filter; no_new_privs must be set before.
 
     Args:
-        processes: whether the submission may fork and start programs.
+        processes: whether the submission may fork.
 
     Raises:
         OSError: the kernel has no seccomp filters.
     """
-    code = _program(_TABLES[linux.machine()], processes)
+    code = program(processes)
     buffer = ctypes.create_string_buffer(code, len(code))
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
-    program = Program(len(code) // 8, ctypes.addressof(buffer))
-    linux.prctl_pointer(linux.PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(program))
+    described = Program(len(code) // 8, ctypes.addressof(buffer))
+    linux.prctl_pointer(linux.PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(described))
 
 
-def _program(table: _Table, processes: bool) -> bytes:
-    """Assembles the filter.
+@functools.cache
+def program(processes: bool) -> bytes:
+    """Assembles the filter; once per worker, because the forked processes inherit the result.
 
     Every test is a pair of instructions, "if it holds fall into the return, else skip it", so no jump is far.
+
+    Args:
+        processes: whether the submission may fork.
     """
+    table = _TABLES[linux.machine()]
     lines: list[bytes] = []
 
     def emit(code: int, value: int, yes: int = 0, no: int = 0) -> None:

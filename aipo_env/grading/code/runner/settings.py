@@ -16,7 +16,7 @@ class Settings:
     extra_paths: list[str]
     """Directories appended to the submission's ``sys.path``."""
     processes: bool
-    """Whether a submission may fork and start programs."""
+    """Whether a submission may fork."""
     memory_base: int
     """Bytes of address space that the bare interpreter occupies."""
     process_limit: int
@@ -25,6 +25,8 @@ class Settings:
     """The kernel's Landlock version, 0 for none."""
     seccomp: bool
     """Whether the filter of system calls is installed."""
+    folder: str
+    """Where a test's private folder is mounted; empty where every job names a folder of its own."""
     own_proc: bool
     """Whether /proc can be mounted inside."""
 

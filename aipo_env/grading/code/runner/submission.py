@@ -8,43 +8,64 @@ from __future__ import annotations
 
 import atexit
 import errno
-import fcntl
 import json
 import os
+import socket
+import struct
 import sys
 import threading
 import traceback
 import types
 from typing import Any, NoReturn
 
-from .confine import confine
+from .confine import confine, limit
 from .settings import Settings
 
-STDIN, FUNCTIONAL = "stdin", "functional"
+FUNCTIONAL = "functional"
 READY = b"ready "
+CPU_SECONDS = struct.Struct("=d")
+NUM_FDS = 5
 _REPORT_FD = 3
 
 
-def run(fds: list[int], cpu_seconds: float, settings: Settings, names: dict[str, Any]) -> NoReturn:
-    """Takes the job from its pipe, confines this process, runs the program and exits.
+def run(orders: socket.socket, settings: Settings, names: dict[str, Any]) -> NoReturn:
+    """Confines this process, waits for its job, runs the program and exits.
 
     Args:
-        fds: the job (to read), then standard input, output and error, and the report (to write).
-        cpu_seconds: CPU time allowed.
+        orders: brings the CPU seconds allowed and five descriptors: the job (to read), standard input, output and
+            error, and the report (to write).
         settings: how to confine.
         names: globals that every submission starts with.
     """
-    # Above 3, so that dup2 onto 0..3 does not overwrite one that is still needed.
-    job_fd, *standard, report = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _REPORT_FD + 1) for fd in fds]
+    os.dup2(orders.detach(), _REPORT_FD, inheritable=False)
+    os.closerange(_REPORT_FD + 1, 4096)
+    in_force: list[str] | None = None
+    failure: BaseException | None = None
+    try:
+        if settings.folder:
+            in_force = confine(settings, settings.folder)
+    except BaseException as error:
+        failure = error
+    module = types.ModuleType("__main__")
+    module.__dict__.update({**names, "__builtins__": __builtins__, "__file__": "solution.py"})
+    data, fds, _, _ = socket.recv_fds(socket.socket(fileno=_REPORT_FD), 64, NUM_FDS)
+    if len(fds) < NUM_FDS:
+        os._exit(0)  # the worker is going away
+    (cpu_seconds,) = CPU_SECONDS.unpack(data)
+    job_fd, *standard, report = fds  # all above 3: dup2 below overwrites none that is still needed
     os.dup2(report, _REPORT_FD, inheritable=False)
     try:
+        if failure is not None:
+            raise failure
         head, _, rest = _read_all(job_fd).partition(b"\n")
         job = json.loads(head)
         code, data = rest[: job["code_bytes"]], rest[job["code_bytes"] :]
         for number, fd in enumerate(standard):
             os.dup2(fd, number, inheritable=False)
         os.closerange(_REPORT_FD + 1, 4096)
-        in_force = confine(settings, cpu_seconds, job["memory_bytes"], job["folder"])
+        if in_force is None:
+            in_force = confine(settings, job["folder"])
+        limit(settings, cpu_seconds, job["memory_bytes"])
     except BaseException as error:
         _write(f"failed {type(error).__name__}: {error}".encode())
         os._exit(1)
@@ -54,13 +75,13 @@ def run(fds: list[int], cpu_seconds: float, settings: Settings, names: dict[str,
     os.environ.clear()
     if settings.extra_paths:
         os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
-    _finish(_execute(code.decode(), data.decode(), job["kind"], job["func_name"], names))
+    _finish(_execute(code.decode(), data.decode(), job["kind"], job["func_name"], module))
 
 
-def _execute(code: str, data: str, kind: str, func_name: str | None, names: dict[str, Any]) -> int:
+def _execute(code: str, data: str, kind: str, func_name: str | None, module: types.ModuleType) -> int:
     """Runs the program to its last line and returns its exit status."""
-    module = types.ModuleType("__main__" if kind == STDIN else "solution")
-    module.__dict__.update({**names, "__builtins__": __builtins__, "__file__": "solution.py"})
+    if kind == FUNCTIONAL:  # as in LiveCodeBench, the block under `if __name__ == "__main__"` does not run
+        module.__name__ = "solution"
     sys.modules[module.__name__] = module
     _note_thread_errors()
     try:

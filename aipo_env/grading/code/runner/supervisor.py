@@ -26,12 +26,17 @@ from .wire import receive_frame, send_frame
 _PIECE = 1 << 16
 _KEPT_STDERR = 4096
 _GRACE_S = 10.0
-_SPARE_PROCESSES = 34  # the supervisor, the zygote, and 32 threads of the submission
+_OWN_PROCESSES = 2  # the supervisor and the zygote
+_MAX_THREADS, _MAX_PROCESSES = 64, 32
 
 
 def main() -> None:
     """Sets the worker up as its arguments say, then serves the parent."""
-    parent = socket.socket(fileno=int(sys.argv[1]))
+    # Whatever the caller ignores or blocks; and a number that the zygote is sure to close.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    parent = socket.socket(fileno=os.dup(int(sys.argv[1])))
+    os.close(int(sys.argv[1]))
     options = json.loads(sys.argv[2])
     try:
         names = load()  # while the interpreter's own files are certainly readable
@@ -40,13 +45,11 @@ def main() -> None:
     except BaseException as error:
         send_frame(parent, {"error": f"{type(error).__name__}: {error}"}, [])
         return
-    send_frame(parent, {"ready": True, "zygote": pid}, [])
-    usual, other = rootfs.PRIVATE_FOLDERS
-    private = other if any(path.startswith(usual + "/") for path in settings.readable) else usual
+    send_frame(parent, {"ready": True}, [])
     base = None if settings.namespaces else tempfile.mkdtemp(prefix="submission-")
     try:
         while frame := receive_frame(parent):
-            folder = private if base is None else tempfile.mkdtemp(dir=base)
+            folder = "" if base is None else tempfile.mkdtemp(dir=base)
             try:
                 answer, pieces = _Job(parent, channel, *frame, folder).run()
             finally:
@@ -65,21 +68,27 @@ def main() -> None:
 
 
 def _set_up(options: dict[str, Any]) -> Settings:
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # when memory runs out, a submission goes first and the caller last
     strategy: str = options["strategy"]
     extra: list[str] = options["extra_paths"]
     with open("/proc/self/statm") as file:
         memory_base = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     readable = rootfs.readable_paths(extra)
+    usual, other = rootfs.PRIVATE_FOLDERS
+    folder = other if any(path.startswith(usual + "/") for path in readable) else usual
+    allowed = _OWN_PROCESSES + (_MAX_PROCESSES if options["processes"] else _MAX_THREADS)
     if strategy == "weak":
+        folder = ""
         own_id = os.geteuid() == 0 and namespaces.become_ordinary()
-        limit = _SPARE_PROCESSES + (0 if own_id else _count_tasks(os.getuid()))
+        limit = allowed + (0 if own_id else _count_tasks(os.getuid()))
         limit = limit if os.geteuid() != 0 else 0
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
     else:
         was_root = os.geteuid() == 0
         ordinary = namespaces.enter(strategy, extra)
         # Older kernels count the processes of a user in all namespaces together.
-        limit = _SPARE_PROCESSES if ordinary and (was_root or _kernel() >= (5, 14)) else 0
+        limit = allowed if ordinary and (was_root or _kernel() >= (5, 14)) else 0
     return Settings(
         strategy=strategy,
         readable=readable,
@@ -89,6 +98,7 @@ def _set_up(options: dict[str, Any]) -> Settings:
         process_limit=limit,
         landlock=landlock.version(),
         seccomp=seccomp.available(),
+        folder=folder,
         own_proc=False,
     )
 

@@ -1,5 +1,8 @@
 """Forks one process per test from a warm interpreter; single-threaded, and process 1 of its pid namespace.
 
+The next process is forked, and confines itself, as soon as the one before has been reported: it is ready when the
+next order comes.
+
 No code, input or output of any submission passes through this process's memory, so a later submission finds no
 trace of an earlier one in the memory that it inherits.
 """
@@ -17,7 +20,7 @@ import time
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from . import linux, submission
+from . import linux, seccomp, submission
 from .namespaces import mount_own_proc
 from .settings import Settings
 
@@ -27,7 +30,6 @@ REPORT = struct.Struct("=iiddd")
 """Wait status, why it was killed (an index of KILLED), CPU seconds, wall seconds, largest resident size in bytes."""
 KILL = b"kill"
 KILLED = ("", "cpu", "wall", "asked")
-_NUM_FDS = 5
 _SMALLEST_WAIT_S = 0.01
 
 
@@ -48,39 +50,54 @@ def serve(channel: socket.socket, settings: Settings, names: dict[str, Any]) -> 
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         linux.limit_allocator_arenas()
         own = os.pidfd_open(os.getpid())
+        if settings.seccomp:
+            seccomp.program(settings.processes)
+        gc.collect()
+        gc.freeze()
+        pid, orders = _prepare(own, settings, names)
     except BaseException as error:
         channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         os._exit(1)
-    gc.collect()
-    gc.freeze()
     channel.send(b"{}")
     while True:
-        data, fds, _, _ = socket.recv_fds(channel, 64, _NUM_FDS)
+        data, fds, _, _ = socket.recv_fds(channel, 64, submission.NUM_FDS)
         if not data:
             os._exit(0)
         if data == KILL:
             continue  # it ended before the request came
         cpu_seconds, wall_seconds = ORDER.unpack(data)
-        if settings.namespaces:
-            linux.unshare(linux.CLONE_NEWPID)
         start = time.monotonic()
-        pid = os.fork()
-        if pid == 0:
-            channel.detach()
-            submission.run(list(fds), cpu_seconds, settings, names)
-        if settings.namespaces:
-            linux.setns(own, linux.CLONE_NEWPID)  # the next fork starts from here again
+        with orders:
+            socket.send_fds(orders, [submission.CPU_SECONDS.pack(cpu_seconds)], list(fds))
         for fd in fds:
             os.close(fd)
         killed = _watch(channel, pid, cpu_seconds, start + wall_seconds)
         if not settings.namespaces:
             _kill_strays(pid)
         _, status, usage = os.wait4(pid, 0)
+        while os.WIFSTOPPED(status):  # a process that asked to be traced by its parent stops before it ends
+            os.kill(pid, signal.SIGKILL)
+            _, status, usage = os.wait4(pid, 0)
         if not settings.namespaces:
             _reap_strays()
         cpu = usage.ru_utime + usage.ru_stime
         wall = time.monotonic() - start
         channel.send(REPORT.pack(status, KILLED.index(killed), cpu, wall, usage.ru_maxrss * 1024.0))
+        pid, orders = _prepare(own, settings, names)
+
+
+def _prepare(own: int, settings: Settings, names: dict[str, Any]) -> tuple[int, socket.socket]:
+    """Forks the process for the next test; returns its id and the channel on which it awaits the order."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if settings.namespaces:
+        linux.unshare(linux.CLONE_NEWPID)
+    pid = os.fork()
+    if pid == 0:
+        submission.run(theirs, settings, names)
+    if settings.namespaces:
+        linux.setns(own, linux.CLONE_NEWPID)  # the next fork starts from here again
+    theirs.close()
+    return pid, ours
 
 
 def _watch(channel: socket.socket, pid: int, cpu_seconds: float, deadline: float) -> str:

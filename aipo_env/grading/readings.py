@@ -1,0 +1,44 @@
+"""Other readings of an answer than the usual one, tried where the usual one does not match."""
+
+from __future__ import annotations
+
+import re
+
+from aipo_env.grading.lexer import Unreadable
+from aipo_env.grading.nodes import Node, Quantity, Sequence
+from aipo_env.grading.parser import parse
+from aipo_env.grading.units import canonical_unit
+
+_TRAILING_UNIT = re.compile(r"(.*[\d)}])\s*([A-Za-z][A-Za-z/^\d{} ]{0,20})")
+_UNIT_FRACTION = re.compile(r"\\frac\s*\{([A-Za-z]{1,20})\}\s*\{([A-Za-z]{1,20}(?:\^\{?[23]\}?)?)\}$")
+_DECIMAL_COMMA = re.compile(r"-?0,\d+")
+
+
+def other_readings(gold_text: str, gold: Node, answer_text: str, answer: Node) -> list[tuple[Node, Node]]:
+    """Readings of a comma other than the usual one: ``0,5`` as a decimal, ``101,202`` as a list."""
+    readings: list[tuple[Node, Node]] = []
+    for text, other, first in ((gold_text, answer, True), (answer_text, gold, False)):
+        reading: Node | None = None
+        if _DECIMAL_COMMA.fullmatch(text) and not isinstance(other, Sequence):
+            reading = parse(text.replace(",", "."))
+        elif "," in text and isinstance(other, Sequence):
+            try:
+                reading = parse(text, thousands=False)
+            except Unreadable:
+                continue
+        elif isinstance(other, Quantity):
+            reading = _with_unit(text, other.unit)
+        if reading is not None:
+            readings.append((reading, answer) if first else (gold, reading))
+    return readings
+
+
+def _with_unit(text: str, unit: str) -> Node | None:
+    """Read "5 m" as five metres where the other side says so, not as five times m."""
+    trailing = _TRAILING_UNIT.fullmatch(_UNIT_FRACTION.sub(r" \1/\2", text))
+    if trailing is None or canonical_unit(trailing[2]) != canonical_unit(unit):
+        return None
+    try:
+        return Quantity(parse(trailing[1]), unit)
+    except Unreadable:
+        return None
