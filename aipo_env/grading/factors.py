@@ -25,6 +25,8 @@ _ACCENTS = {
     "\\overrightarrow": "vec",
 }
 _FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil"), "\\lvert": ("\\rvert", "abs")}
+MAX_LEVEL = 40
+MAX_POSTFIXES = 12
 END = Token("end of text", "")
 
 
@@ -36,6 +38,7 @@ class Factors(ABC):
         self.position = 0
         self.depth = 0
         self.bars = 0
+        self.level = 0
 
     def peek(self, ahead: int = 0) -> Token:
         """Return a token without taking it."""
@@ -93,8 +96,16 @@ class Factors(ABC):
 
     def factor(self) -> Node:
         """An atom with its exponents, factorials, primes and subscripts."""
-        node = self.atom()
-        while True:
+        self.level += 1
+        if self.level > MAX_LEVEL:
+            raise Unreadable("nesting", final=True)
+        node = self.postfixed(self.atom())
+        self.level -= 1
+        return node
+
+    def postfixed(self, node: Node) -> Node:
+        """What stands behind an atom and belongs to it."""
+        for _ in range(MAX_POSTFIXES):
             token = self.peek()
             if token.kind not in ("op", "command"):
                 return node
@@ -111,6 +122,7 @@ class Factors(ABC):
                 node = self.subscripted(node)
             else:
                 return node
+        raise Unreadable("nesting", final=True)
 
     def power(self, base: Node) -> Node:
         """What stands behind a caret: an exponent, a degree sign, primes, a side of a limit."""
@@ -137,7 +149,11 @@ class Factors(ABC):
         if self.peek().text in ("^", "**") and self.peek().kind == "op":
             # Plain-text towers associate to the right.
             self.take()
+            self.level += 1
+            if self.level > MAX_LEVEL:
+                raise Unreadable("nesting", final=True)
             exponent = self.power(exponent)
+            self.level -= 1
         return Pow(base, exponent)
 
     def primed(self, node: Node) -> Node:

@@ -182,7 +182,12 @@ class Grader:
         except Unreadable as unreadable:
             if unreadable.final:
                 return Grade(False, Verdict.UNPARSABLE, f"guard.{unreadable.reason}", answer)
-        outcome = compare(gold_text, gold_tree, cleaned, tree, policy)
+        except RecursionError:  # the caller's stack is nearly full, or our bounds on nesting are too wide
+            return Grade(False, Verdict.UNPARSABLE, "guard.nesting", answer)
+        try:
+            outcome = compare(gold_text, gold_tree, cleaned, tree, policy)
+        except RecursionError:
+            return Grade(False, Verdict.UNPARSABLE, "guard.nesting", answer)
         if outcome.equal is not None:
             return _grade(outcome, answer)
         if policy.kind == "integer":

@@ -100,7 +100,12 @@ def _rounding(gold: Node, answer: Node, gold_value: Value, answer_value: Value, 
             return "number.exact_answer_rounds_to_gold"
     if answer_decimal is not None and gold_decimal is None and not _terminates(gold_value):
         unit = 10.0**-answer_decimal.decimals
-        if answer_decimal.digits >= policy.answer_decimal_digits and _within(gold_value, answer_value, unit):
+        exact = _has_decimals(gold_value, answer_decimal.decimals)
+        if (
+            answer_decimal.digits >= policy.answer_decimal_digits
+            and not exact
+            and _within(gold_value, answer_value, unit)
+        ):
             return "number.decimal_answer_rounds_gold"
     return None
 
@@ -132,6 +137,12 @@ def _mentions_decimal(node: Node) -> bool:
         if child is not None and not isinstance(child, Fraction):
             children.append(child)
     return any(_mentions_decimal(child) for child in children)
+
+
+def _has_decimals(value: Value, decimals: int) -> bool:
+    """Whether a number, such as log 100, is one with so few decimals that an answer must give it exactly."""
+    number = value.real if isinstance(value, complex) else float(value)
+    return abs(number - round(number, decimals)) <= 1e-12 * max(1.0, abs(number))
 
 
 def _terminates(value: Value) -> bool:
