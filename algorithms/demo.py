@@ -119,7 +119,8 @@ def run_demo(
     _plot(out, methods)
     console.print(_table(results, methods, config))
     transcripts = (out / "transcripts.txt").read_text(encoding="utf-8")
-    console.print(transcripts.split("\n\n", 3)[0], "\n", markup=False, highlight=False)
+    # AIPO's own three: early with help, early alone, late alone.
+    console.print("\n\n".join(transcripts.split("\n\n")[:3]) + "\n", markup=False, highlight=False)
     console.print(f"{summary['seconds']} s. Written: {path}, {out / 'learning_curves.png'}, {out / 'transcripts.txt'}")
     return path
 
@@ -238,7 +239,8 @@ def _plot(out: Path, methods: list[str]) -> None:
                 sum(values[max(0, i - 4) : i + 1]) / len(values[max(0, i - 4) : i + 1]) for i in range(len(values))
             ]
             width = 2.5 if method == "aipo" else 1.5
-            axes.plot([row["rollouts"] for row in rows], smooth, label=LABELS[method], linewidth=width)
+            style = "--" if method == "mask" else "-"
+            axes.plot([row["rollouts"] for row in rows], smooth, style, label=LABELS[method], linewidth=width)
     axes.set(xlabel="rollouts", ylabel="solved alone (mean of 5 batches)", ylim=(-0.03, 1.03))
     axes.set_title("rulebook-consult, embedded policy: solo accuracy while training")
     axes.legend(loc="center left", frameon=False)

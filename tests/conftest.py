@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -13,9 +14,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 def pytest_configure() -> None:
     """One thread: the models are tiny, and a test's numbers must not depend on the machine's cores."""
-    import torch
+    # The tests of the environments run without the learner's packages.
+    with contextlib.suppress(ModuleNotFoundError):
+        import torch
 
-    torch.set_num_threads(1)
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError, GradingError
 from aipo_env.grading.grader import Grader
@@ -28,6 +28,8 @@ class GradeSummary:
     """Rows graded."""
     verdicts: dict[str, int] = field(default_factory=dict)
     """How often each verdict was given."""
+    harness_errors: int = 0
+    """Rows on which the grader itself failed: these have no verdict on the answer."""
     scored: int = 0
     """Rows that say whether the answer is right, and are not marked as contested."""
     accuracy: float | None = None
@@ -106,7 +108,7 @@ def grade_file(
     rows = list(_rows(pairs, limit))
     summary, times, verdicts = GradeSummary(policy=policy), list[float](), Counter[str]()
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(json.open("w", encoding="utf-8")) if json is not None else sys.stdout
+        output = stack.enter_context(_writable(json)) if json is not None else sys.stdout
         engine = grader if grader is not None else stack.enter_context(Grader())
         for number, row in rows:
             started = time.perf_counter()
@@ -123,25 +125,37 @@ def grade_file(
     return summary
 
 
+def _writable(json: Path) -> TextIO:
+    try:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        return json.open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"--json must name a file that can be written; {json}: {error.strerror}.") from None
+
+
 def _rows(pairs: Path, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    with pairs.open(encoding="utf-8") as lines:
+    with pairs.open("rb") as lines:
         count = 0
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
+        for number, data in enumerate(lines, 1):
+            if not data.strip():
                 continue
             if limit is not None and count >= limit:
                 return
             count += 1
             try:
-                row = json_module.loads(line)
+                row = json_module.loads(data.decode("utf-8"))
             except ValueError as error:
-                raise DataFormatError(f"{pairs}:{number}: expected one JSON object per line; {error}.") from None
+                raise DataFormatError(
+                    f"{pairs}:{number}: expected one JSON object per line, in UTF-8; {error}. Mend or remove the line."
+                ) from None
             if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("gold", "pred")):
                 raise DataFormatError(
                     f"{pairs}:{number}: expected the text fields 'gold' and 'pred'. Add them to the row."
                 )
             if row.get("form", "answer") not in FORMS:
-                raise DataFormatError(f"{pairs}:{number}: 'form' must be 'answer' or 'text'; got {row['form']!r}.")
+                raise DataFormatError(
+                    f"{pairs}:{number}: 'form' must be 'answer' or 'text'; got {row['form']!r}. Mend the row."
+                )
             yield number, row
 
 
@@ -179,6 +193,7 @@ def _score(summary: GradeSummary, row: dict[str, Any], grade: Grade) -> None:
 
 def _finish(summary: GradeSummary, times: list[float], verdicts: Counter[str]) -> None:
     summary.verdicts = dict(sorted(verdicts.items()))
+    summary.harness_errors = verdicts[Verdict.HARNESS_ERROR.value]
     if summary.scored:
         summary.accuracy = 1 - (summary.false_positives + summary.false_negatives) / summary.scored
     if times:

@@ -96,12 +96,7 @@ class Factors(ABC):
 
     def factor(self) -> Node:
         """An atom with its exponents, factorials, primes and subscripts."""
-        self.level += 1
-        if self.level > MAX_LEVEL:
-            raise Unreadable("nesting", final=True)
-        node = self.postfixed(self.atom())
-        self.level -= 1
-        return node
+        return self.postfixed(self.atom())
 
     def postfixed(self, node: Node) -> Node:
         """What stands behind an atom and belongs to it."""
@@ -272,6 +267,15 @@ class Factors(ABC):
 
     def atom(self) -> Node:
         """The smallest parts: a number, a symbol, a function, a group."""
+        self.level += 1
+        if self.level > MAX_LEVEL:
+            raise Unreadable("nesting", final=True)
+        node = self.part()
+        self.level -= 1
+        return node
+
+    def part(self) -> Node:
+        """An atom, without counting how deep it stands."""
         token = self.take()
         if token.kind == "number":
             if self.peek().text == "\\overline" and "." in token.text:

@@ -22,7 +22,6 @@ from aipo_env.grading.parser import Unreadable, parse
 from aipo_env.grading.policy import MATH500, GradingPolicy
 from aipo_env.grading.pool import WorkerPool
 from aipo_env.grading.scalars import Outcome
-from aipo_env.grading.trees import is_constant
 from aipo_env.grading.verdicts import Grade, Verdict
 
 DEFAULT_TIMEOUT = 0.9
@@ -192,8 +191,8 @@ class Grader:
             return _grade(outcome, answer)
         if policy.kind == "integer":
             return Grade(False, Verdict.UNPARSABLE, "integer.unreadable", answer)
-        if tree is None and gold_tree is not None and is_constant(gold_tree):
-            # Another parser would make a number of broken or decorated text; a number can be written plainly.
+        if tree is None and gold_tree is not None:
+            # A more lenient parser would make something of broken text; what our grammar reads is wide enough.
             return Grade(False, Verdict.UNPARSABLE, "unreadable", answer)
         if tree is None and _PROSE.search(cleaned):
             return Grade(False, Verdict.UNPARSABLE, "guard.prose", answer)

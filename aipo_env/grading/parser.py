@@ -24,6 +24,7 @@ from aipo_env.grading.nodes import (
     SetOperation,
     Text,
 )
+from aipo_env.grading.units import can_be_unit, hedges
 
 __all__ = ["Unreadable", "parse"]
 
@@ -66,6 +67,8 @@ class _Parser(Factors):
             if self.peek().text in ("and", "or") and self.peek().kind == "op":
                 self.take()
             if self.peek() is END or self.peek().text in (")", "]", "}", "\\}"):
+                if separator in ("and", "or"):
+                    raise Unreadable("syntax")
                 break  # a trailing separator
             separators.append(separator)
             items.append(self.item())
@@ -79,6 +82,8 @@ class _Parser(Factors):
             words = self.words()
             if self.peek() is END or self.peek().kind == "op":
                 return Text(words)
+            if hedges(words):
+                raise Unreadable("prose", final=True)
             # Words before a formula ("the area is 5") say nothing about its value.
             return self.item()
         members = [self.set_expression()]
@@ -257,4 +262,7 @@ class _Parser(Factors):
                 unit.append("/" + (following.text[6:-1] if following.kind == "text" else following.text))
             else:
                 break
-        return Quantity(node, " ".join(part for part in unit if part))
+        words = " ".join(part for part in unit if part)
+        if not can_be_unit(words):
+            raise Unreadable("prose", final=True)
+        return Quantity(node, words)

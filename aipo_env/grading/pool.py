@@ -184,7 +184,7 @@ class WorkerPool:
         with theirs:
             try:
                 socket.send_fds(self._control, [b"f" + bytes(8)], [theirs.fileno()])
-                reply = self._ask(None, 10.0)
+                reply = self._ask(None, self.start_timeout)
             except BaseException:
                 ours.close()
                 raise

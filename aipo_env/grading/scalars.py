@@ -140,9 +140,10 @@ def _mentions_decimal(node: Node) -> bool:
 
 
 def _has_decimals(value: Value, decimals: int) -> bool:
-    """Whether a number, such as log 100, is one with so few decimals that an answer must give it exactly."""
-    number = value.real if isinstance(value, complex) else float(value)
-    return abs(number - round(number, decimals)) <= 1e-12 * max(1.0, abs(number))
+    """Whether a real such as log 100 comes to so few decimals that an answer must give them exactly."""
+    if isinstance(value, Fraction) or decimals > 10:
+        return False
+    return abs(value.real - round(value.real, decimals)) <= 1e-12 * max(1.0, abs(value.real))
 
 
 def _terminates(value: Value) -> bool:

@@ -18,6 +18,7 @@ from aipo_env.grading.nodes import (
     Relation,
     Sequence,
     Sym,
+    Text,
 )
 from aipo_env.grading.units import canonical_unit
 
@@ -189,7 +190,7 @@ def has_parts(node: Node) -> bool:
 
 
 def is_unevaluated(node: Node) -> bool:
-    """Whether an integral, a limit or an infinite series is left to do: that restates a question."""
+    """Whether an integral, a limit, an infinite or an unbounded series is left to do: that restates a question."""
     return _any_node(node, _is_unfinished)
 
 
@@ -197,7 +198,7 @@ def _is_unfinished(node: Node) -> bool:
     if not isinstance(node, Call):
         return False
     return node.name in ("int", "iint", "oint", "lim") or (
-        node.name in ("sum", "prod") and node.args[3] == Sym("\\infty")
+        node.name in ("sum", "prod") and node.args[3] in (Sym("\\infty"), Text(""))
     )
 
 

@@ -42,6 +42,24 @@ _SQUARE = re.compile(r"\b(?:square|sq\.?)\s+(\w+)")
 _CUBIC = re.compile(r"\b(?:cubic|cu\.?)\s+(\w+)")
 
 
+# Words that hedge or deny; digits hide another answer, but cm2 and m^2 are units.
+_HEDGE = re.compile(
+    r"(?<![A-Za-z^{])\d|\b(?:not|no|or|nor|wrong|but|maybe|perhaps|except|without|never|neither|either|than)\b|n't\b",
+    re.IGNORECASE,
+)
+_VERB = re.compile(r"\b(?:is|are|was|isn|be)\b", re.IGNORECASE)
+
+
+def hedges(words: str) -> bool:
+    """Whether words beside a formula may change what it says, as in "not 4" and "3 or 4"."""
+    return _HEDGE.search(words) is not None
+
+
+def can_be_unit(words: str) -> bool:
+    """Whether words behind a number can be a unit or the things counted: a few words, no sentence."""
+    return len(words) <= 40 and words.count(" ") < 5 and not hedges(words) and _VERB.search(words) is None
+
+
 @lru_cache(maxsize=1024)
 def canonical_unit(unit: str) -> str:
     """Return one spelling for all spellings of a unit: ``square metres`` and ``m^{2}`` give ``m^2``."""

@@ -26,6 +26,7 @@ from tests.algorithms.test_rollout import talkative
 from tests.algorithms.tiny import tiny_policy
 from tests.helpers import Recorder
 
+ROOT = Path(__file__).parents[2]
 HELPERS = {"knowledge": Recorder("4+4+1;7+7+2;3+3+8", "knowledge")}
 
 
@@ -204,6 +205,24 @@ def test_help_that_works_is_learnt(tmp_path: Path) -> None:
     assert after > before + 1.0
     before, after = reply_logprob("mask")
     assert after < before + 0.5
+
+
+def test_global_random_state_is_left_alone(tmp_path: Path) -> None:
+    """In a process of its own: here the run-time type checks draw from Python's global generator."""
+    code = f"""
+import random, numpy, torch
+from pathlib import Path
+from tests.algorithms.test_trainer import make
+def states():
+    return [random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+trainer = make(Path({str(tmp_path)!r}))
+before = states()
+trainer.train_step()
+trainer.evaluate()
+assert states() == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_dynamic_sampling_keeps_groups_with_signal(tmp_path: Path) -> None:

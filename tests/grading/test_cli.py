@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from aipo_env.cli import main
+from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError, GradingError
 from aipo_env.grading import Grader
 from aipo_env.grading.cli import grade_file
 
@@ -15,7 +16,9 @@ def _write(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-def test_each_row_gets_a_verdict_and_the_file_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_row_gets_a_verdict_and_the_file_a_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], grader: Grader
+) -> None:
     pairs = _write(
         tmp_path / "pairs.jsonl",
         [
@@ -26,7 +29,7 @@ def test_each_row_gets_a_verdict_and_the_file_a_summary(tmp_path: Path, capsys: 
             {"gold": "3", "pred": "\ud800"},
         ],
     )
-    summary = grade_file(pairs, tmp_path / "out.jsonl")
+    summary = grade_file(pairs, tmp_path / "out.jsonl", grader=grader)
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["verdict"] for line in lines[:-1]] == ["correct", "wrong", "correct", "correct", "unparsable"]
     assert lines[1]["row"] == "second"
@@ -57,5 +60,45 @@ def test_bad_input_says_where_and_what(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text("{\n")
     with pytest.raises(DataFormatError, match="one JSON object per line"):
         grade_file(tmp_path / "broken.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"gold": "3", "pred": "\xe9"}\n')
+    with pytest.raises(DataFormatError, match="in UTF-8"):
+        grade_file(tmp_path / "latin.jsonl")
+    with pytest.raises(ConfigurationError, match="can be written"):
+        grade_file(_write(tmp_path / "fine.jsonl", []), tmp_path)
     with pytest.raises(ConfigurationError, match="policy must be one of"):
         grade_file(_write(tmp_path / "ok.jsonl", []), policy="nonsense")
+
+
+def test_the_command_grades_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Grader, "start", lambda self: self)  # nothing here needs a worker
+    pairs = _write(tmp_path / "pairs.jsonl", [{"gold": "3", "pred": "3"}, {"gold": "A", "pred": "B"}])
+    output = tmp_path / "new" / "out.jsonl"
+    assert main(["grade", str(pairs), "--json", str(output)]) == 0
+    assert "2 rows under policy math500: 1 correct, 1 wrong" in capsys.readouterr().out
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line.get("verdict") for line in lines] == ["correct", "wrong", None]
+    assert lines[-1]["summary"]["harness_errors"] == 0
+    assert main(["grade", str(pairs), "--limit", "1", "--policy", "integer"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["summary"]["rows"] == 1
+
+
+def test_the_command_tells_unreadable_input_and_its_own_failures_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Grader, "start", lambda self: self)
+    assert main(["grade", str(tmp_path / "missing.jsonl")]) == 2
+    assert "there is none at" in capsys.readouterr().err
+    assert main(["grade", str(_write(tmp_path / "bad.jsonl", [{"gold": "3"}]))]) == 2
+    assert "bad.jsonl:1: expected the text fields 'gold' and 'pred'" in capsys.readouterr().err
+
+    def fails(self: Grader, *_: object, **__: object) -> None:
+        raise GradingError("no worker")
+
+    monkeypatch.setattr(Grader, "grade_answer", fails)
+    pairs = _write(tmp_path / "pairs.jsonl", [{"gold": "3", "pred": "3", "equal": True}])
+    assert main(["grade", str(pairs), "--json", str(tmp_path / "out.jsonl")]) == 1
+    assert "1 harness_error" in capsys.readouterr().out
+    line = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert (line["correct"], line["verdict"], line["rule"]) == (False, "harness_error", "harness: no worker")

@@ -95,7 +95,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(PIECES, max_size=60).map("".join))
 def test_extraction_never_raises_and_invents_nothing(text: str) -> None:
     answer = extract_answer(text)
@@ -104,7 +104,7 @@ def test_extraction_never_raises_and_invents_nothing(text: str) -> None:
         assert set(answer) <= written
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="0123456789+-x^ ", min_size=1, max_size=20), st.text(max_size=50))
 def test_the_last_box_is_found_behind_any_text(content: str, before: str) -> None:
     if content.strip():

@@ -20,7 +20,7 @@ def _pairs() -> list[tuple[str, str, bool]]:
 
 @pytest.mark.parametrize(("gold", "answer", "equal"), _pairs())
 def test_rules(grader: Grader, gold: str, answer: str, equal: bool) -> None:
-    grade = grader.grade_answer(gold, answer)
+    grade = grader.grade_answer(gold, answer, timeout=10)
     assert grade.correct is equal, grade
     assert grade.correct == (grade.verdict is Verdict.CORRECT)
 
@@ -64,6 +64,8 @@ def test_integers(grader: Grader, gold: str, answer: str, correct: bool) -> None
     [
         (GradingPolicy(percent="strict"), "10", "10%"),
         (GradingPolicy(units="required"), r"5 \text{ cm}", "5"),
+        (GradingPolicy(convert_units=False), r"2 \text{ hours}", "120 minutes"),
+        (GradingPolicy(convert_units=False), r"2.5 \text{ hours}", "2 hours 30 minutes"),
         (GradingPolicy(list_order="same"), "1, 2", "2, 1"),
         (GradingPolicy(vectors_as_tuples=False), r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,2)"),
         (GradingPolicy(text_case="strict"), r"\text{Monday}", "monday"),

@@ -11,6 +11,7 @@ import pytest
 
 from aipo_env.grading import Grade, Grader
 from aipo_env.grading.cli import GradeSummary, grade_file
+from benchmarks.grading import CONVENTIONS, policy_says
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -57,34 +58,12 @@ def test_hostile_rows(grading_data: Path, grader: Grader) -> None:
     assert len(grader.worker_pids) == 3
 
 
-# What our policy says where public graders disagree. A number stands for any row of that kind.
-CONVENTIONS = {
-    "percent": "a percent sign on one side is a unit or a factor; without a sign a factor of 100 is an error",
-    "ordered list": "a bare list has no order",
-    "bracket kind": "brackets of different kinds differ, and tuples are ordered",
-    "clock time": "a time is the same on both clocks",
-    "unit dropped": "a unit may be missing on one side",
-    "double-escaped": "text that was escaped twice is read as escaped once",
-    "matrix vs list": "a vector may be written as a tuple",
-    "approximation": "rounding applies to a whole answer, not inside an equation",
-    "2^(1/2^1000) is not 1": "values closer than 1e-11 are one value",
-    "function name": "y = ... and f(x) = ... name the same graph",
-}
-
-
-def _convention(row: dict[str, Any]) -> bool:
-    kind, gold, answer = row["contested"], row["gold"], row["pred"]
-    if kind == "percent":
-        return row["form"] == "text" or "%" in gold + answer
-    return kind not in ("bracket kind", "approximation")
-
-
 def test_contested_rows_follow_the_stated_conventions(grading_data: Path, grader: Grader) -> None:
     rows = [row for row in _rows(grading_data / "answer_pairs_dev.jsonl") if row.get("contested")]
     assert rows
     for row in rows:
         assert row["contested"] in CONVENTIONS
-        assert _grade(grader, row).correct == _convention(row), row
+        assert _grade(grader, row).correct == policy_says(row), row
 
 
 def test_whole_solutions(data_folder: Path, grader: Grader) -> None:
