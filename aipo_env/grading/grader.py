@@ -54,7 +54,7 @@ class Grader:
     The worker processes start when the first answer needs them, or on `start`.
     """
 
-    def __init__(self, workers: int | None = None, *, start_timeout: float = 60.0) -> None:
+    def __init__(self, workers: int | None = None, *, start_timeout: float = 180.0) -> None:
         """Prepare a grader.
 
         Args:

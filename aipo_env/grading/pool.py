@@ -47,7 +47,7 @@ class WorkerPool:
     Thread-safe. Use one pool per process: after a fork, `abandon` it in the child.
     """
 
-    def __init__(self, size: int = 2, start_timeout: float = 60.0) -> None:
+    def __init__(self, size: int = 2, start_timeout: float = 180.0) -> None:
         """Prepare a pool; nothing is started before `start`.
 
         Args:
