@@ -30,8 +30,9 @@ format: $(call venv,test)/ready
 	$(call venv,test)/bin/ruff check --fix .
 
 bench: $(call venv,bench)/ready
-	$(call venv,bench)/bin/python -m benchmarks.trainer_speed $(ARGS)
-	$(call venv,bench)/bin/python -m benchmarks.env_speed $(ARGS)
+	$(call venv,bench)/bin/python -m benchmarks.trainer_speed
+	$(call venv,bench)/bin/python -m benchmarks.env_speed
+	$(call venv,bench)/bin/python -m benchmarks.code_sandbox
 
 # The stamp is written last, so an installation that was cut is done again.
 $(call venv,demo)/ready:  EXTRAS = train
