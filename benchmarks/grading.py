@@ -473,14 +473,14 @@ def _spreads(results: list[dict[str, Any]]) -> dict[str, dict[str, report.Spread
 
 
 def _ratios(runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, report.Spread]:
-    """How many times math-verify's speed ours is, repeat by repeat."""
+    """How many times faster than math-verify ours is, repeat by repeat."""
     if "aipo" not in runs or "math-verify" not in runs:
         return {}
     ours, theirs = ([run["speed"]["rewrites_per_s"] for run in runs[name]] for name in ("aipo", "math-verify"))
-    found = {"throughput": report.ratios(ours, theirs)}
+    found = {"rewrites per s, ours / math-verify's": report.ratios(ours, theirs)}
     for part in ("pairs", "rewrites"):
         ours, theirs = ([run[part]["median_ms"] for run in runs[name]] for name in ("math-verify", "aipo"))
-        found[f"median time, {part}"] = report.ratios(ours, theirs)
+        found[f"median time on the {part}, math-verify's / ours"] = report.ratios(ours, theirs)
     return found
 
 
@@ -524,7 +524,7 @@ def print_results(result: Mapping[str, Any]) -> None:
             value = result["hostile"][name][key]
             cells.append(f"{value:,.2f}" if isinstance(value, float) else str(value))
         rows.append([f"hostile: {key.replace('_', ' ')}", *cells])
-    notes = [f"ours / math-verify, {key}: {value.text(1, 'x')}" for key, value in result["ratios"].items()]
+    notes = [f"{key}: {value.text(1, 'x')}" for key, value in result["ratios"].items()]
     notes += [f"skipped {name}: {reason}" for name, reason in result["skipped"].items()]
     notes += [
         "contested accuracy: agreement with the conventions that this project documents; as labelled: with the rows' labels",

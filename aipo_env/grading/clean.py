@@ -60,8 +60,13 @@ _STYLE = re.compile(
     r"operatorname\*?|emph|fbox|boxed)\s*\{([^{}]*)\}"
 )
 _LEAD = re.compile(
-    r"(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is)?\s*:?|therefore,?|thus,?|hence,?|so,?)\s+(?=[\\\d(\[{+-])",
+    r"(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is)?\s*:?|(?:the\s+)?(?:[a-z]{1,20}\s+){1,3}(?:is|are|equals)"
+    r"|therefore,?|thus,?|hence,?|so,?)\s+(?=[\\\d(\[{+-])",
     re.IGNORECASE,
+)
+_ORDINAL = re.compile(
+    r"(?<=\d)\s?\^\s?\{?\s?(?:\\text\s?\{\s?)?(?:st|nd|rd|th)\s?\}?\s?\}?(?![A-Za-z])"
+    r"|(?:(?<=1)st|(?<=2)nd|(?<=3)rd|(?<=\d)th)(?![A-Za-z])"
 )
 FUNCTIONS = frozenset(
     [
@@ -134,6 +139,8 @@ def clean(text: str, *, trusted: bool = False) -> str:
         if braced in text:
             text = text.replace(braced, braced[1])
     text = _LEAD.sub("", text.strip(), count=1)
+    if "th" in text or "st" in text or "nd" in text or "rd" in text:
+        text = _ORDINAL.sub("", text)
     _check_nesting(text)
     # The full stop of the sentence is not part of the answer.
     while text.endswith((".", ",", ";")) and not text.endswith("\\,"):

@@ -156,6 +156,8 @@ class Factors(ABC):
         name = ""
         while self.accept("'"):
             name += "'"
+        if isinstance(node, Num) and len(name) < 3:
+            return Quantity(node, "ft" if len(name) == 1 else "in")
         if isinstance(node, Sym):
             node = Sym(node.name + name)
             if self.peek().text == "_":

@@ -22,6 +22,7 @@ from aipo_env.grading.parser import Unreadable, parse
 from aipo_env.grading.policy import MATH500, GradingPolicy
 from aipo_env.grading.pool import WorkerPool
 from aipo_env.grading.scalars import Outcome
+from aipo_env.grading.trees import is_constant
 from aipo_env.grading.verdicts import Grade, Verdict
 
 DEFAULT_TIMEOUT = 0.9
@@ -30,6 +31,14 @@ DEFAULT_TIMEOUT = 0.9
 
 # A sentence is no answer. Another parser would pick a number out of it, and so reward a hedge.
 _PROSE = re.compile(r"(?<!begin\{)(?<!end\{)(?<![\\A-Za-z])[A-Za-z]{4,}(?![A-Za-z])[^A-Za-z\\]")
+
+
+_LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+
+
+def _letters(text: str) -> set[str]:
+    """The variables of an expression, roughly: its single letters."""
+    return {name for name in _LETTER.findall(text) if len(name) == 1} - {"d", "e", "i"}
 
 
 @lru_cache(maxsize=4096)
@@ -194,8 +203,15 @@ class Grader:
         if tree is None and gold_tree is not None:
             # A more lenient parser would make something of broken text; what our grammar reads is wide enough.
             return Grade(False, Verdict.UNPARSABLE, "unreadable", answer)
+        if gold_tree is not None and is_constant(gold_tree):
+            return Grade(
+                False, Verdict.WRONG, outcome.rule, answer
+            )  # what is no number by our rules is not that number
         if tree is None and _PROSE.search(cleaned):
             return Grade(False, Verdict.UNPARSABLE, "guard.prose", answer)
+        letters = _letters(gold_text)
+        if not letters or letters != _letters(cleaned):
+            return Grade(False, Verdict.WRONG, "algebra.other_letters", answer)
         refusal = check_for_algebra(cleaned)
         if refusal is not None:
             return Grade(False, Verdict.UNPARSABLE, f"guard.{refusal}", answer)

@@ -24,7 +24,7 @@ from aipo_env.grading.nodes import (
     SetOperation,
     Text,
 )
-from aipo_env.grading.units import can_be_unit, hedges
+from aipo_env.grading.units import can_be_unit, hedges, introduces
 
 __all__ = ["Unreadable", "parse"]
 
@@ -84,6 +84,8 @@ class _Parser(Factors):
                 return Text(words)
             if hedges(words):
                 raise Unreadable("prose", final=True)
+            if not introduces(words):
+                raise Unreadable("words")
             # Words before a formula ("the area is 5") say nothing about its value.
             return self.item()
         members = [self.set_expression()]

@@ -55,6 +55,18 @@ def hedges(words: str) -> bool:
     return _HEDGE.search(words) is not None
 
 
+_LEADS = """
+is are was be equals equal to of about approximately exactly roughly answer therefore thus so hence get has have gives
+costs value values result solution solutions total when where at
+"""
+_INTRODUCTION = re.compile(rf"(?:.*\s)?(?:{'|'.join(_LEADS.split())})[\s:,]*|\([A-Z]\)", re.IGNORECASE)
+
+
+def introduces(words: str) -> bool:
+    """Whether words before a formula only introduce it: "the area is" and a label "(A)" do, "June" does not."""
+    return _INTRODUCTION.fullmatch(words) is not None and not hedges(words)
+
+
 def can_be_unit(words: str) -> bool:
     """Whether words behind a number can be a unit or the things counted: a few words, no sentence."""
     return len(words) <= 40 and words.count(" ") < 5 and not hedges(words) and _VERB.search(words) is None

@@ -39,11 +39,25 @@ def settles(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 def settled_processes() -> set[int]:
     """The descendants of this process, once idle workers have forked the process for their next test."""
-    found, before = processes_below(os.getpid()), set[int]()
+    found, before = sandbox_processes(), set[int]()
     while found != before:
         time.sleep(0.2)
-        found, before = processes_below(os.getpid()), found
+        found, before = sandbox_processes(), found
     return found
+
+
+def sandbox_processes() -> set[int]:
+    """The sandbox's processes below this one: its supervisors and all that they started. Other tests have others."""
+    supervisors = {pid for pid in processes_below(os.getpid()) if b"runner.supervisor" in command_line(pid)}
+    return supervisors.union(*(processes_below(pid) for pid in supervisors))
+
+
+def command_line(pid: int) -> bytes:
+    """The command line of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def processes_below(pid: int) -> set[int]:

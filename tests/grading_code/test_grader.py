@@ -16,7 +16,7 @@ import pytest
 from aipo_env.errors import ConfigurationError, DataFormatError, GradingError
 from aipo_env.grading.code import CodeGrade, CodeGrader, CodeProblem, CodeTest, CodeVerdict, Isolation
 from aipo_env.grading.code import worker as worker_module
-from tests.grading_code.support import needs_sandbox, processes_below, settled_processes, settles
+from tests.grading_code.support import command_line, needs_sandbox, sandbox_processes, settled_processes, settles
 
 pytestmark = needs_sandbox
 
@@ -114,8 +114,8 @@ def test_threads_and_asyncio_at_once_and_the_callers_alarm_still_fires(grader: C
 
 def test_a_killed_worker_is_replaced(grader: CodeGrader) -> None:
     grader.grade(RIGHT, DOUBLE)
-    for pid in processes_below(os.getpid()):
-        if b"runner.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+    for pid in sandbox_processes():
+        if b"runner.supervisor" in command_line(pid):
             os.kill(pid, signal.SIGKILL)
     assert grader.grade(RIGHT, DOUBLE).correct
 
@@ -157,10 +157,10 @@ def test_close_leaves_no_process() -> None:
     grader = CodeGrader(2)
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda _: grader.grade(RIGHT, DOUBLE), range(4)))
-    assert processes_below(os.getpid()) > before
+    assert sandbox_processes() > before
     grader.close()
     grader.close()
-    assert settles(lambda: processes_below(os.getpid()) == before)
+    assert settles(lambda: sandbox_processes() == before)
     with pytest.raises(ConfigurationError, match="closed"):
         grader.grade(RIGHT, DOUBLE)
 
@@ -171,7 +171,7 @@ def test_a_forgotten_grader_ends_its_workers() -> None:
     assert grader.grade(RIGHT, DOUBLE).correct
     del grader
     gc.collect()
-    assert settles(lambda: processes_below(os.getpid()) == before)
+    assert settles(lambda: sandbox_processes() == before)
 
 
 def test_extra_packages_can_be_imported_only_when_asked_for(grader: CodeGrader, tmp_path: Path) -> None:

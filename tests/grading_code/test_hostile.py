@@ -12,7 +12,7 @@ import pytest
 
 from aipo_env.grading.code import CodeGrade, CodeGrader, CodeProblem, CodeTest, CodeVerdict
 from tests.grading_code import hostile
-from tests.grading_code.support import needs_sandbox, processes_below, settles
+from tests.grading_code.support import needs_sandbox, sandbox_processes, settles
 
 pytestmark = needs_sandbox
 
@@ -105,7 +105,7 @@ def test_escape(name: str, grader: CodeGrader) -> None:
 def test_forking_escape_where_forks_are_allowed(name: str, forking_grader: CodeGrader) -> None:
     """Without the filter's help: the process limit and the pid namespace hold, and nothing is left running."""
     check(forking_grader.grade(hostile.FORKING[name], CodeProblem([CodeTest("1", "escaped")], **LIMITS)))
-    assert settles(lambda: len(processes_below(os.getpid())) <= OURS)
+    assert settles(lambda: len(sandbox_processes()) <= OURS)
 
 
 def test_memory_scan_would_find_its_own_input(grader: CodeGrader, answers_on_the_host: dict[str, object]) -> None:
@@ -120,7 +120,7 @@ def test_nothing_is_left_and_the_worker_still_works(grader: CodeGrader) -> None:
         code = {**hostile.CHEATS, **hostile.ESCAPES}[name]
         check(grader.grade(code, CodeProblem([CodeTest("1", ANSWER)], **LIMITS)))
     assert grader.grade("print(1)", CodeProblem([CodeTest("", "1")])).correct
-    assert settles(lambda: len(processes_below(os.getpid())) <= OURS)
+    assert settles(lambda: len(sandbox_processes()) <= OURS)
 
 
 def test_the_answer_is_there_for_the_taking_without_a_sandbox(answers_on_the_host: dict[str, object]) -> None:
