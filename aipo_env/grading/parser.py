@@ -88,6 +88,8 @@ class _Parser(Factors):
                 raise Unreadable("words")
             # Words before a formula ("the area is 5") say nothing about its value.
             return self.item()
+        if self.position == 0 and first.text in ("~", "=") and first.kind in ("relation", "op"):
+            self.take()  # "= 5" goes on from a question
         members = [self.set_expression()]
         operators: list[str] = []
         while True:
