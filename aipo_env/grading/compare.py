@@ -421,9 +421,12 @@ def _all(rule: str, outcomes: list[Outcome]) -> Outcome:
 
 
 def _alternatives_for_a_tuple(bare: Sequence, other: Sequence) -> bool:
-    """Whether values joined by "and" or "or" face a tuple, or a bare list an interval that is half open."""
+    """Whether alternative values face a tuple, or a bare list an interval that is half open."""
     if bare.opening or not other.opening or other.opening == "{":
         return False
+    named = [assignment(item) for item in bare.items]
+    if len(named) > 1 and all(pair is not None and named[0] is not None and pair[0] == named[0][0] for pair in named):
+        return True  # x = 1, x = 2
     return bare.separator in ("and", "or") or other.opening + other.closing not in ("()", "[]")
 
 

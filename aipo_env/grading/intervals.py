@@ -55,7 +55,10 @@ def _ends(tree: Node) -> list[float]:
     if isinstance(tree, Sequence):
         if tree.opening in ("(", "[") and len(tree.items) != 2:
             raise _NotReal
-        return [_real(item) for item in tree.items]
+        ends = [_real(item) for item in tree.items]
+        if tree.opening in ("(", "[") and ends[0] > ends[1]:
+            raise _NotReal  # a point of the plane, not an empty interval
+        return ends
     if isinstance(tree, SetOperation):
         return [x for operand in tree.operands for x in _ends(operand)]
     if tree == Sym("\\mathbb R"):
