@@ -294,9 +294,12 @@ class _Comparison:
             if table is not None and self.policy.vectors_as_tuples:
                 return self.matrices(table, other) if sequence is gold else self.matrices(other, table)
             vector = vector_entries(other)
-            if not self.policy.vectors_as_tuples or vector is None or sequence.opening == "{":
+            tuple_like = sequence.opening + sequence.closing in ("", "()", "[]")
+            if not self.policy.vectors_as_tuples or vector is None or not tuple_like:
                 return Outcome(False, "matrix.shape")
-            plain = Sequence("", "", sequence.items) if len(sequence.items) == len(vector) else sequence
+            plain = (
+                Sequence("", "", sequence.items, sequence.separator) if len(sequence.items) == len(vector) else sequence
+            )
             bare = Sequence("(", ")", vector)
             return _named("vector", self.sequences(plain, bare) if sequence is gold else self.sequences(bare, plain))
         if sequence.separator == "and" and isinstance(other, Quantity) and len(sequence.items) == 2:

@@ -444,7 +444,10 @@ class Factors(ABC):
     def function_arguments(self) -> list[Node]:
         r"""Arguments in brackets, or the factors that follow: ``\sin 2x``."""
         if self.peek().text in ("(", "{", "[", "\\{") and self.peek().kind in ("op", "command"):
-            return self.arguments()
+            arguments = self.arguments()
+            if not arguments:
+                raise Unreadable("syntax")
+            return arguments
         if self.peek().kind == "function":
             return [self.factor()]
         factors = [self.signed_factor()]
