@@ -6,9 +6,20 @@ env = aipo_env.make("math500-consult")
 
 from aipo_env.consulting import as_agent
 from aipo_env.episode import Episode, EpisodeConfig
-from aipo_env.errors import AipoError
+from aipo_env.errors import AipoError, ServiceError
 from aipo_env.gym_env import ConsultEnv, render_transcript
-from aipo_env.protocol import Agent, Answer, Consult, ConsultRequest, Malformed, Reply, TokenAction, Usage
+from aipo_env.protocol import (
+    Agent,
+    Answer,
+    Consult,
+    ConsultRequest,
+    Malformed,
+    Reply,
+    TokenAction,
+    TurnPolicy,
+    TurnRequest,
+    Usage,
+)
 from aipo_env.registry import EnvSpec, list_agents, list_envs, make, make_tasks, register_agent, register_env
 from aipo_env.trajectory import Segment, Source, TraceWriter, Trajectory, read_traces, write_traces
 
@@ -27,10 +38,13 @@ __all__ = [
     "Malformed",
     "Reply",
     "Segment",
+    "ServiceError",
     "Source",
     "TokenAction",
     "TraceWriter",
     "Trajectory",
+    "TurnPolicy",
+    "TurnRequest",
     "Usage",
     "as_agent",
     "list_agents",

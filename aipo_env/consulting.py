@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar, cast
 
-from aipo_env.errors import ConfigurationError
+from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.protocol import Agent, ConsultRequest, Reply
 
 T = TypeVar("T")
 
+log = logging.getLogger("aipo_env")
+
 
 async def consult(agent: Agent, request: ConsultRequest, timeout: float | None = None) -> Reply:
-    """Asks a helper; lateness and lost connections become `Reply.error`, any other exception propagates.
+    """Asks a helper; lateness, lost connections and failing services become `Reply.error`, any other exception propagates.
 
     Args:
         agent: the helper.
         request: what it is asked.
         timeout: seconds the helper has; None for no limit.
     """
+    if timeout is not None and request.deadline is None:
+        request = dataclasses.replace(request, deadline=timeout)
     try:
         async with asyncio.timeout(timeout):
             reply = await agent.respond(request)
     except TimeoutError:
         return Reply("", error=f"no reply within {timeout:g} s" if timeout is not None else "it timed out")
+    except ServiceError as error:
+        # The policy reads the short form: the same words for the same fault, and no address.
+        log.warning("%s: %s", agent.name, error)
+        status = f" (HTTP {error.status})" if error.status is not None else ""
+        return Reply("", error=f"its service failed{status}")
     except ConnectionError as error:
         return Reply("", error=f"connection failed ({type(error).__name__})")
     if not isinstance(reply, Reply):

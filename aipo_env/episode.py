@@ -8,8 +8,9 @@ nothing to the rules.
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -83,6 +84,11 @@ class EpisodeConfig:
     """Longer replies of a helper are cut here."""
     consult_cost: float = 0.0
     """Subtracted from the reward for each answered consult."""
+    helper_view: Literal["transcript", "query"] = "transcript"
+    """What a helper gets to see: the query and the transcript, or the query alone."""
+    fan_out: int = 1
+    """Consults, of different helpers, that one turn may carry: tags that follow each other directly. They are asked at
+    the same time; the replies stand in the order of the tags."""
 
     def __post_init__(self) -> None:
         if self.assisted and (self.max_turns < 2 or not self.agents):
@@ -95,6 +101,10 @@ class EpisodeConfig:
             value = getattr(self, name)
             if value < 0 or (value == 0 and name in ("max_turns", "max_chars", "max_reply_chars")):
                 raise ConfigurationError(f"{name} must not be negative, and budgets not be zero; got {name}={value!r}.")
+        if self.helper_view not in ("transcript", "query"):
+            raise ConfigurationError(f"helper_view is 'transcript' or 'query', got {self.helper_view!r}.")
+        if self.fan_out < 1:
+            raise ConfigurationError(f"fan_out is 1 or more (consults that one turn may carry), got {self.fan_out!r}.")
         for agent in self.agents:
             if markup.parse(markup.render(Consult(agent, "q")), self.agents) != Consult(agent, "q"):
                 raise ConfigurationError(
@@ -114,6 +124,7 @@ class Episode:
         codec: makes the episode token-exact; without it only text is recorded.
         reward_fn: replaces the 0/1 reward for a correct answer.
         env_id: recorded in the trajectory.
+        task_index: the task's index in its family, recorded in the trajectory.
     """
 
     def __init__(
@@ -127,6 +138,7 @@ class Episode:
         codec: TokenCodec | None = None,
         reward_fn: RewardFunction | None = None,
         env_id: str = "",
+        task_index: int | None = None,
     ) -> None:
         self.task = task
         self.config = config if config is not None else EpisodeConfig()
@@ -146,7 +158,9 @@ class Episode:
         self._codec = codec
         self._env_id = env_id
         self._seed = seed
-        self._pending: ConsultRequest | None = None
+        self._task_index = task_index
+        self._pending: deque[tuple[str, ConsultRequest | str]] = deque()
+        """Whose reply is due, in the order of the tags; a text in a request's place is a notice that waits its turn."""
         self._chars_left = self.config.max_chars
         self._transcript: list[str] = []
         ids = () if codec is None else tuple(codec.encode_prompt(prompt))
@@ -165,11 +179,21 @@ class Episode:
         return self._transcript[0]
 
     @property
+    def requests(self) -> dict[str, ConsultRequest]:
+        """What each consulted helper is asked, in the order in which `reply` takes the replies; empty if none is due."""
+        return {agent: request for agent, request in self._pending if isinstance(request, ConsultRequest)}
+
+    @property
     def request(self) -> ConsultRequest:
-        """What the addressed helper is asked; EpisodeStateError when no helper is to act."""
-        if self._pending is None:
-            raise EpisodeStateError(f"no consult is waiting for a reply; it is {self.turn_of or 'nobody'}'s turn.")
-        return self._pending
+        """What the helper is asked whose turn it is; EpisodeStateError when no helper is to act."""
+        return self._waiting()[1]
+
+    def _waiting(self) -> tuple[str, ConsultRequest]:
+        if self._pending:
+            agent, request = self._pending[0]
+            assert isinstance(request, ConsultRequest)
+            return agent, request
+        raise EpisodeStateError(f"no consult is waiting for a reply; it is {self.turn_of or 'nobody'}'s turn.")
 
     @property
     def consult_mask(self) -> list[int]:
@@ -186,10 +210,10 @@ class Episode:
         """The policy takes its turn.
 
         Args:
-            action: text, a structured action (which lowers to text), or the sampler's tokens.
+            action: text, a structured action or several consults (which lower to text), or the sampler's tokens.
 
         Returns:
-            What the turn was understood as.
+            What the turn was understood as; of several consults the first.
 
         Raises:
             InvalidActionError: for an action of another type.
@@ -208,27 +232,29 @@ class Episode:
         understood = parser.finish()
         # Behind a complete consult nothing belongs to the turn; an answer turn is kept whole.
         end = len(text) if isinstance(understood, Answer) or parser.consult_end is None else parser.consult_end
+        consults = [understood] if isinstance(understood, Consult) else []
+        if consults and self.config.fan_out > 1:
+            more, end = markup.adjacent_consults(text, end, self.config.agents, consults[0], self.config.fan_out)
+            consults += more
         self._record_policy(text, end, tokens)
         self.last_action = understood
         finish = tokens.finish_reason if tokens is not None else "stop"
         if isinstance(understood, Answer):
             self._finish("answer", answer=understood)
-        elif isinstance(understood, Consult):
-            self._consult(understood)
-        else:
+        elif isinstance(understood, Malformed):
             self._malformed(understood, finish)
+        else:
+            self._consult(consults)
         return understood
 
     def reply(self, reply: Reply) -> None:
-        """The addressed helper answers.
+        """The helper whose turn it is answers.
 
         Raises:
             EpisodeStateError: when no helper is to act.
         """
-        if self._pending is None or self.turn_of is None:
-            raise EpisodeStateError(f"no consult is waiting for a reply; it is {self.turn_of or 'nobody'}'s turn.")
-        agent, self._pending = self.turn_of, None
-        self.turn_of = POLICY
+        agent, _ = self._waiting()
+        self._pending.popleft()
         if reply.error is not None:
             self._notice(f"{agent} could not answer: {reply.error}"[:300], agent)
         else:
@@ -237,12 +263,12 @@ class Episode:
             if self.config.consult_cost:
                 spent = self.reward_parts.get("consult_cost", 0.0)
                 self.reward_parts["consult_cost"] = spent - self.config.consult_cost
-        if self._chars_left <= 0:
-            self._finish("max_chars", truncated=True)
+        self._pass_turn()
 
     def truncate(self, reason: FinishReason | str) -> None:
         """Ends a running episode from outside: the sampler ran out of tokens, the caller gave up."""
         if not self.done:
+            self._pending.clear()
             self._finish(reason, truncated=True)
 
     def trajectory(self, **fields: object) -> Trajectory:
@@ -258,6 +284,7 @@ class Episode:
             "verdict": "" if self.grade is None else self.grade.verdict.value,
             "num_consults": self.num_consults,
             "seed": self._seed,
+            "task_index": self._task_index,
             "metadata": dict(self.task.metadata),
         }
         return Trajectory(**{**values, **fields})  # type: ignore[arg-type]
@@ -273,8 +300,11 @@ class Episode:
                     "a TokenAction needs an environment with a tokenizer: pass codec= when making it."
                 )
             return self._codec.decode(action.ids), action
+        if isinstance(action, list | tuple) and action and all(isinstance(part, Consult) for part in action):
+            return "".join(map(markup.render, action)), None
         raise InvalidActionError(
-            f"an action is a str, Consult, Answer or TokenAction; got {type(action).__name__}: {str(action)[:80]!r}."
+            f"an action is a str, Consult, Answer or TokenAction, or a list of Consults; got {type(action).__name__}: "
+            f"{str(action)[:80]!r}."
         )
 
     def _append(self, segment: Segment) -> None:
@@ -337,19 +367,32 @@ class Episode:
             ids = self._encode(text)
         self._append(Segment(Source.TEMPLATE, text, ids, agent=agent))
 
-    def _consult(self, consult: Consult) -> None:
+    def _consult(self, consults: Sequence[Consult]) -> None:
         if self.turn >= self.config.max_turns:
             # No turn is left in which a reply could be used.
             self._finish("max_turns", truncated=True)
             return
-        if self.num_consults >= self.config.max_consults:
-            self._notice(f"no consults are left ({self.config.max_consults} were allowed); answer now.", consult.agent)
-            return
-        seed = np.random.SeedSequence(self._seed, spawn_key=(self.turn,)).generate_state(1)
-        self._pending = ConsultRequest(
-            query=consult.query, transcript=self.transcript, task_id=self.task.id, seed=int(seed[0])
-        )
-        self.turn_of = consult.agent
+        left = self.config.max_consults - self.num_consults
+        for number, consult in enumerate(consults):
+            if number >= left:
+                message = f"no consults are left ({self.config.max_consults} were allowed); answer now."
+                self._pending.append((consult.agent, message))
+                continue
+            key = (self.turn, number) if number else (self.turn,)
+            seed = np.random.SeedSequence(self._seed, spawn_key=key).generate_state(1)
+            transcript = self.transcript if self.config.helper_view == "transcript" else ""
+            request = ConsultRequest(consult.query, transcript, self.task.id, int(seed[0]))
+            self._pending.append((consult.agent, request))
+        self._pass_turn()
+
+    def _pass_turn(self) -> None:
+        """Gives the turn to the next helper whose reply is due, else to the policy."""
+        while self._pending and isinstance(self._pending[0][1], str):
+            agent, message = self._pending.popleft()
+            self._notice(str(message), agent)
+        self.turn_of = self._pending[0][0] if self._pending else POLICY
+        if not self._pending and self._chars_left <= 0:
+            self._finish("max_chars", truncated=True)
 
     def _malformed(self, malformed: Malformed, finish: FinishReason) -> None:
         if finish == "length":

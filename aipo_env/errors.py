@@ -8,6 +8,7 @@ AipoError
 ├── DataNotFoundError (FileNotFoundError)  a data set that is neither local nor downloadable here
 ├── DataFormatError (ValueError)      a data or trace file whose rows are not what they should be
 ├── MissingDependencyError (ImportError)   an optional package that this call needs
+├── ServiceError (ConnectionError)  a model server that is down, overloaded, or talks nonsense
 └── GradingError (RuntimeError)       the grading machinery itself failed; never a wrong answer
 
 Every message says what was expected, what came, and what to do.
@@ -53,6 +54,23 @@ class DataFormatError(AipoError, ValueError):
 
 class MissingDependencyError(AipoError, ImportError):
     """An optional package that this call needs is not installed."""
+
+
+class ServiceError(AipoError, ConnectionError):
+    """A service that did not do its work: unreachable, overloaded, cut off, or answering what is no answer.
+
+    Args:
+        message: what was asked of whom, what came, what to do.
+        transient: whether the same request may succeed later (429, 5xx, a reset), so that a retry makes sense.
+        retry_after: seconds that the service asked to wait.
+        status: its HTTP status, where there was one.
+    """
+
+    def __init__(
+        self, message: str, *, transient: bool = True, retry_after: float | None = None, status: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.transient, self.retry_after, self.status = transient, retry_after, status
 
 
 class GradingError(AipoError, RuntimeError):

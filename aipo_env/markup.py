@@ -203,6 +203,35 @@ def parse(text: str, agents: Collection[str] = (), *, consults: bool = True) -> 
     return parser.finish()
 
 
+def adjacent_consults(
+    text: str, end: int, agents: Collection[str], first: Consult, limit: int
+) -> tuple[list[Consult], int]:
+    """The consults that follow the first one of a turn directly, with nothing but white space between.
+
+    Args:
+        text: the whole turn.
+        end: where the first consult ends.
+        agents: the names that may be consulted.
+        first: the first consult.
+        limit: consults of the turn at most, the first one included.
+
+    Returns:
+        The further consults, each of a helper that the turn has not addressed yet, and the position behind the last.
+    """
+    more: list[Consult] = []
+    asked = {first.agent}
+    while len(asked) < limit:
+        parser = ActionParser(agents)
+        parser.feed(text[end:])
+        action = parser.finish()
+        if not isinstance(action, Consult) or action.prefix.strip() or action.agent in asked:
+            break
+        asked.add(action.agent)
+        more.append(action)
+        end += parser.consult_end or 0
+    return more, end
+
+
 def render(action: Consult | Answer | Malformed) -> str:
     """The text of an action; `parse` is its inverse for every action that `parse` can return."""
     if isinstance(action, Consult):

@@ -59,7 +59,7 @@ class TokenAction:
             raise InvalidActionError(f"finish_reason must be 'stop' or 'length', got {self.finish_reason!r}.")
 
 
-Action = str | Consult | Answer | TokenAction
+Action = str | Consult | Answer | TokenAction | Sequence[Consult]
 """What a policy may hand to an environment. Text is canonical: the other forms lower to the same transcript."""
 
 
@@ -123,4 +123,40 @@ class Agent(Protocol):
 
     async def respond(self, request: ConsultRequest) -> Reply:
         """Answers one request. May be called concurrently; must not use global random state."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """What a policy is asked: its next turn. There is no gold answer in this type."""
+
+    transcript: str
+    """The episode so far, prompt first, as text."""
+    token_ids: tuple[int, ...] = ()
+    """The episode so far as the exact ids of the sampler's context; empty where the environment has no tokenizer."""
+    stop: tuple[str, ...] = ()
+    """Strings behind which the turn is over, and which belong to it; empty in a solo episode."""
+    max_tokens: int | None = None
+    """Tokens that are left for this turn; None for no limit."""
+    seed: int = 0
+    """Deterministic per (run seed, task, sample, turn); a sampling policy draws from this and nothing else."""
+    turn: int = 0
+    """Turns that the policy has taken."""
+    task_id: str = ""
+    assisted: bool = True
+    """Whether helpers answer in this episode."""
+
+
+@runtime_checkable
+class TurnPolicy(Protocol):
+    """A policy that plays one turn at a time: anything with a name that can act.
+
+    A policy that cannot act (late, unreachable) raises `ServiceError`, `TimeoutError` or `ConnectionError`; any other
+    exception is a bug and propagates to the caller.
+    """
+
+    name: str
+
+    async def act(self, request: TurnRequest) -> Action:
+        """Takes one turn. May be called concurrently; must not use global random state."""
         ...

@@ -13,14 +13,15 @@ import importlib.metadata
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 
 from aipo_env.consulting import as_agent
 from aipo_env.episode import EpisodeConfig, RewardFunction, TokenCodec
 from aipo_env.errors import ConfigurationError, unknown_id
-from aipo_env.gym_env import ActionMode, ConsultEnv
+from aipo_env.game import ActionMode, ConsultGame
+from aipo_env.gym_env import ConsultEnv
 from aipo_env.protocol import Agent
 from aipo_env.tasks.base import TaskSet
 
@@ -193,6 +194,39 @@ def make_tasks(env_id: str, *, split: str | None = None, **options: Any) -> Task
 def make(
     env_id: str,
     *,
+    action_mode: ActionMode = "text",
+    render_mode: str | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> ConsultEnv:
+    """Makes a Gymnasium environment.
+
+    Args:
+        env_id: one of `list_envs()`, for example "math500-consult"; without "-consult" it is the solo environment.
+        action_mode: "text" or "structured".
+        render_mode: None or "ansi".
+        seed: used by the first `reset` that brings none.
+        options: what `make_game` takes: `agents`, `max_consults`, `max_turns`, `max_chars`, `max_reply_chars`,
+            `consult_cost`, `consult_timeout`, `helper_view`, `fan_out`, `split`, `prompt`, `reward_fn`, `codec`, `tasks`,
+            and the options of the task family (`data=` for data sets; `level=`, `digits=`, `operators=`, `style=` for
+            rulebook).
+
+    Raises:
+        UnknownIdError: naming the nearest known id.
+        ConfigurationError: for options that cannot work.
+        DataNotFoundError: when a data set is neither local nor reachable.
+    """
+    env = ConsultEnv(make_game(env_id, **options), action_mode=action_mode, render_mode=render_mode, seed=seed)
+    # With its spec an environment can be made again: Gymnasium's checker and vector environments do so.
+    asked = {"action_mode": action_mode, "render_mode": render_mode, "seed": seed, **options}
+    kwargs = {"env_id": env.game.env_id} | {k: v for k, v in asked.items() if v is not None}
+    env.spec = dataclasses.replace(gymnasium.spec(gymnasium_id(env.game.env_id)), kwargs=kwargs)
+    return env
+
+
+def make_game(
+    env_id: str,
+    *,
     agents: Mapping[str, AgentLike] | Sequence[str] | None = None,
     max_consults: int | None = None,
     max_turns: int | None = None,
@@ -200,44 +234,35 @@ def make(
     max_reply_chars: int | None = None,
     consult_cost: float | None = None,
     consult_timeout: float | None = 60.0,
+    helper_view: Literal["transcript", "query"] | None = None,
+    fan_out: int | None = None,
     split: str | None = None,
     prompt: str | None = None,
     reward_fn: RewardFunction | None = None,
     codec: TokenCodec | None = None,
-    action_mode: ActionMode = "text",
-    render_mode: str | None = None,
-    seed: int | None = None,
     tasks: TaskSet | None = None,
     **task_options: Any,
-) -> ConsultEnv:
-    """Makes an environment.
+) -> ConsultGame:
+    """Tasks, helpers and rules of an environment id: what its faces (Gymnasium, PettingZoo, vector, rollouts) share.
 
     Args:
-        env_id: one of `list_envs()`, for example "math500-consult"; without "-consult" it is the solo environment.
+        env_id: as for `make`.
         agents: the helpers: names of registered ones, or a mapping from name to agent, function or import path. The
-            default
-            is verify, knowledge and reasoning, embedded, without model or network.
+            default is verify, knowledge and reasoning, embedded, without model or network.
         max_consults: consults that are answered (4).
         max_turns: turns of the policy (8).
         max_chars: characters behind the prompt (100,000).
         max_reply_chars: characters of one reply of a helper; longer ones are cut (8,000).
         consult_cost: subtracted from the reward for each consult (0).
         consult_timeout: seconds a helper has to answer; None for no limit.
+        helper_view: whether a helper sees the "transcript" beside the query, or the "query" alone ("transcript").
+        fan_out: consults, of different helpers, that one turn may carry (1).
         split: of the task family.
         prompt: "consult", "plain", "bare", or a text of your own with {problem} and {agents}.
         reward_fn: `(task, answer, grade) -> float or {part: float}`, instead of 1 for a correct answer.
         codec: a tokenizer adapter; makes the record token-exact and `TokenAction` possible.
-        action_mode: "text" or "structured".
-        render_mode: None or "ansi".
-        seed: used by the first `reset` that brings none.
         tasks: a task family of your own, in place of the one of the id.
-        task_options: options of the task family: `data=` (a local file or folder) for data sets; `level=`, `digits=`,
-            `operators=`, `style=` for rulebook.
-
-    Raises:
-        UnknownIdError: naming the nearest known id.
-        ConfigurationError: for options that cannot work.
-        DataNotFoundError: when a data set is neither local nor reachable.
+        task_options: options of the task family.
     """
     spec = env_spec(env_id)
     given = {
@@ -246,16 +271,16 @@ def make(
         "max_chars": max_chars,
         "max_reply_chars": max_reply_chars,
         "consult_cost": consult_cost,
+        "helper_view": helper_view,
+        "fan_out": fan_out,
     }
     fields = {field.name for field in dataclasses.fields(EpisodeConfig)}
-    rules = {k: v for k, v in spec.options.items() if k in fields}
+    rules = {k: v for k, v in spec.options.items() if k in fields - {"agents", "assisted"}}
     rules |= {k: v for k, v in given.items() if v is not None}
-    own_tasks = tasks
     if tasks is None:
         tasks = make_tasks(env_id, split=split, **task_options)
     elif task_options or split is not None:
         raise ConfigurationError("tasks= brings its own options; do not pass split or task options beside it.")
-    asked_agents = agents
     if agents is None:
         # A task family may know which helpers make sense for it.
         agents = getattr(tasks, "default_agents", None) or spec.options.get("agents", DEFAULT_AGENTS)
@@ -264,40 +289,17 @@ def make(
             f"agents is a list of names or a mapping, got the text {agents!r}; write agents=[{agents!r}]."
         )
     named: dict[str, AgentLike] = dict(agents) if isinstance(agents, Mapping) else {name: name for name in agents}
-    config = EpisodeConfig(agents=tuple(named), assisted=spec.assisted, **rules)
-    env = ConsultEnv(
+    return ConsultGame(
         tasks,
         # Nobody answers in a solo episode; its helpers are only names in the prompt.
         {name: make_agent(agent, name) for name, agent in named.items()} if spec.assisted else {},
-        config,
+        EpisodeConfig(agents=tuple(named), assisted=spec.assisted, **rules),
         prompt=prompt if prompt is not None else spec.options.get("prompt", "consult"),
         consult_timeout=consult_timeout,
         reward_fn=reward_fn,
         codec=codec,
-        action_mode=action_mode,
-        render_mode=render_mode,
-        seed=seed,
         env_id=spec.id,
     )
-    # With its spec an environment can be made again: Gymnasium's checker and vector environments do so.
-    asked = {
-        "agents": asked_agents,
-        "consult_timeout": consult_timeout,
-        "split": split,
-        "prompt": prompt,
-        "reward_fn": reward_fn,
-        "codec": codec,
-        "action_mode": action_mode,
-        "render_mode": render_mode,
-        "seed": seed,
-        **given,
-        **task_options,
-    }
-    kwargs = {"env_id": spec.id} | {k: v for k, v in asked.items() if v is not None}
-    if own_tasks is not None:
-        kwargs["tasks"] = own_tasks
-    env.spec = dataclasses.replace(gymnasium.spec(gymnasium_id(spec.id)), kwargs=kwargs)
-    return env
 
 
 def _entries(group: str) -> Sequence[importlib.metadata.EntryPoint]:

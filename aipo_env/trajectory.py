@@ -97,7 +97,8 @@ class Trajectory:
     reward: float = 0.0
     reward_parts: dict[str, float] = dataclasses.field(default_factory=dict)
     stop_reason: str = ""
-    """Why it ended: "answer", "max_turns", "max_chars", "length" (the sampler's token limit), or "" while it runs."""
+    """Why it ended: "answer", "no_answer" (solo), "max_turns", "max_chars", "length" (the sampler's token limit),
+    "timeout" or "error" (in a rollout), or "" while it runs."""
     assisted: bool = True
     """Whether helpers answered (False: a solo rollout)."""
     verdict: str = ""
@@ -108,6 +109,8 @@ class Trajectory:
     """Index of the prompt's group in its batch."""
     sample: int = 0
     """Index of this sample in its group."""
+    task_index: int | None = None
+    """The task's index in its family: with it the episode can be played again."""
     metadata: dict[str, object] = dataclasses.field(default_factory=dict)
     """JSON-serialisable facts about the task or the run (level, subject, model, sampling settings)."""
 

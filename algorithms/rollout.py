@@ -12,16 +12,14 @@ import asyncio
 import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from aipo_env import ConsultEnv, Episode, Reply, TokenAction, Trajectory
-from aipo_env.consulting import consult, run_sync
-from aipo_env.episode import POLICY
+from aipo_env import ConsultEnv, Episode, TokenAction, Trajectory
+from aipo_env.consulting import run_sync
 from aipo_env.errors import ConfigurationError
 from aipo_env.markup import CONSULT_CLOSE, ActionParser
 from aipo_env.protocol import FinishReason
@@ -60,15 +58,10 @@ class _Row:
         recorded = len(self.episode.segments) + 1
         self.episode.act(TokenAction(tuple(self.turn), tuple(self.logprobs), finish_reason))
         self.turn, self.logprobs = [], []
-        self._force_from(recorded)
+        self.force_from(recorded)
 
-    def reply(self, reply: Reply) -> None:
-        """Hands the helper's reply to the episode, and queues its tokens."""
-        recorded = len(self.episode.segments)
-        self.episode.reply(reply)
-        self._force_from(recorded)
-
-    def _force_from(self, recorded: int) -> None:
+    def force_from(self, recorded: int) -> None:
+        """Queues the tokens of the segments from this number on."""
         for segment in self.episode.segments[recorded:]:
             self.forced.extend(segment.token_ids)
 
@@ -90,8 +83,6 @@ class Roller:
         self.policy, self.env, self.sampling = policy, env, sampling
         self._closers = policy.codec.tokens_that_may_close_a_tag()
         self._eos_ids = policy.eos_ids
-        # The samples of a group share their task, which is a function of its index alone.
-        self._task = lru_cache(maxsize=1024)(env.tasks.task)
 
     def rollout(self, requests: Sequence[RolloutRequest], seed: int = 0) -> list[Trajectory]:
         """Rolls out every request; returns the trajectories in the order of the requests."""
@@ -111,8 +102,8 @@ class Roller:
             yield from self._run(rows, generator)
 
     def _start(self, index: int, request: RolloutRequest) -> _Row:
-        task = self._task(request.task_index)
-        return _Row(index, request, self.env.make_episode(task, seed=request.seed, assisted=request.assisted))
+        episode = self.env.make_episode(request.task_index, seed=request.seed, assisted=request.assisted)
+        return _Row(index, request, episode)
 
     def _run(self, rows: list[_Row], generator: torch.Generator) -> Iterator[tuple[int, Trajectory]]:
         was_training = self.policy.model.training
@@ -175,19 +166,17 @@ class Roller:
 
     def _ask_helpers(self, rows: list[_Row]) -> None:
         """Asks the helpers of all rows whose consult is complete, at the same time."""
-        asking = [row for row in rows if row.episode.turn_of not in (POLICY, None)]
+        asking = [row for row in rows if row.episode.requests]
         if not asking:
             return
+        recorded = [len(row.episode.segments) for row in asking]
 
-        async def ask_all() -> list[Reply]:
-            calls = (
-                consult(self.env.agents[row.episode.turn_of or ""], row.episode.request, self.env.consult_timeout)
-                for row in asking
-            )
-            return list(await asyncio.gather(*calls))
+        async def ask_all() -> None:
+            await asyncio.gather(*(self.env.game.ask(row.episode) for row in asking))
 
-        for row, reply in zip(asking, run_sync(ask_all()), strict=True):
-            row.reply(reply)
+        run_sync(ask_all())
+        for row, start in zip(asking, recorded, strict=True):
+            row.force_from(start)
 
 
 def sample(

@@ -190,7 +190,7 @@ class OurTrainer(Trainer):
 
     def __init__(self, config: TrainConfig, policy: Policy, *, coin: bool) -> None:
         super().__init__(config, policy=policy)
-        self.env.tasks = InOrder(self.env.tasks)
+        self.env.game.tasks = InOrder(self.env.game.tasks)
         self._coin = coin
 
     def collect(self) -> list[Trajectory]:

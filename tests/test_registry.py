@@ -104,7 +104,7 @@ def test_environments_of_other_packages_come_through_entry_points(monkeypatch: p
     monkeypatch.setattr(registry, "_envs", dict(registry._envs))
     assert "sums-consult" in aipo_env.list_envs()
     env = aipo_env.make("sums-consult", agents={"verify": Recorder()})
-    assert (env.config.max_turns, env.prompt) == (3, "bare")
+    assert (env.config.max_turns, env.game.prompt) == (3, "bare")
     assert gymnasium.spec("aipo/sums-consult-v0").kwargs == {"env_id": "sums-consult"}
     gymnasium.registry.pop("aipo/sums-consult-v0")
 

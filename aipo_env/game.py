@@ -1,0 +1,203 @@
+"""What every face of an environment shares: the tasks, the helpers, the rules, and what each role sees."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from aipo_env.consulting import consult
+from aipo_env.episode import Episode, EpisodeConfig, RewardFunction, TokenCodec
+from aipo_env.errors import ConfigurationError, InvalidActionError
+from aipo_env.prompts import DESCRIPTIONS, build_prompt
+from aipo_env.protocol import Action, Agent, Answer, Consult, Malformed, Reply
+from aipo_env.spaces import Unicode
+from aipo_env.tasks.base import Task, TaskSet
+from aipo_env.trajectory import Segment
+
+ActionMode = Literal["text", "structured"]
+
+_KINDS: dict[type, str] = {Consult: "consult", Answer: "answer", Malformed: "malformed", type(None): ""}
+
+
+class Observation(TypedDict):
+    """What the policy sees."""
+
+    prompt: str
+    """The whole transcript so far, prompt first."""
+    turn: int
+    """Turns taken."""
+    consult_mask: NDArray[np.int8]
+    """1 for each helper that may be consulted now, in the order of `agent_names`."""
+
+
+class ConsultGame:
+    """One environment id with its options, before anybody plays it.
+
+    Args:
+        tasks: the task family.
+        agents: the helpers by name; empty where nobody answers.
+        config: the rules.
+        prompt: name or text of the prompt's template.
+        consult_timeout: seconds a helper has; None for no limit.
+        reward_fn: replaces the 0/1 reward for a correct answer.
+        codec: makes episodes token-exact.
+        env_id: recorded in trajectories.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskSet,
+        agents: Mapping[str, Agent],
+        config: EpisodeConfig,
+        *,
+        prompt: str = "consult",
+        consult_timeout: float | None = 60.0,
+        reward_fn: RewardFunction | None = None,
+        codec: TokenCodec | None = None,
+        env_id: str = "",
+    ) -> None:
+        if consult_timeout is not None and not consult_timeout > 0:
+            raise ConfigurationError(f"consult_timeout is in seconds and positive, or None; got {consult_timeout!r}.")
+        self.tasks = tasks
+        self.agents = dict(agents)
+        self.agent_names = list(config.agents)
+        self.config = config
+        self.prompt = prompt
+        self.consult_timeout = consult_timeout
+        self.reward_fn = reward_fn
+        self.codec = codec
+        self.env_id = env_id
+        self._descriptions = {name: describe(name, self.agents.get(name)) for name in config.agents}
+        build_prompt(prompt, "", self._descriptions)
+        # The samples of a group share their task, which is a function of its index alone.
+        self._task = lru_cache(maxsize=1024)(lambda index: self.tasks.task(index))
+        self.text_space = Unicode(max_chars=2 * config.max_chars)
+        self.observation_space = spaces.Dict(
+            prompt=Unicode(max_chars=10_000_000),
+            turn=spaces.Discrete(config.max_turns + 1),
+            consult_mask=spaces.MultiBinary(max(1, len(config.agents))),
+        )
+
+    def action_space(self, mode: ActionMode) -> spaces.Space[Any]:
+        """The policy's action space: text, or a target and a text."""
+        if mode not in ("text", "structured"):
+            raise ConfigurationError(f"action_mode is 'text' or 'structured', got {mode!r}.")
+        if mode == "text":
+            return self.text_space
+        return spaces.Dict(target=spaces.Discrete(len(self.agent_names) + 1), text=self.text_space)
+
+    def make_episode(self, task: Task | int, *, seed: int = 0, assisted: bool | None = None) -> Episode:
+        """An episode of these rules on one task; what every face and every rollout plays.
+
+        Args:
+            task: the index of one of `tasks`, or a task itself.
+            seed: the helpers' seeds derive from it.
+            assisted: overrides whether helpers answer; the prompt stays the same.
+        """
+        config = self.config
+        if assisted is not None and assisted != config.assisted:
+            config = dataclasses.replace(config, assisted=assisted)
+        if config.assisted and not self.config.assisted:
+            raise ConfigurationError(f"{self.env_id} is solo: it has no helpers. Make the id that ends in '-consult'.")
+        index = None if isinstance(task, Task) else int(task)
+        chosen = task if isinstance(task, Task) else self._task(task)
+        return Episode(
+            chosen,
+            build_prompt(self.prompt, chosen.problem, self._descriptions),
+            lambda answer: self.tasks.grade(chosen, answer),
+            config,
+            seed=seed,
+            codec=self.codec,
+            reward_fn=self.reward_fn,
+            env_id=self.env_id,
+            task_index=index,
+        )
+
+    def begin(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> Episode:
+        """The episode that a face's `reset` starts.
+
+        Args:
+            rng: draws the task, unless the options name one, and the episode's seed.
+            options: `{"task_index": i}`, or nothing.
+        """
+        options = options or {}
+        if unknown := options.keys() - {"task_index"}:
+            raise ConfigurationError(f"reset knows the option 'task_index', got {sorted(unknown)}.")
+        index = options["task_index"] if "task_index" in options else self.tasks.sample_index(rng)
+        # Called for its check of the index, which may be anything that a user wrote.
+        self.tasks.task(index)
+        return self.make_episode(int(index), seed=int(rng.integers(2**31)))
+
+    def lower(self, action: Any) -> Action:
+        """A structured action `{"target": int, "text": str}` as a consult or an answer; anything else as it is."""
+        if not isinstance(action, Mapping):
+            return action  # type: ignore[no-any-return]
+        try:
+            target, text = int(action["target"]), action["text"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidActionError(
+                f"a structured action is {{'target': int, 'text': str}}, got {str(dict(action))[:120]}."
+            ) from error
+        if not isinstance(text, str) or not 0 <= target <= len(self.agent_names):
+            raise InvalidActionError(
+                f"'target' is 0 to {len(self.agent_names)} ({', '.join(self.agent_names)}, answer) and 'text' a str; got "
+                f"{target!r} and {type(text).__name__}."
+            )
+        return Answer(text) if target == len(self.agent_names) else Consult(self.agent_names[target], text)
+
+    async def ask(self, episode: Episode) -> list[Reply]:
+        """Asks the helpers that the policy consulted, all at the same time, and hands their replies to the episode."""
+        requests = episode.requests
+        replies = await asyncio.gather(
+            *(consult(self.agents[name], request, self.consult_timeout) for name, request in requests.items())
+        )
+        for reply in replies:
+            episode.reply(reply)
+        return replies
+
+    def observe(self, episode: Episode) -> Observation:
+        """What the policy sees of an episode."""
+        mask = np.zeros(max(1, len(self.agent_names)), dtype=np.int8)
+        mask[: len(self.agent_names)] = episode.consult_mask
+        return {"prompt": episode.transcript, "turn": episode.turn, "consult_mask": mask}
+
+    def info(self, episode: Episode, segments: list[Segment], *, first: bool = False) -> dict[str, Any]:
+        """The policy's `info`: deterministic, lists and plain values only.
+
+        Args:
+            episode: the episode.
+            segments: those that are new since the policy's last `info`.
+            first: whether the policy has not acted yet.
+        """
+        action = None if first else episode.last_action
+        return {
+            "task_id": episode.task.id,
+            "turn": episode.turn,
+            "action_kind": _KINDS[type(action)],
+            "parse_error": action.reason if isinstance(action, Malformed) else "",
+            "consult_mask": episode.consult_mask,
+            "num_consults": episode.num_consults,
+            "reward_parts": dict(episode.reward_parts),
+            "stop_reason": episode.stop_reason,
+            "verdict": "" if episode.grade is None else episode.grade.verdict.value,
+            "segments": [segment.to_json() for segment in segments],
+        }
+
+    async def aclose(self) -> None:
+        """Closes what the helpers hold open (connections, engines)."""
+        for agent in self.agents.values():
+            close = getattr(agent, "aclose", None)
+            if close is not None:
+                await close()
+
+
+def describe(name: str, agent: Agent | None) -> str:
+    """One line on what a helper does, for the prompt: the agent's own `description`, else that of the built-in role."""
+    return str(getattr(agent, "description", "") or DESCRIPTIONS.get(name, ""))
