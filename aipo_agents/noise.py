@@ -7,6 +7,8 @@ import random
 import re
 from typing import Final
 
+from aipo_agents.middleware.base import Middleware
+from aipo_agents.request_key import RequestKey, key_digest
 from aipo_env.errors import ConfigurationError
 from aipo_env.protocol import Agent, ConsultRequest, Reply
 
@@ -24,7 +26,7 @@ _OPPOSITES: Final = (
 )  # fmt: skip
 
 
-class NoisyAgent:
+class NoisyAgent(Middleware):
     """Wraps an agent and spoils its replies at a given rate; a spoilt reply keeps its form.
 
     - Digits and signs alone (a rulebook expansion): all digits are drawn anew, and at least one differs.
@@ -46,15 +48,10 @@ class NoisyAgent:
     def __init__(self, agent: Agent, noise: float = 0.3, *, salt: int = 0) -> None:
         if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise <= 1:
             raise ConfigurationError(f"NoisyAgent: noise is the share of wrong replies, from 0 to 1; got {noise!r}.")
-        if not isinstance(agent, Agent):
-            raise ConfigurationError(
-                f"NoisyAgent wraps an agent (a name and a respond method), got {type(agent).__name__}. "
-                "Pass an instance, not a class; wrap a function with as_agent first."
-            )
         if isinstance(salt, bool) or not isinstance(salt, int):
             raise ConfigurationError(f"NoisyAgent: salt must be an integer, got {salt!r}.")
-        self.agent, self.noise, self.salt = agent, float(noise), salt
-        self.name = agent.name
+        super().__init__(agent)
+        self.noise, self.salt = float(noise), salt
 
     async def respond(self, request: ConsultRequest) -> Reply:
         """The wrapped agent's reply, spoilt or not by the request's seed alone."""
@@ -66,6 +63,12 @@ class NoisyAgent:
         if rng.random() >= self.noise:
             return reply
         return dataclasses.replace(reply, text=spoil(reply.text, rng, request.query), token_ids=None, logprobs=None)
+
+    def request_key(self, request: ConsultRequest) -> RequestKey:
+        """The wrapped agent's key with what the noise depends on: the seed decides which replies are spoilt."""
+        inner = super().request_key(request)
+        digest = key_digest("NoisyAgent", inner.digest, self.name, self.noise, self.salt, request.seed)
+        return RequestKey(digest, inner.deterministic and self.noise == 0)
 
 
 def spoil(text: str, rng: random.Random, query: str = "") -> str:

@@ -4,10 +4,12 @@ import aipo_env
 env = aipo_env.make("math500-consult")
 """
 
+from aipo_env.aec_env import AECConsultEnv
 from aipo_env.consulting import as_agent
 from aipo_env.episode import Episode, EpisodeConfig
 from aipo_env.errors import AipoError, ServiceError
 from aipo_env.gym_env import ConsultEnv, render_transcript
+from aipo_env.parallel_env import ParallelConsultEnv
 from aipo_env.protocol import (
     Agent,
     Answer,
@@ -20,23 +22,43 @@ from aipo_env.protocol import (
     TurnRequest,
     Usage,
 )
-from aipo_env.registry import EnvSpec, list_agents, list_envs, make, make_tasks, register_agent, register_env
+from aipo_env.registry import (
+    EnvSpec,
+    list_agents,
+    list_envs,
+    make,
+    make_aec,
+    make_parallel,
+    make_tasks,
+    make_vec,
+    register_agent,
+    register_env,
+)
+from aipo_env.replay import Mismatch, Replay, replay
+from aipo_env.rollout import Rollouts, collect_rollouts, rollout
 from aipo_env.trajectory import Segment, Source, TraceWriter, Trajectory, read_traces, write_traces
+from aipo_env.vector_env import ConsultVectorEnv
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AECConsultEnv",
     "Agent",
     "AipoError",
     "Answer",
     "Consult",
     "ConsultEnv",
     "ConsultRequest",
+    "ConsultVectorEnv",
     "EnvSpec",
     "Episode",
     "EpisodeConfig",
     "Malformed",
+    "Mismatch",
+    "ParallelConsultEnv",
+    "Replay",
     "Reply",
+    "Rollouts",
     "Segment",
     "ServiceError",
     "Source",
@@ -47,13 +69,19 @@ __all__ = [
     "TurnRequest",
     "Usage",
     "as_agent",
+    "collect_rollouts",
     "list_agents",
     "list_envs",
     "make",
+    "make_aec",
+    "make_parallel",
     "make_tasks",
+    "make_vec",
     "read_traces",
     "register_agent",
     "register_env",
     "render_transcript",
+    "replay",
+    "rollout",
     "write_traces",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import atexit
 import inspect
 import logging
 import os
@@ -28,7 +28,7 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
         timeout: seconds the helper has; None for no limit.
     """
     if timeout is not None and request.deadline is None:
-        request = dataclasses.replace(request, deadline=timeout)
+        request = ConsultRequest(request.query, request.transcript, request.task_id, request.seed, timeout)
     try:
         async with asyncio.timeout(timeout):
             reply = await agent.respond(request)
@@ -78,8 +78,35 @@ def as_agent(function: Callable[[str], str | Awaitable[str]], name: str = "") ->
     return FunctionAgent(function, name or getattr(function, "__name__", "agent").strip("<>"))
 
 
+class _OwnLoop:
+    """An event loop that its thread runs whenever it has something to wait for; closed with the thread."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+
+    def run(self, coroutine: Coroutine[object, object, T]) -> T:
+        """Runs a coroutine to its end; an interrupt ends it, and what it waits for, before it propagates."""
+        task = self.loop.create_task(coroutine)
+        try:
+            return self.loop.run_until_complete(task)
+        except BaseException:
+            if not task.done():
+                task.cancel()
+                self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            raise
+
+    def close(self) -> None:
+        """Gives back what the loop and its generators hold; a child process leaves what is its parent's alone."""
+        if not self.loop.is_closed() and not self.loop.is_running() and self.pid == os.getpid():
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+    __del__ = close
+
+
 class _LoopThread:
-    """One event loop on a daemon thread of this process, so that a synchronous `step` works inside a running loop too."""
+    """One event loop on a daemon thread, for callers whose own thread is running a loop already."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -87,16 +114,36 @@ class _LoopThread:
         threading.Thread(target=self.loop.run_forever, name="aipo-consult", daemon=True).start()
 
 
+_own = threading.local()
 _loop_thread: _LoopThread | None = None
 _loop_lock = threading.Lock()
 
 
 def run_sync(coroutine: Coroutine[object, object, T]) -> T:
-    """Runs a coroutine to its end from synchronous code, whether or not the caller's thread has a running loop."""
+    """Runs a coroutine to its end from synchronous code, whether or not the caller's thread has a running loop.
+
+    A thread without a running loop keeps one of its own for this, since waking another thread takes longer than a whole
+    turn; a thread with one (a notebook) waits for a loop on a second thread.
+    """
     global _loop_thread
+    if not _in_running_loop():
+        own: _OwnLoop | None = getattr(_own, "loop", None)
+        # A loop does not survive a fork; the child makes its own.
+        if own is None or own.pid != os.getpid():
+            own = _own.loop = _OwnLoop()
+            if threading.current_thread() is threading.main_thread():
+                atexit.register(own.close)
+        return own.run(coroutine)
     with _loop_lock:
-        # A thread does not survive a fork; the child starts its own.
         if _loop_thread is None or _loop_thread.pid != os.getpid():
             _loop_thread = _LoopThread()
         loop = _loop_thread.loop
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+
+def _in_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

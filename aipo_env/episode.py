@@ -105,6 +105,8 @@ class EpisodeConfig:
             raise ConfigurationError(f"helper_view is 'transcript' or 'query', got {self.helper_view!r}.")
         if self.fan_out < 1:
             raise ConfigurationError(f"fan_out is 1 or more (consults that one turn may carry), got {self.fan_out!r}.")
+        if POLICY in self.agents:
+            raise ConfigurationError(f"{POLICY!r} is the policy's own name; give the helper another one.")
         for agent in self.agents:
             if markup.parse(markup.render(Consult(agent, "q")), self.agents) != Consult(agent, "q"):
                 raise ConfigurationError(
@@ -161,7 +163,9 @@ class Episode:
         self._task_index = task_index
         self._pending: deque[tuple[str, ConsultRequest | str]] = deque()
         """Whose reply is due, in the order of the tags; a text in a request's place is a notice that waits its turn."""
-        self._chars_left = self.config.max_chars
+        self._consult_seeds: list[int] | None = None
+        self.chars_left = self.config.max_chars
+        """Characters that are left of `max_chars`."""
         self._transcript: list[str] = []
         ids = () if codec is None else tuple(codec.encode_prompt(prompt))
         self._append(Segment(Source.PROMPT, prompt, ids))
@@ -225,7 +229,7 @@ class Episode:
             )
         text, tokens = self._lower(action)
         self.turn += 1
-        if len(text) > self._chars_left:
+        if len(text) > self.chars_left:
             return self._overflow(text, tokens)
         parser = markup.ActionParser(self.config.agents, consults=self.config.assisted)
         parser.feed(text)
@@ -301,6 +305,12 @@ class Episode:
                 )
             return self._codec.decode(action.ids), action
         if isinstance(action, list | tuple) and action and all(isinstance(part, Consult) for part in action):
+            helpers = [part.agent for part in action]
+            if len(helpers) > self.config.fan_out or len(set(helpers)) < len(helpers):
+                raise InvalidActionError(
+                    f"a turn may consult {self.config.fan_out} helper(s) (fan_out), each once; got {', '.join(helpers)}. "
+                    "Ask in several turns, or make the environment with a larger fan_out."
+                )
             return "".join(map(markup.render, action)), None
         raise InvalidActionError(
             f"an action is a str, Consult, Answer or TokenAction, or a list of Consults; got {type(action).__name__}: "
@@ -312,7 +322,7 @@ class Episode:
         self._transcript.append(segment.text)
 
     def _record_policy(self, text: str, end: int, tokens: TokenAction | None) -> None:
-        self._chars_left -= end
+        self.chars_left -= end
         if tokens is None:
             ids = self._encode(text[:end])
             self._append(Segment(Source.POLICY, text[:end], ids))
@@ -334,10 +344,10 @@ class Episode:
     def _record_reply(self, agent: str, reply: Reply) -> None:
         content = markup.escape(reply.text)
         # What does not fit any more is cut, so that a chatty helper cannot overrun the budget without end.
-        content = content[: max(0, min(self.config.max_reply_chars, self._chars_left))]
+        content = content[: max(0, min(self.config.max_reply_chars, self.chars_left))]
         opening, closing = markup.feedback_open(agent), markup.FEEDBACK_CLOSE
         text = opening + content + closing
-        self._chars_left -= len(text)
+        self.chars_left -= len(text)
         if self._codec is None:
             self._append(Segment(Source.AGENT, text, agent=agent))
             return
@@ -359,7 +369,7 @@ class Episode:
 
     def _notice(self, message: str, agent: str = "") -> None:
         text = f"{markup.NOTICE_OPEN}{markup.escape(message)}{markup.NOTICE_CLOSE}"
-        self._chars_left -= len(text)
+        self.chars_left -= len(text)
         last = self.segments[-1].token_ids
         if self._codec is not None and last and last[-1] in self._codec.eos_ids:
             ids = tuple(self._codec.encode_next_turn(text))
@@ -378,12 +388,18 @@ class Episode:
                 message = f"no consults are left ({self.config.max_consults} were allowed); answer now."
                 self._pending.append((consult.agent, message))
                 continue
-            key = (self.turn, number) if number else (self.turn,)
-            seed = np.random.SeedSequence(self._seed, spawn_key=key).generate_state(1)
             transcript = self.transcript if self.config.helper_view == "transcript" else ""
-            request = ConsultRequest(consult.query, transcript, self.task.id, int(seed[0]))
+            request = ConsultRequest(consult.query, transcript, self.task.id, self._consult_seed(number))
             self._pending.append((consult.agent, request))
         self._pass_turn()
+
+    def _consult_seed(self, number: int) -> int:
+        """The helper's seed for a consult of this turn: a function of the episode's seed, the turn and the number alone."""
+        if self._consult_seeds is None:
+            size = self.config.max_turns * self.config.fan_out
+            self._consult_seeds = np.random.SeedSequence(self._seed).generate_state(size).tolist()
+        # In this order the first consult of a turn gets the same seed whatever the fan-out.
+        return self._consult_seeds[number * self.config.max_turns + self.turn - 1]
 
     def _pass_turn(self) -> None:
         """Gives the turn to the next helper whose reply is due, else to the policy."""
@@ -391,7 +407,7 @@ class Episode:
             agent, message = self._pending.popleft()
             self._notice(str(message), agent)
         self.turn_of = self._pending[0][0] if self._pending else POLICY
-        if not self._pending and self._chars_left <= 0:
+        if not self._pending and self.chars_left <= 0:
             self._finish("max_chars", truncated=True)
 
     def _malformed(self, malformed: Malformed, finish: FinishReason) -> None:
@@ -404,21 +420,21 @@ class Episode:
             self._finish("max_turns", truncated=True)
         else:
             self._notice(malformed.reason)
-            if self._chars_left <= 0:
+            if self.chars_left <= 0:
                 self._finish("max_chars", truncated=True)
 
     def _overflow(self, text: str, tokens: TokenAction | None) -> Malformed:
         """A turn that is longer than what is left of the transcript ends the episode; its text is cut, its ids are not."""
         malformed = Malformed(
-            f"the turn has {len(text)} characters; {self._chars_left} of max_chars={self.config.max_chars} were left.",
-            text[: self._chars_left],
+            f"the turn has {len(text)} characters; {self.chars_left} of max_chars={self.config.max_chars} were left.",
+            text[: self.chars_left],
         )
         if tokens is None:
-            cut = text[: self._chars_left]
+            cut = text[: self.chars_left]
             self._append(Segment(Source.POLICY, cut, self._encode(cut)))
         else:
             self._append(Segment(Source.POLICY, text, tuple(tokens.ids), tuple(tokens.logprobs or ())))
-        self._chars_left = 0
+        self.chars_left = 0
         self.last_action = malformed
         self._finish("max_chars", truncated=True)
         return malformed

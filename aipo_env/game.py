@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from aipo_env.consulting import consult
 from aipo_env.episode import Episode, EpisodeConfig, RewardFunction, TokenCodec
-from aipo_env.errors import ConfigurationError, InvalidActionError
+from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.prompts import DESCRIPTIONS, build_prompt
-from aipo_env.protocol import Action, Agent, Answer, Consult, Malformed, Reply
+from aipo_env.protocol import Action, Agent, Answer, Consult, ConsultRequest, Malformed, Reply
 from aipo_env.spaces import Unicode
 from aipo_env.tasks.base import Task, TaskSet
-from aipo_env.trajectory import Segment
+from aipo_env.trajectory import Segment, Trajectory
 
 ActionMode = Literal["text", "structured"]
 
@@ -79,10 +79,12 @@ class ConsultGame:
         # The samples of a group share their task, which is a function of its index alone.
         self._task = lru_cache(maxsize=1024)(lambda index: self.tasks.task(index))
         self.text_space = Unicode(max_chars=2 * config.max_chars)
+        size = max(1, len(config.agents))
+        self._masks = np.zeros(size, dtype=np.int8), np.ones(size, dtype=np.int8)
         self.observation_space = spaces.Dict(
             prompt=Unicode(max_chars=10_000_000),
             turn=spaces.Discrete(config.max_turns + 1),
-            consult_mask=spaces.MultiBinary(max(1, len(config.agents))),
+            consult_mask=spaces.MultiBinary(size),
         )
 
     def action_space(self, mode: ActionMode) -> spaces.Space[Any]:
@@ -154,18 +156,40 @@ class ConsultGame:
 
     async def ask(self, episode: Episode) -> list[Reply]:
         """Asks the helpers that the policy consulted, all at the same time, and hands their replies to the episode."""
-        requests = episode.requests
-        replies = await asyncio.gather(
-            *(consult(self.agents[name], request, self.consult_timeout) for name, request in requests.items())
-        )
+        replies = await self.ask_agents(episode.requests)
         for reply in replies:
             episode.reply(reply)
         return replies
 
+    async def ask_agents(self, requests: Mapping[str, ConsultRequest]) -> list[Reply]:
+        """Asks helpers by name, all at the same time; the replies come in the order of the requests."""
+        self.require_agents(requests)
+        calls = [consult(self.agents[name], request, self.consult_timeout) for name, request in requests.items()]
+        if len(calls) == 1:
+            # A task costs more than the rest of a consult.
+            return [await calls[0]]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException:
+            # A bug in one helper leaves none of the others running.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    def require_agents(self, names: Iterable[str]) -> None:
+        """Raises ConfigurationError for helpers that nobody plays; in a solo game nobody has to."""
+        if self.config.assisted and (missing := [name for name in names if name not in self.agents]):
+            raise ConfigurationError(
+                f"nobody plays {', '.join(missing)}: pass agents={{name: agent}}, or play the helper yourself with "
+                "make_aec or make_parallel."
+            )
+
     def observe(self, episode: Episode) -> Observation:
         """What the policy sees of an episode."""
-        mask = np.zeros(max(1, len(self.agent_names)), dtype=np.int8)
-        mask[: len(self.agent_names)] = episode.consult_mask
+        # All helpers may be consulted, or none.
+        mask = self._masks[any(episode.consult_mask)].copy()
         return {"prompt": episode.transcript, "turn": episode.turn, "consult_mask": mask}
 
     def info(self, episode: Episode, segments: list[Segment], *, first: bool = False) -> dict[str, Any]:
@@ -196,6 +220,40 @@ class ConsultGame:
             close = getattr(agent, "aclose", None)
             if close is not None:
                 await close()
+
+
+class GameFace:
+    """What every face of a game with one episode at a time lets its caller read."""
+
+    game: ConsultGame
+    _episode: Episode | None = None
+
+    @property
+    def tasks(self) -> TaskSet:
+        """The task family."""
+        return self.game.tasks
+
+    @property
+    def config(self) -> EpisodeConfig:
+        """The rules."""
+        return self.game.config
+
+    @property
+    def codec(self) -> TokenCodec | None:
+        """The tokenizer of token-exact episodes."""
+        return self.game.codec
+
+    @property
+    def episode(self) -> Episode:
+        """The running episode; EpisodeStateError before the first `reset`."""
+        if self._episode is None:
+            raise EpisodeStateError("there is no episode yet: call reset() first.")
+        return self._episode
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The record of the running episode."""
+        return self.episode.trajectory()
 
 
 def describe(name: str, agent: Agent | None) -> str:

@@ -10,15 +10,15 @@ from gymnasium import spaces
 
 from aipo_env import markup
 from aipo_env.consulting import run_sync
-from aipo_env.episode import Episode, EpisodeConfig, TokenCodec
-from aipo_env.errors import ConfigurationError, EpisodeStateError
-from aipo_env.game import ActionMode, ConsultGame, Observation
+from aipo_env.episode import Episode
+from aipo_env.errors import ConfigurationError
+from aipo_env.game import ActionMode, ConsultGame, GameFace, Observation
 from aipo_env.protocol import Agent, Reply
-from aipo_env.tasks.base import Task, TaskSet
+from aipo_env.tasks.base import Task
 from aipo_env.trajectory import Trajectory
 
 
-class ConsultEnv(gymnasium.Env[Observation, Any]):
+class ConsultEnv(GameFace, gymnasium.Env[Observation, Any]):
     r"""A reasoning task in which asking for help is an action.
 
     Observation: `Dict(prompt=Unicode, turn=Discrete(max_turns + 1), consult_mask=MultiBinary(number of helpers))`.
@@ -67,11 +67,6 @@ class ConsultEnv(gymnasium.Env[Observation, Any]):
         self._initial_seed = seed
 
     @property
-    def tasks(self) -> TaskSet:
-        """The task family."""
-        return self.game.tasks
-
-    @property
     def agents(self) -> Mapping[str, Agent]:
         """The helpers by name; empty in a solo environment."""
         return self.game.agents
@@ -80,28 +75,6 @@ class ConsultEnv(gymnasium.Env[Observation, Any]):
     def agent_names(self) -> list[str]:
         """The helpers' names, in the order of the consult mask."""
         return self.game.agent_names
-
-    @property
-    def config(self) -> EpisodeConfig:
-        """The rules."""
-        return self.game.config
-
-    @property
-    def codec(self) -> TokenCodec | None:
-        """The tokenizer of token-exact episodes."""
-        return self.game.codec
-
-    @property
-    def episode(self) -> Episode:
-        """The running episode; EpisodeStateError before the first `reset`."""
-        if self._episode is None:
-            raise EpisodeStateError("there is no episode yet: call reset() first.")
-        return self._episode
-
-    @property
-    def trajectory(self) -> Trajectory:
-        """The record of the running episode."""
-        return self.episode.trajectory()
 
     def make_episode(self, task: Task | int, *, seed: int = 0, assisted: bool | None = None) -> Episode:
         """An episode of this environment's rules on one task; see `ConsultGame.make_episode`."""

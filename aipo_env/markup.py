@@ -98,7 +98,8 @@ class ActionParser:
 
     def finish(self) -> Consult | Answer | Malformed:
         """The action that this turn is."""
-        self._scan(self._pending, final=True)
+        if self._pending:
+            self._scan(self._pending, final=True)
         text = "".join(self._parts)
         consult, answer = self._consult, self._answer
         if answer is not None and (consult is None or answer[2] <= consult[1]):

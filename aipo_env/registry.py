@@ -1,29 +1,37 @@
 """Names to things: environment ids, task families and agents; built-in ones and those of other packages.
 
-Another package adds an environment through the entry-point group `aipo.envs` (each entry an `EnvSpec`) and an agent
-through `aipo.agents` (each entry a class or a function without required arguments that returns an agent). Our own
-agents arrive by the same way.
+Another package adds environments through the entry-point group `aipo.envs` (each entry an `EnvSpec`, several of them, or a
+function without arguments that returns them) and an agent through `aipo.agents` (each entry a class or a function
+without required arguments that returns an agent). Our own agents arrive by the same way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium
+import pettingzoo
 
+from aipo_env.aec_env import AECConsultEnv
 from aipo_env.consulting import as_agent
 from aipo_env.episode import EpisodeConfig, RewardFunction, TokenCodec
-from aipo_env.errors import ConfigurationError, unknown_id
+from aipo_env.errors import ConfigurationError, MissingDependencyError, unknown_id
 from aipo_env.game import ActionMode, ConsultGame
 from aipo_env.gym_env import ConsultEnv
+from aipo_env.parallel_env import ParallelConsultEnv
+from aipo_env.playing import PolicyLike
 from aipo_env.protocol import Agent
+from aipo_env.roles import HelperReward
 from aipo_env.tasks.base import TaskSet
+from aipo_env.tasks.reasoning_gym import names as reasoning_gym_names
+from aipo_env.vector_env import ConsultVectorEnv
 
 AGENT_GROUP, ENV_GROUP = "aipo.agents", "aipo.envs"
 DEFAULT_AGENTS = ("verify", "knowledge", "reasoning")
@@ -47,11 +55,18 @@ class EnvSpec:
     """Defaults that differ from those of `make`."""
 
 
-def _family(name: str, tasks: str, description: str) -> list[EnvSpec]:
+def _family(name: str, tasks: str, description: str, **options: object) -> list[EnvSpec]:
     return [
-        EnvSpec(name, tasks, assisted=False, description=description + ", solo"),
-        EnvSpec(f"{name}-consult", tasks, assisted=True, description=description + ", with helpers"),
+        EnvSpec(name, tasks, assisted=False, description=description + ", solo", options=options),
+        EnvSpec(f"{name}-consult", tasks, assisted=True, description=description + ", with helpers", options=options),
     ]
+
+
+def _reasoning_gym() -> list[EnvSpec]:
+    """The data sets of reasoning-gym, where it is installed; does not import it."""
+    tasks = "aipo_env.tasks.reasoning_gym.tasks:ReasoningGymTasks"
+    names = reasoning_gym_names.DATASETS if reasoning_gym_names.installed() else ()
+    return [spec for name in names for spec in _family(f"rg/{name}", tasks, f"reasoning-gym {name}", dataset=name)]
 
 
 _envs: dict[str, EnvSpec] = {
@@ -64,6 +79,7 @@ _envs: dict[str, EnvSpec] = {
             "aipo_env.tasks.rulebook:RulebookTasks",
             "procedural problems with undefined operators",
         ),
+        *_reasoning_gym(),
     )
 }
 _agents: dict[str, AgentLike] = {}
@@ -71,18 +87,32 @@ _plugins_loaded = False
 
 
 def register_env(spec: EnvSpec) -> None:
-    """Adds an environment id, and its Gymnasium id `aipo/<id>-v0`; an existing id is replaced."""
+    """Adds an environment id, and `aipo/<id>-v0` to Gymnasium's and PettingZoo's registries; an existing one is replaced."""
     if not isinstance(spec, EnvSpec):
         raise ConfigurationError(f"register_env takes an aipo_env.EnvSpec, got {type(spec).__name__}.")
     _envs[spec.id] = spec
-    gym_id = gymnasium_id(spec.id)
+    _announce(spec.id)
+
+
+def _announce(env_id: str) -> None:
+    """Makes an id known to Gymnasium and PettingZoo."""
+    gym_id = gymnasium_id(env_id)
     gymnasium.registry.pop(gym_id, None)
-    gymnasium.register(gym_id, entry_point="aipo_env.registry:make", kwargs={"env_id": spec.id})
+    gymnasium.register(
+        gym_id,
+        entry_point="aipo_env.registry:make",
+        vector_entry_point="aipo_env.registry:make_vec",
+        kwargs={"env_id": env_id},
+    )
+    pettingzoo.aec_registry.pop(gym_id, None)
+    pettingzoo.register("aec", gym_id, "aipo_env.registry:make_aec", kwargs={"env_id": env_id})
+    pettingzoo.parallel_registry.pop(gym_id, None)
+    pettingzoo.register("parallel", gym_id, "aipo_env.registry:make_parallel", kwargs={"env_id": env_id})
 
 
 def gymnasium_id(env_id: str) -> str:
-    """The id under which Gymnasium knows an environment."""
-    return f"aipo/{env_id}-v0"
+    """The id under which Gymnasium and PettingZoo know an environment; a name of theirs has no "/"."""
+    return f"aipo/{env_id.replace('/', '.')}-v0"
 
 
 def list_envs() -> list[str]:
@@ -95,6 +125,13 @@ def env_spec(env_id: str) -> EnvSpec:
     """The registered environment with this id; UnknownIdError names the nearest."""
     _load_plugins()
     name = str(env_id).removeprefix("aipo/").removesuffix("-v0")
+    if name not in _envs:
+        # "rg.chain_sum" is how Gymnasium spells "rg/chain_sum".
+        name = next((known for known in _envs if gymnasium_id(known) == gymnasium_id(name)), name)
+    if name not in _envs and name.startswith(("rg/", "rg.")) and not reasoning_gym_names.installed():
+        raise MissingDependencyError(
+            f"{env_id} needs the package reasoning-gym, which is not installed. Install it with: pip install 'aipo[rg]'"
+        )
     if name not in _envs:
         raise unknown_id("environment id", env_id, _envs, "aipo_env.list_envs() lists them all.")
     return _envs[name]
@@ -216,7 +253,9 @@ def make(
         ConfigurationError: for options that cannot work.
         DataNotFoundError: when a data set is neither local nor reachable.
     """
-    env = ConsultEnv(make_game(env_id, **options), action_mode=action_mode, render_mode=render_mode, seed=seed)
+    game = make_game(env_id, **options)
+    game.require_agents(game.agent_names)
+    env = ConsultEnv(game, action_mode=action_mode, render_mode=render_mode, seed=seed)
     # With its spec an environment can be made again: Gymnasium's checker and vector environments do so.
     asked = {"action_mode": action_mode, "render_mode": render_mode, "seed": seed, **options}
     kwargs = {"env_id": env.game.env_id} | {k: v for k, v in asked.items() if v is not None}
@@ -224,10 +263,114 @@ def make(
     return env
 
 
+def make_aec(
+    env_id: str,
+    *,
+    controlled: Iterable[str] | None = None,
+    policy: PolicyLike | None = None,
+    helper_reward: HelperReward | None = None,
+    action_mode: ActionMode = "text",
+    render_mode: str | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> AECConsultEnv:
+    """Makes a PettingZoo AEC environment, in which the policy and its helpers take turns.
+
+    Args:
+        env_id: as for `make`.
+        controlled: the roles that the caller plays, for example ("policy_0", "verify_0"); None for all. Plugged agents
+            play the other helpers.
+        policy: plays the policy where the caller does not: a `TurnPolicy`, or a function from the transcript to the
+            turn's text.
+        helper_reward: `(helper's name, finished Trajectory) -> float`, called once per controlled helper at the end of
+            an episode, in place of the team's reward.
+        action_mode: the policy's, "text" or "structured".
+        render_mode: None, "ansi" or "human".
+        seed: used by the first `reset` that brings none.
+        options: as for `make`. In `agents` a controlled helper may have None: nobody else plays it.
+
+    Raises:
+        UnknownIdError: for an unknown environment or role, naming the nearest known.
+        ConfigurationError: for options that cannot work.
+    """
+    return AECConsultEnv(
+        make_game(env_id, **options),
+        controlled=controlled,
+        policy=policy,
+        helper_reward=helper_reward,
+        action_mode=action_mode,
+        render_mode=render_mode,
+        seed=seed,
+    )
+
+
+def make_parallel(
+    env_id: str,
+    *,
+    controlled: Iterable[str] | None = None,
+    policy: PolicyLike | None = None,
+    helper_reward: HelperReward | None = None,
+    action_mode: ActionMode = "text",
+    render_mode: str | None = None,
+    seed: int | None = None,
+    fan_out: int | None = None,
+    **options: Any,
+) -> ParallelConsultEnv:
+    """Makes a PettingZoo Parallel environment: one tick takes the replies of all helpers that one turn consulted.
+
+    Args:
+        env_id: as for `make`.
+        controlled: as for `make_aec`, like `policy` and `helper_reward`.
+        policy: see there.
+        helper_reward: see there.
+        action_mode: the policy's, "text" or "structured".
+        render_mode: None, "ansi" or "human".
+        seed: used by the first `reset` that brings none.
+        fan_out: consults that one turn may carry; all helpers by default.
+        options: as for `make_aec`.
+    """
+    game = make_game(env_id, fan_out=fan_out, **options)
+    if fan_out is None and "fan_out" not in env_spec(env_id).options:
+        game.config = dataclasses.replace(game.config, fan_out=max(1, len(game.agent_names)))
+    return ParallelConsultEnv(
+        game,
+        controlled=controlled,
+        policy=policy,
+        helper_reward=helper_reward,
+        action_mode=action_mode,
+        render_mode=render_mode,
+        seed=seed,
+    )
+
+
+def make_vec(
+    env_id: str,
+    num_envs: int,
+    *,
+    action_mode: ActionMode = "text",
+    render_mode: str | None = None,
+    seed: int | Sequence[int | None] | None = None,
+    **options: Any,
+) -> ConsultVectorEnv:
+    """Makes a vector environment: episodes that step together and whose helpers are asked at the same time.
+
+    Args:
+        env_id: as for `make`.
+        num_envs: how many episodes; they share the tasks and the helpers.
+        action_mode: "text" or "structured".
+        render_mode: None or "ansi".
+        seed: used by the first `reset` that brings none: an int for seed, seed + 1, ..., or one for each.
+        options: as for `make`.
+    """
+    game = make_game(env_id, **options)
+    game.require_agents(game.agent_names)
+    return ConsultVectorEnv(game, num_envs, action_mode=action_mode, render_mode=render_mode, seed=seed)
+
+
 def make_game(
     env_id: str,
     *,
-    agents: Mapping[str, AgentLike] | Sequence[str] | None = None,
+    agents: Mapping[str, AgentLike | None] | Sequence[str] | None = None,
     max_consults: int | None = None,
     max_turns: int | None = None,
     max_chars: int | None = None,
@@ -248,7 +391,8 @@ def make_game(
     Args:
         env_id: as for `make`.
         agents: the helpers: names of registered ones, or a mapping from name to agent, function or import path. The
-            default is verify, knowledge and reasoning, embedded, without model or network.
+            default is verify, knowledge and reasoning, embedded, without model or network. None stands for a helper that
+            the caller plays (`make_aec`, `make_parallel`).
         max_consults: consults that are answered (4).
         max_turns: turns of the policy (8).
         max_chars: characters behind the prompt (100,000).
@@ -288,11 +432,13 @@ def make_game(
         raise ConfigurationError(
             f"agents is a list of names or a mapping, got the text {agents!r}; write agents=[{agents!r}]."
         )
-    named: dict[str, AgentLike] = dict(agents) if isinstance(agents, Mapping) else {name: name for name in agents}
+    named: dict[str, AgentLike | None] = (
+        dict(agents) if isinstance(agents, Mapping) else {name: name for name in agents}
+    )
     return ConsultGame(
         tasks,
         # Nobody answers in a solo episode; its helpers are only names in the prompt.
-        {name: make_agent(agent, name) for name, agent in named.items()} if spec.assisted else {},
+        {n: make_agent(a, n) for n, a in named.items() if a is not None} if spec.assisted else {},
         EpisodeConfig(agents=tuple(named), assisted=spec.assisted, **rules),
         prompt=prompt if prompt is not None else spec.options.get("prompt", "consult"),
         consult_timeout=consult_timeout,
@@ -311,9 +457,30 @@ def _load_plugins() -> None:
     global _plugins_loaded
     if _plugins_loaded:
         return
-    _plugins_loaded = True
-    for entry in _entries(ENV_GROUP):
-        register_env(entry.load())
+    _plugins_loaded = True  # before they are loaded: one of them may ask for our ids
+    try:
+        for entry in _entries(ENV_GROUP):
+            for spec in _specs(entry.load(), entry):
+                register_env(spec)
+    except BaseException:
+        _plugins_loaded = False
+        raise
+
+
+def _specs(loaded: object, entry: importlib.metadata.EntryPoint) -> list[EnvSpec]:
+    """What an entry point of `aipo.envs` stands for."""
+    if callable(loaded):
+        loaded = loaded()
+    found: list[object] = list(loaded) if isinstance(loaded, Iterable) else [loaded]
+    specs = [spec for spec in found if isinstance(spec, EnvSpec)]
+    if wrong := [spec for spec in found if not isinstance(spec, EnvSpec)]:
+        package = entry.dist.name if entry.dist is not None else entry.value.partition(":")[0]
+        raise ConfigurationError(
+            f"the entry point {entry.name!r} of {ENV_GROUP} (package {package}) must be an aipo_env.EnvSpec, several, or a "
+            f"function without arguments that returns them; {entry.value} gave {type(wrong[0]).__name__}. Repair or "
+            "uninstall that package."
+        )
+    return specs
 
 
 def _import(path: str) -> Any:
@@ -328,3 +495,8 @@ def _import(path: str) -> Any:
 
 for _spec in list(_envs.values()):
     register_env(_spec)
+for _entry in _entries(ENV_GROUP):
+    # So that `gymnasium.make` finds an environment of another package before that package is imported; an entry's name
+    # is the id of its environment, or that of none.
+    with contextlib.suppress(gymnasium.error.Error):
+        _announce(_entry.name)

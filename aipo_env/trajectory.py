@@ -176,7 +176,14 @@ class TraceWriter:
 
     def write(self, trajectory: Trajectory) -> None:
         """Appends one trajectory and flushes it to the operating system."""
-        self._file.write(json.dumps(trajectory.to_json(), ensure_ascii=False, separators=(",", ":")) + "\n")
+        row = trajectory.to_json()
+        line = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+        try:
+            line.encode()
+        except UnicodeEncodeError:
+            # A lone surrogate, which a model's JSON may carry, has no UTF-8 form.
+            line = json.dumps(row, separators=(",", ":"))
+        self._file.write(line + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -205,14 +212,15 @@ def read_traces(path: str | os.PathLike[str]) -> Iterator[Trajectory]:
     Raises:
         DataFormatError: with the file and the line number.
     """
-    with open(path, encoding="utf-8") as file:
+    # As bytes: a crash may cut a line inside a character.
+    with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
                 yield Trajectory.from_json(json.loads(line))
-            except (json.JSONDecodeError, DataFormatError) as error:
-                if not line.endswith("\n"):
+            except (json.JSONDecodeError, UnicodeDecodeError, DataFormatError) as error:
+                if not line.endswith(b"\n"):
                     return
                 raise DataFormatError(f"{os.fspath(path)}, line {number} is not a trajectory: {error}") from error
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -15,8 +16,15 @@ if TYPE_CHECKING:
     from algorithms.policies import Policy
 
 
-def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
-    """Train a policy on this machine; resumes what lies in --out."""
+def train(
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")], backend: Literal["local", "openrlhf"] = "local"
+) -> int:
+    """Train a policy on this machine; resumes what lies in --out.
+
+    Args:
+        config: of the run.
+        backend: "openrlhf" trains on a cluster; all other flags are then those of algorithms/aipo_openrlhf.py.
+    """
     from algorithms.progress import quiet_libraries, step_progress
     from algorithms.trainer import Trainer
 
@@ -31,6 +39,25 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
     return 0
 
 
+def _train_on_cluster(arguments: Sequence[str]) -> int | None:
+    """Hands `aipo train --backend openrlhf ...` to the cluster learner, whose flags OpenRLHF reads; None for other backends."""
+    rest = list(arguments)
+    for number, argument in enumerate(rest):
+        if argument in ("--backend=openrlhf", "--backend") and "openrlhf" in (
+            argument[10:],
+            *rest[number + 1 : number + 2],
+        ):
+            del rest[number : number + 1 + (argument == "--backend")]
+            from algorithms.cluster.launch import main
+
+            main(rest)
+            return 0
+    return None
+
+
+train.pass_on = _train_on_cluster  # type: ignore[attr-defined]
+
+
 def rollout(
     env: str = "rulebook-consult",
     policy: str = "embedded",
@@ -41,12 +68,21 @@ def rollout(
     seed: int = 0,
     max_tokens: int = 512,
     temperature: float = 0.6,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     agents: tuple[str, ...] = (),
     env_options: dict[str, int | float | str] | None = None,
     check: bool = False,
+    server: str | None = None,
+    model: str | None = None,
+    max_in_flight: int | None = None,
+    timeout: float | None = None,
+    helper_server: str | None = None,
+    helper_model: str | None = None,
 ) -> int:
     """Roll out a policy on an environment and write token-exact traces.
+
+    With --server the model behind it plays the policy, many episodes at the same time, and --policy names its tokenizer alone;
+    the same command goes on where it was cut.
 
     Args:
         env: environment id; `aipo envs` lists them.
@@ -58,25 +94,44 @@ def rollout(
         seed: decides the sampling and the helpers.
         max_tokens: tokens behind the prompt.
         temperature: of the sampling; 0 is greedy. (Training samples at 1.)
-        batch_size: episodes that run at the same time.
+        batch_size: episodes that run at the same time (16); not with --server.
         agents: helpers, each "name" or "name=package.module:Class".
         env_options: options of the environment, as `--env-options level 3 style terse`.
-        check: recompute the log-probability of each sampled token from the trace's ids, and compare.
+        check: recompute the log-probability of each sampled token from the trace's ids, and compare; not with --server.
+        server: address of an OpenAI-compatible server that returns token ids (vLLM), such as http://localhost:8000/v1.
+        model: the name under which the server serves the policy.
+        max_in_flight: with --server, episodes that run at the same time (256).
+        timeout: with --server, seconds for an episode.
+        helper_server: address of a server whose model plays those helpers that are given by name alone.
+        helper_model: the name under which it serves that model.
     """
     import aipo_env
-    from aipo_env.registry import parse_agents
+    from aipo_env.run_record import RunRecord
+    from algorithms import server_rollout
     from algorithms.policies import load_policy
     from algorithms.progress import count_progress, quiet_libraries
     from algorithms.rollout import Roller, RolloutRequest
 
+    server_rollout.check_options(
+        server=server, model=model, helper_server=helper_server, helper_model=helper_model, check=check,
+        batch_size=batch_size, max_in_flight=max_in_flight, timeout=timeout,
+    )  # fmt: skip
     quiet_libraries()
-    loaded = load_policy(policy)
     options: dict[str, Any] = dict(env_options or {})
     if policy == "embedded":
         # It reads bare problems and nothing else.
         options = {"prompt": "bare", "style": "terse"} | options
-    made = aipo_env.make(env, codec=loaded.codec, agents=parse_agents(agents), **options)
-    roller = Roller(loaded, made, SamplingConfig(temperature=temperature, max_tokens=max_tokens, batch_size=batch_size))
+    options["agents"] = server_rollout.make_agents(agents, helper_server, helper_model)
+    if server is not None and model is not None:
+        made = aipo_env.make(env, codec=server_rollout.load_codec(policy), **options)
+        return server_rollout.roll_out(
+            made, policy, server, model, num_tasks=num_tasks, samples=samples, solo=solo, out=out, seed=seed,
+            max_tokens=max_tokens, temperature=temperature, max_in_flight=max_in_flight or 256, timeout=timeout,
+        )  # fmt: skip
+    loaded = load_policy(policy)
+    made = aipo_env.make(env, codec=loaded.codec, **options)
+    sampling = SamplingConfig(temperature=temperature, max_tokens=max_tokens, batch_size=batch_size or 16)
+    roller = Roller(loaded, made, sampling)
     total = made.tasks.num_tasks
     tasks = range(num_tasks if total is None else min(num_tasks, total))
     requests = [
@@ -85,6 +140,8 @@ def rollout(
         for sample in range(samples)
     ]
     finished: list[Trajectory] = []
+    record = RunRecord.of(made, policy=policy, seed=seed, max_tokens=max_tokens, tokenizer_name=policy)
+    server_rollout.claim(out / "traces.jsonl", record)
     with (
         aipo_env.TraceWriter(out / "traces.jsonl") as writer,
         count_progress("episodes", len(requests)) as advance,
@@ -94,19 +151,53 @@ def rollout(
             writer.write(trajectory)
             finished.append(trajectory)
             advance()
-    correct = sum(t.verdict == "correct" for t in finished)
-    consults = sum(t.num_consults for t in finished)
-    cut = sum(t.stop_reason in ("length", "max_turns", "max_chars") for t in finished)
-    print(
-        f"{env}, {'solo' if solo or not made.config.assisted else 'assisted'}: {correct} of {len(finished)} correct "
-        f"({correct / len(finished):.3f}); {consults / len(finished):.2f} consults an episode; {cut} cut by a budget"
-    )
+    made.close()
+    print(server_rollout.summary(finished))
     if check:
         print(
             f"largest difference to the recomputed log-probabilities: {_largest_difference(loaded, finished, temperature):.2g}"
         )
     print(f"traces are in {out / 'traces.jsonl'}")
     return 0
+
+
+def replay(
+    traces: tyro.conf.Positional[Path],
+    env: str | None = None,
+    env_options: dict[str, int | float | str] | None = None,
+    agents: tuple[str, ...] = (),
+    policy: str | None = None,
+    show: int = 20,
+) -> int:
+    """Play recorded episodes again without any model, and tell what comes out differently.
+
+    Exits with 1 if anything did, with 2 if the traces cannot be read or their environment is not known.
+
+    Args:
+        traces: a .jsonl file of traces. What lies beside it tells how its environment was made (traces.run.json, or the
+            config.json of a training run).
+        env: environment id, where nothing tells.
+        env_options: its options, as `--env-options level 3 style terse`.
+        agents: its helpers, each "name" or "name=package.module:Class"; nobody asks them, but the prompt describes them.
+        policy: names the tokenizer of token-exact traces, as for `aipo rollout`.
+        show: differences that are shown at most.
+    """
+    import aipo_env
+    from algorithms.progress import quiet_libraries
+    from algorithms.replay_game import game_of
+
+    quiet_libraries()
+    result = aipo_env.replay(traces, game_of(traces, env, env_options, agents, policy))
+    if result.faithful:
+        print(f"{traces}: {result.num_trajectories} episodes, all as recorded")
+        return 0
+    lines = {mismatch.line for mismatch in result.mismatches}
+    print(f"{traces}: {result.num_trajectories} episodes, {len(lines)} of them not as recorded")
+    for mismatch in result.mismatches[:show]:
+        print(mismatch)
+    if len(result.mismatches) > show:
+        print(f"... and {len(result.mismatches) - show} differences more (--show {len(result.mismatches)})")
+    return 1
 
 
 def warmup(out: Path = Path("runs/embedded"), steps: int = 2000, seed: int = 0) -> int:

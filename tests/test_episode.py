@@ -364,3 +364,188 @@ def test_tokens_and_text_give_the_same_transcript(turns: list[str], reply: str) 
         by_tokens.turn,
     )
     assert CODEC.decode(by_tokens.trajectory().token_ids) == by_tokens.transcript
+
+
+# -- several consults in one turn -------------------------------------------------------------------------------------
+
+ASK_RULE = '<consult agent="knowledge">rule</consult>'
+
+
+def feedback(agent: str, text: str) -> str:
+    return f'<feedback agent="{agent}">{text}</feedback>'
+
+
+def test_consults_of_one_turn_are_answered_in_the_order_of_their_tags() -> None:
+    episode = start(fan_out=2, consult_cost=0.25)
+    assert episode.act("Hm. " + ASK_RULE + ASK) == Consult("knowledge", "rule", "Hm. ")
+    assert list(episode.requests) == ["knowledge", "verify"]
+    # Asked at the same time: each sees both questions and neither reply.
+    assert {request.transcript for request in episode.requests.values()} == {"4+1=Hm. " + ASK_RULE + ASK}
+    assert [request.query for request in episode.requests.values()] == ["rule", "17+25=43"]
+    assert len({request.seed for request in episode.requests.values()}) == 2
+    assert episode.turn_of == "knowledge"
+    assert episode.consult_mask == [0, 0]
+    episode.reply(Reply("K"))
+    assert (episode.turn_of, list(episode.requests)) == ("verify", ["verify"])
+    episode.reply(Reply("V"))
+    assert (episode.turn_of, episode.turn, episode.num_consults, episode.reward) == ("policy", 1, 2, -0.5)
+    assert sources(episode)[1:] == [
+        ("POLICY", "Hm. " + ASK_RULE + ASK),
+        ("AGENT", feedback("knowledge", "K")),
+        ("AGENT", feedback("verify", "V")),
+    ]
+    with pytest.raises(EpisodeStateError, match="policy's turn"):
+        episode.reply(Reply("late"))
+
+
+def test_a_list_of_consults_is_its_text() -> None:
+    by_list, by_text = start(fan_out=2), start(fan_out=2)
+    by_list.act([Consult("verify", "17+25=43", "Hm. "), Consult("knowledge", "rule")])
+    by_text.act("Hm. " + ASK + ASK_RULE)
+    assert by_list.requests == by_text.requests
+    assert by_list.trajectory() == by_text.trajectory()
+
+
+def test_white_space_may_stand_between_the_tags_and_nothing_else() -> None:
+    episode = start(fan_out=2)
+    episode.act(ASK + " \n\t" + ASK_RULE + "\n")
+    assert list(episode.requests) == ["verify", "knowledge"]
+    assert episode.segments[-1].text == ASK + " \n\t" + ASK_RULE
+    for between in (" and ", r"\boxed{5}", '<consult agent="nobody">x</consult>', "<consult>", "</consult>"):
+        episode = start(fan_out=2)
+        episode.act(ASK + between + ASK_RULE)
+        assert list(episode.requests) == ["verify"]
+        assert episode.segments[-1].text == ASK
+
+
+def test_a_turn_addresses_each_helper_once_and_no_more_than_fan_out() -> None:
+    episode = start(fan_out=2)
+    episode.act(ASK + ASK + ASK_RULE)
+    assert list(episode.requests) == ["verify"]
+    assert episode.segments[-1].text == ASK
+    for fan_out in (1, 2):
+        episode = start(fan_out=fan_out, agents=("verify", "knowledge", "reasoning"))
+        episode.act(ASK + ASK_RULE + '<consult agent="reasoning">next</consult>')
+        assert list(episode.requests) == ["verify", "knowledge"][:fan_out]
+        assert episode.segments[-1].text == (ASK + ASK_RULE if fan_out == 2 else ASK)
+
+
+def test_a_list_of_consults_that_cannot_all_be_asked_is_an_error() -> None:
+    for fan_out, helpers in ((2, ["verify", "verify"]), (1, ["verify", "knowledge"])):
+        episode = start(fan_out=fan_out)
+        with pytest.raises(InvalidActionError, match="each once"):
+            episode.act([Consult(helper, "q") for helper in helpers])
+        assert episode.turn == 0
+
+
+def test_a_fan_out_beyond_the_budget_gets_a_notice_in_its_place() -> None:
+    episode = start(fan_out=2, max_consults=1)
+    episode.act(ASK + ASK_RULE)
+    assert list(episode.requests) == ["verify"]
+    episode.reply(Reply("V"))
+    assert episode.turn_of == "policy"
+    assert [(s.source, s.agent) for s in episode.segments[2:]] == [
+        (Source.AGENT, "verify"),
+        (Source.TEMPLATE, "knowledge"),
+    ]
+    assert "no consults are left (1 were allowed)" in episode.segments[-1].text
+    episode.act(ASK + ASK_RULE)
+    assert episode.turn_of == "policy"
+    assert [s.agent for s in episode.segments[-2:]] == ["verify", "knowledge"]
+    assert episode.num_consults == 1
+
+
+def test_a_failing_helper_leaves_the_others_of_its_turn_alone() -> None:
+    episode = start(fan_out=2, consult_cost=0.25)
+    episode.act(ASK + ASK_RULE)
+    episode.reply(Reply("", error="gone"))
+    assert episode.turn_of == "knowledge"
+    episode.reply(Reply("K"))
+    assert [(s.source, s.agent) for s in episode.segments[2:]] == [
+        (Source.TEMPLATE, "verify"),
+        (Source.AGENT, "knowledge"),
+    ]
+    assert (episode.num_consults, episode.reward) == (1, -0.25)
+
+
+def test_the_replies_of_one_turn_share_the_characters_that_are_left() -> None:
+    turn = ASK + ASK_RULE
+    frame = len(feedback("verify", ""))
+    episode = start(fan_out=2, max_chars=len(turn) + frame + 4)
+    episode.act(turn)
+    episode.reply(Reply("y" * 100))
+    assert episode.segments[-1].text == feedback("verify", "yyyy" + "y" * frame)
+    # Nothing is left, but its reply is due: it is cut to nothing, and the episode ends behind it.
+    assert (episode.turn_of, episode.done) == ("knowledge", False)
+    episode.reply(Reply("z" * 100))
+    assert episode.segments[-1].text == feedback("knowledge", "")
+    assert (episode.truncated, episode.stop_reason) == (True, "max_chars")
+
+
+def test_a_fan_out_in_the_last_turn_asks_nobody() -> None:
+    episode = start(fan_out=2, max_turns=2)
+    episode.act("mumble")
+    episode.act(ASK + ASK_RULE)
+    assert (episode.stop_reason, episode.requests) == ("max_turns", {})
+
+
+def test_an_episode_ended_from_outside_takes_no_further_reply() -> None:
+    episode = start(fan_out=2)
+    episode.act(ASK + ASK_RULE)
+    episode.reply(Reply("V"))
+    episode.truncate("timeout")
+    assert episode.requests == {}
+    with pytest.raises(EpisodeStateError):
+        episode.reply(Reply("K"))
+
+
+def test_alone_several_tags_are_text() -> None:
+    episode = start(fan_out=2, assisted=False)
+    turn = ASK + ASK_RULE + r"\boxed{5}"
+    assert isinstance(episode.act(turn), Answer)
+    assert (episode.requests, episode.reward) == ({}, 1.0)
+    assert sources(episode)[1:] == [("POLICY", turn)]
+
+
+def test_ids_behind_the_last_of_several_tags_are_not_the_policys() -> None:
+    episode = start(CODEC, fan_out=2)
+    action = tokens(ASK + " " + ASK_RULE + " tail", eos=True)
+    episode.act(action)
+    policy, overshoot = episode.segments[1:]
+    assert (policy.text, overshoot.text) == (ASK + " " + ASK_RULE, " tail")
+    assert (policy.source, overshoot.source) == (Source.POLICY, Source.TEMPLATE)
+    assert policy.token_ids + overshoot.token_ids == tuple(action.ids)
+    assert policy.logprobs == tuple(action.logprobs or ())[: len(policy.token_ids)]
+    for name in ("verify", "knowledge"):
+        ids = tuple(CODEC.encode(name))
+        episode.reply(Reply(name, ids, (-1.0,) * len(ids), tokenizer=CODEC.fingerprint))
+    assert [s.mu_known for s in episode.segments[-2:]] == [True, True]
+    assert CODEC.decode(episode.trajectory().token_ids) == episode.transcript
+
+
+@given(
+    st.lists(st.sampled_from([ASK, ASK_RULE, " ", "\n", "Hm.", '<consult agent="reasoning">n</consult>']), max_size=7),
+    st.integers(1, 3),
+    st.integers(0, 3),
+)
+def test_a_turn_carries_the_leading_run_of_different_helpers(parts: list[str], fan_out: int, allowed: int) -> None:
+    episode = start(CODEC, agents=("verify", "knowledge", "reasoning"), fan_out=fan_out, max_consults=allowed)
+    by_text = start(CODEC, agents=("verify", "knowledge", "reasoning"), fan_out=fan_out, max_consults=allowed)
+    episode.act(tokens("".join(parts)))
+    by_text.act("".join(parts))
+    names = {ASK: "verify", ASK_RULE: "knowledge", '<consult agent="reasoning">n</consult>': "reasoning"}
+    run: list[str] = []
+    for part in parts:
+        if part in names and names[part] not in run and len(run) < fan_out:
+            run.append(names[part])
+        elif run and part.strip():
+            break
+    assert list(episode.requests) == list(by_text.requests) == run[:allowed]
+    for name in run[:allowed]:
+        assert episode.turn_of == by_text.turn_of == name
+        for one in (episode, by_text):
+            one.reply(Reply(name))
+    assert episode.turn_of == by_text.turn_of == "policy"
+    answered = [s.agent for s in by_text.segments if s.agent]
+    assert answered == run
+    assert episode.num_consults == len(run[:allowed])

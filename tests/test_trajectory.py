@@ -111,3 +111,17 @@ def test_rows_that_are_no_trajectories(row: dict[str, object]) -> None:
 def test_logprobs_must_match_ids() -> None:
     with pytest.raises(DataFormatError, match="2 ids came with 1"):
         Segment(Source.POLICY, "x", (1, 2), (0.0,))
+
+
+def test_a_lone_surrogate_survives_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    write_traces(path, [Trajectory("e", "t", [Segment(Source.AGENT, "a\ud800b∑", agent="verify")])])
+    assert [t.text for t in read_traces(path)] == ["a\ud800b∑"]
+
+
+def test_a_last_line_that_was_cut_inside_a_character_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    write_traces(path, [Trajectory("e", str(i), [Segment(Source.PROMPT, "∑∑")]) for i in range(2)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rindex("∑".encode()) + 1])
+    assert [t.task_id for t in read_traces(path)] == ["0"]

@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from aipo_env.errors import DataFormatError
-from aipo_env.grading import GSM8K, Grade, grade_answer
+from aipo_env.grading import GSM8K, Grade, grade_answer, grade_async
 from aipo_env.tasks.base import Task, check_index
 from aipo_env.tasks.hub import HubSource, load_rows
 
@@ -47,3 +47,7 @@ class Gsm8kTasks:
     def grade(self, task: Task, answer: str) -> Grade:
         """Compares numbers."""
         return grade_answer(task.gold, answer, GSM8K)
+
+    async def grade_async(self, task: Task, answer: str) -> Grade:
+        """As `grade`, without blocking the event loop."""
+        return await grade_async(task.gold, answer, GSM8K)

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from aipo_env.grading import MATH500, Grade, grade_answer
+from aipo_env.grading import MATH500, Grade, grade_answer, grade_async
 from aipo_env.tasks.base import Task, check_index
 from aipo_env.tasks.hub import HubSource, load_rows
 
@@ -44,3 +44,7 @@ class Math500Tasks:
     def grade(self, task: Task, answer: str) -> Grade:
         """Grades by mathematical equivalence."""
         return grade_answer(task.gold, answer, MATH500)
+
+    async def grade_async(self, task: Task, answer: str) -> Grade:
+        """As `grade`, without blocking the event loop."""
+        return await grade_async(task.gold, answer, MATH500)

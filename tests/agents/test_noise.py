@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from aipo_agents import KnowledgeAgent, NoisyAgent, ReasoningAgent, VerifyAgent
 from aipo_agents.noise import spoil
+from aipo_agents.request_key import RequestKey, request_key
 from aipo_env.errors import ConfigurationError
 from aipo_env.protocol import Agent, ConsultRequest, Reply
 from aipo_env.tasks.rulebook import evaluate_expansion
 from tests.agents.asking import ask, reply_to
+from tests.helpers import Recorder
 
 KNOWLEDGE = KnowledgeAgent()
 
@@ -137,3 +139,17 @@ def test_options_are_validated() -> None:
         NoisyAgent("knowledge")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="salt"):
         NoisyAgent(KNOWLEDGE, salt=0.5)  # type: ignore[arg-type]
+
+
+def test_the_key_tells_apart_what_the_noise_tells_apart() -> None:
+    class Greedy(Recorder):
+        def request_key(self, request: ConsultRequest) -> RequestKey:
+            return RequestKey(request.query, deterministic=True)
+
+    def key(noise: float, seed: int = 1, salt: int = 0) -> RequestKey:
+        return request_key(NoisyAgent(Greedy(), noise, salt=salt), ConsultRequest("q", seed=seed))
+
+    assert key(0.3) == key(0.3)
+    assert len({key(0.3), key(0.3, seed=2), key(0.3, salt=1), key(0.5)}) == 4
+    assert key(0.0).deterministic
+    assert not key(0.3).deterministic

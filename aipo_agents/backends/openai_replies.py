@@ -1,0 +1,259 @@
+"""What an OpenAI-compatible server answers, checked strictly: JSON in, `Generation` out. No I/O.
+
+Nothing is guessed or repaired: an answer that is not what was asked for is a `ServiceError`.
+
+**When a reported log-probability is that of the distribution really sampled from** (`logprobs_source`). A server reports
+either the model's own distribution ("raw": vLLM's default) or the one behind temperature, top-p and penalties ("processed":
+vLLM started with `--logprobs-mode processed_logprobs`).
+
+* temperature 0 is a point mass: every log-probability is 0.0, whatever is reported;
+* "raw" is the sampling distribution only where nothing reshapes it: temperature 1, top-p 1, no other option that could;
+* "processed" always is, from temperature 0.01 on: below it vLLM samples at 0.01, or greedily;
+* anything else is unknown, and unknown is None.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Final, Literal, TypeAlias
+
+from aipo_agents.backends.base import ChatSampling, CompletionSampling, Generation
+from aipo_env.errors import ServiceError
+from aipo_env.protocol import FinishReason, Usage
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+"""A value that JSON can hold."""
+
+LogprobsMode = Literal["raw", "processed"]
+LogprobsSource = Literal["reported", "point mass", "unknown"]
+
+LEAST_TEMPERATURE: Final = 0.01
+"""vLLM raises a lower temperature above 0 to this."""
+
+HARMLESS_OPTIONS: Final = frozenset(
+    {
+        "cache_salt",
+        "chat_template",
+        "chat_template_kwargs",
+        "metadata",
+        "priority",
+        "reasoning_effort",
+        "request_id",
+        "service_tier",
+        "session_id",
+        "store",
+        "user",
+    }
+)
+"""Options of a request that leave the distribution over the next token, given the prompt, as it is."""
+
+_ROUNDING: Final = 1e-3
+_RETURN_TOKEN_IDS: Final = (
+    "Use vLLM >= 0.10.2 (`vllm serve`), which takes the request option `return_token_ids`, and see that no proxy in front "
+    "of it drops that field"
+)
+
+
+def logprobs_source(
+    sampling: ChatSampling | CompletionSampling, mode: LogprobsMode, *, altered: bool = False
+) -> LogprobsSource:
+    """Where the log-probabilities of what is sampled come from; see the top of the file.
+
+    Args:
+        sampling: how it is sampled.
+        mode: what the server reports.
+        altered: whether the request carries options that may reshape the distribution, a penalty for example.
+    """
+    if not sampling.logprobs:
+        return "unknown"
+    if sampling.temperature == 0:
+        return "point mass"
+    if mode == "processed":
+        return "reported" if sampling.temperature >= LEAST_TEMPERATURE else "unknown"
+    return "reported" if sampling.temperature == 1 and sampling.top_p == 1 and not altered else "unknown"
+
+
+def decode_json(raw: bytes, where: str) -> dict[str, Json]:
+    """The JSON object that `raw` is."""
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ServiceError(
+            f"{where} answered {raw[:80]!r}, which is not JSON ({error}). Is base_url a model server's, and the proxy in "
+            "front of it up?",
+            status=200,
+        ) from None
+    if not isinstance(value, dict):
+        raise _wrong(where, "a JSON object", value)
+    return value
+
+
+def chat_generation(answer: dict[str, Json], where: str, source: LogprobsSource, *, want_ids: bool) -> Generation:
+    """The generation in an answer of `/chat/completions`.
+
+    Args:
+        answer: the decoded body.
+        where: who answered, for messages.
+        source: where log-probabilities come from.
+        want_ids: whether token ids were asked for.
+
+    Raises:
+        ServiceError: where the answer is not what was asked for.
+    """
+    choice = _choice(answer, where)
+    message = choice.get("message")
+    if not isinstance(message, dict) or not isinstance(content := message.get("content"), str | None):
+        raise _wrong(where, "choices[0].message.content as text", choice.get("message"))
+    ids = _token_ids(choice, where) if want_ids else None
+    reported: list[Json] | None = None
+    if source == "reported" and isinstance(logprobs := choice.get("logprobs"), dict):
+        entries = logprobs.get("content")
+        if isinstance(entries, list):
+            reported = [entry.get("logprob") if isinstance(entry, dict) else None for entry in entries]
+    return _generation(content or "", ids, reported, choice, answer, where, source)
+
+
+def completion_generation(
+    answer: dict[str, Json], where: str, source: LogprobsSource, *, prompt_ids: list[int]
+) -> Generation:
+    """The generation in an answer of `/completions` to token ids; its ids are never None.
+
+    Args:
+        answer: the decoded body.
+        where: who answered, for messages.
+        source: where log-probabilities come from.
+        prompt_ids: what was sent.
+
+    Raises:
+        ServiceError: where the answer is not what was asked for.
+    """
+    choice = _choice(answer, where)
+    text = choice.get("text")
+    if not isinstance(text, str):
+        raise _wrong(where, "choices[0].text as text", text)
+    echoed = choice.get("prompt_token_ids")
+    if echoed is not None and echoed != prompt_ids:
+        size = f"{len(echoed)} ids" if isinstance(echoed, list) else type(echoed).__name__
+        raise ServiceError(
+            f"{where} continued another prompt than the {len(prompt_ids)} ids that it was sent ({size}). Policy and server "
+            "must use the same tokenizer, and the server must neither truncate prompts nor add tokens to them.",
+            transient=False,
+        )
+    ids = _token_ids(choice, where)
+    reported: list[Json] | None = None
+    if source == "reported" and isinstance(logprobs := choice.get("logprobs"), dict):
+        entries = logprobs.get("token_logprobs")
+        reported = entries if isinstance(entries, list) else None
+    return _generation(text, ids, reported, choice, answer, where, source)
+
+
+def error_message(raw: bytes) -> str:
+    """What a server says about a request that failed, in at most 500 characters."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        body = None
+    # OpenAI and vLLM: {"error": {"message"}}; older vLLM: {"message"}; FastAPI: {"detail"}.
+    if isinstance(body, dict):
+        error = body.get("error", body)
+        if isinstance(error, dict):
+            error = error.get("message", error.get("detail"))
+        if isinstance(error, str):
+            return error[:500]
+    return raw[:500].decode("utf-8", "replace").strip()
+
+
+def _choice(answer: dict[str, Json], where: str) -> dict[str, Json]:
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choice := choices[0], dict):
+        raise _wrong(where, "one choice in `choices`", choices if "choices" in answer else answer)
+    return choice
+
+
+def _token_ids(choice: dict[str, Json], where: str) -> tuple[int, ...]:
+    value = choice.get("token_ids")
+    if value is None:
+        raise ServiceError(
+            f"{where} returns no token ids, and text is never tokenised again: another segmentation would be other tokens. "
+            f"{_RETURN_TOKEN_IDS}.",
+            transient=False,
+        )
+    if not isinstance(value, list):
+        raise _wrong(where, "choices[0].token_ids as a list", value)
+    ids = []
+    for item in value:
+        # bool is an int to Python.
+        if isinstance(item, bool) or not isinstance(item, int) or item < 0:
+            raise _wrong(where, "token ids that are whole numbers >= 0", item)
+        ids.append(item)
+    return tuple(ids)
+
+
+def _generation(
+    text: str,
+    ids: tuple[int, ...] | None,
+    reported: list[Json] | None,
+    choice: dict[str, Json],
+    answer: dict[str, Json],
+    where: str,
+    source: LogprobsSource,
+) -> Generation:
+    logprobs: tuple[float, ...] | None = None
+    if ids is not None and source == "point mass":
+        logprobs = (0.0,) * len(ids)
+    elif ids is not None and source == "reported":
+        logprobs = _logprobs(reported, len(ids), where)
+    return Generation(text, ids, logprobs, _finish_reason(choice, where), _usage(answer, where))
+
+
+def _logprobs(reported: list[Json] | None, count: int, where: str) -> tuple[float, ...]:
+    if reported is None or len(reported) != count:
+        came = "none" if reported is None else str(len(reported))
+        raise ServiceError(
+            f"{where} was asked for the log-probabilities of {count} tokens and sent {came}. Use a server that takes "
+            "`logprobs` (vLLM does, unless it was started with --max-logprobs 0 or a proxy drops the field).",
+            transient=False,
+        )
+    values = []
+    for item in reported:
+        if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item) or item > _ROUNDING:
+            raise _wrong(where, "log-probabilities that are finite numbers <= 0", item)
+        values.append(float(item))
+    return tuple(values)
+
+
+def _finish_reason(choice: dict[str, Json], where: str) -> FinishReason:
+    reason = choice.get("finish_reason")
+    if reason in ("stop", "length"):
+        return "stop" if reason == "stop" else "length"
+    if reason in ("abort", "error"):
+        raise ServiceError(
+            f"{where} gave up on the request (finish_reason {reason!r}); it may succeed when sent again."
+        )
+    raise _wrong(where, "finish_reason 'stop' or 'length'", reason)
+
+
+def _usage(answer: dict[str, Json], where: str) -> Usage | None:
+    usage = answer.get("usage")
+    if usage is None:
+        return None
+    if not isinstance(usage, dict):
+        raise _wrong(where, "usage as an object", usage)
+    counts = []
+    for name in ("prompt_tokens", "completion_tokens"):
+        value = usage.get(name) or 0
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise _wrong(where, f"usage.{name} as a whole number >= 0", value)
+        counts.append(value)
+    return Usage(*counts)
+
+
+def _wrong(where: str, expected: str, came: Json) -> ServiceError:
+    # Lists and objects are shown by their beginning: repr of a huge one would cost more than the error is worth.
+    shown = repr(came if not isinstance(came, list | dict) else list(came)[:8])[:120]
+    return ServiceError(
+        f"{where} answered in a shape that is not the API's: expected {expected}, got {type(came).__name__} {shown}. Check "
+        "that base_url is an OpenAI-compatible model server.",
+        transient=False,
+    )

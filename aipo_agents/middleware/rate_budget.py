@@ -1,0 +1,77 @@
+"""How much may be sent now: token buckets, one for requests and one for tokens."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+
+class Bucket:
+    """A token bucket: it fills at a rate, up to a capacity; what is taken ahead of time makes it negative.
+
+    Args:
+        rate: units that come in per second.
+        capacity: units that it holds; it starts full.
+    """
+
+    def __init__(self, rate: float, capacity: float) -> None:
+        self.rate, self.capacity = rate, capacity
+        self._level, self._time = capacity, time.monotonic()
+
+    def add(self, amount: float) -> None:
+        """Puts units in, or takes them out where `amount` is negative."""
+        now = time.monotonic()
+        self._level = min(self.capacity, self._level + (now - self._time) * self.rate)
+        self._level = min(self.capacity, self._level + amount)
+        self._time = now
+
+    def wait_for(self, amount: float) -> float:
+        """Seconds until `amount` units are there; more than the capacity counts as a full bucket."""
+        self.add(0.0)
+        return max(0.0, (min(amount, self.capacity) - self._level) / self.rate)
+
+
+class RateBudget:
+    """Requests and tokens of one service, shared by all threads and event loops of this process.
+
+    Args:
+        requests_per_second: None for no limit.
+        tokens_per_second: None for no limit.
+        burst: seconds' worth that may be sent at once.
+    """
+
+    def __init__(self, requests_per_second: float | None, tokens_per_second: float | None, burst: float) -> None:
+        self._lock = threading.Lock()
+        self._requests = _bucket(requests_per_second, burst)
+        self._tokens = _bucket(tokens_per_second, burst)
+        self._held_until = 0.0
+
+    def reserve(self, tokens: float) -> float:
+        """Takes one request and its tokens; returns the seconds after which they may be sent."""
+        with self._lock:
+            waits = [self._held_until - time.monotonic(), 0.0]
+            if self._requests is not None:
+                waits.append(self._requests.wait_for(1.0))
+                self._requests.add(-1.0)
+            if self._tokens is not None:
+                waits.append(self._tokens.wait_for(tokens))
+                self._tokens.add(-tokens)
+            return max(waits)
+
+    def refund(self, *, requests: float = 0.0, tokens: float = 0.0) -> None:
+        """Gives back what was not used; negative tokens take what was used beyond the estimate."""
+        with self._lock:
+            if self._requests is not None:
+                self._requests.add(requests)
+            if self._tokens is not None:
+                self._tokens.add(tokens)
+
+    def hold(self, seconds: float) -> None:
+        """Sends nothing more for so long."""
+        with self._lock:
+            self._held_until = max(self._held_until, time.monotonic() + seconds)
+
+
+def _bucket(rate: float | None, burst: float) -> Bucket | None:
+    # One that holds less than a unit would never let a request through.
+    return None if rate is None else Bucket(rate, max(1.0, rate * burst))

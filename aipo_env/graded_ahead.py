@@ -1,0 +1,92 @@
+"""Grading that does not hold up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from aipo_env import markup
+from aipo_env.episode import Episode, TokenCodec
+from aipo_env.grading import Grade
+from aipo_env.protocol import Action, Answer, TokenAction
+from aipo_env.tasks.base import Task, TaskSet
+
+
+@runtime_checkable
+class AsyncGrading(Protocol):
+    """What a task family may have beside `grade`: the same, without blocking. `aipo_env.grading.grade_async` is a help."""
+
+    async def grade_async(self, task: Task, answer: str) -> Grade:
+        """Grades an answer that the policy wrote."""
+        ...
+
+
+class GradedAhead:
+    """A task family whose answers are graded before the episode asks for the grade, without blocking the event loop.
+
+    `Episode.act` grades where it stands. Most answers are decided in microseconds, but one that needs computer algebra may
+    take a second, and the first of those starts the workers. A family with `grade_async` knows which is which. Of any other
+    it cannot be told, so each of its answers is graded in a thread: one hop for an episode, none for a consult.
+
+    Args:
+        tasks: the family.
+        executor: the threads; None for those of the event loop.
+    """
+
+    def __init__(self, tasks: TaskSet, executor: Executor | None = None) -> None:
+        self._tasks = tasks
+        self._async = tasks if isinstance(tasks, AsyncGrading) else None
+        self._executor = executor
+        self._ready: tuple[Task, str, Grade] | None = None
+        self.name, self.num_tasks = tasks.name, tasks.num_tasks
+
+    def task(self, index: int) -> Task:
+        """The family's own."""
+        return self._tasks.task(index)
+
+    def sample_index(self, rng: np.random.Generator) -> int:
+        """The family's own."""
+        return self._tasks.sample_index(rng)
+
+    def grade(self, task: Task, answer: str) -> Grade:
+        """The grade that is ready, else the family's own."""
+        if self._ready is not None and self._ready[0] is task and self._ready[1] == answer:
+            return self._ready[2]
+        return self._tasks.grade(task, answer)
+
+    async def act(self, episode: Episode, action: Action, codec: TokenCodec | None) -> None:
+        """`episode.act(action)` without grading on the event loop."""
+        answer = _answer(episode, action, codec)
+        if answer is None:
+            episode.act(action)
+            return
+        if self._async is not None:
+            grade = await self._async.grade_async(episode.task, answer)
+        else:
+            loop = asyncio.get_running_loop()
+            # The thread gets nothing that changes: the episode may be given up while its answer is being graded.
+            grade = await loop.run_in_executor(self._executor, self._tasks.grade, episode.task, answer)
+        self._ready = (episode.task, answer, grade)
+        try:
+            episode.act(action)
+        finally:
+            self._ready = None
+
+
+def _answer(episode: Episode, action: Action, codec: TokenCodec | None) -> str | None:
+    """The answer that a turn will be understood as, if it is one; a wrong guess costs time, never correctness."""
+    if isinstance(action, TokenAction):
+        text = "" if codec is None else codec.decode(action.ids)
+    elif isinstance(action, Answer):
+        text = markup.render(action)
+    elif isinstance(action, str):
+        text = action
+    else:
+        return None
+    if "\\boxed" not in text and "<answer>" not in text:
+        return None
+    understood = markup.parse(text, episode.config.agents, consults=episode.config.assisted)
+    return understood.text if isinstance(understood, Answer) else None

@@ -1,0 +1,272 @@
+"""Plays recorded episodes again without any model, and compares: whether a trace is what its environment made of it.
+
+The policy's turns and the helpers' replies are taken from the record; prompts, notices, token ids, grades and rewards are made
+anew.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from aipo_env import markup
+from aipo_env.episode import POLICY, Episode, TokenCodec
+from aipo_env.errors import ConfigurationError, DataFormatError
+from aipo_env.game import ConsultGame
+from aipo_env.gym_env import ConsultEnv
+from aipo_env.protocol import Action, Malformed, Reply, TokenAction
+from aipo_env.registry import make_game
+from aipo_env.run_record import RunRecord, record_path
+from aipo_env.trace_files import numbered_traces
+from aipo_env.trajectory import Segment, Source, Trajectory
+
+_ESCAPED = re.compile(r"&lt;(?=/?(?:consult|feedback|answer|notice)\b)", re.IGNORECASE)
+_OWN_ENDS = ("answer", "no_answer", "max_turns", "max_chars")
+"""The stop reasons that an episode comes to by itself, never from outside."""
+_FIELDS = ("env_id", "task_id", "seed", "assisted", "num_consults", "stop_reason", "verdict", "reward_parts", "reward")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One difference between a recorded episode and its replay."""
+
+    line: int
+    """Line of the file, or position in the list, from 1."""
+    task_id: str
+    sample: int
+    what: str
+    """The field that differs: "reward", "segments[2].token_ids", ..."""
+    recorded: object
+    replayed: object
+
+    def __str__(self) -> str:
+        where = f"line {self.line} ({self.task_id}, sample {self.sample}): {self.what}"
+        return f"{where} was {_short(self.recorded)}, is {_short(self.replayed)}"
+
+
+@dataclasses.dataclass(slots=True)
+class Replay:
+    """What came of playing a run again."""
+
+    num_trajectories: int = 0
+    mismatches: list[Mismatch] = dataclasses.field(default_factory=list)
+
+    @property
+    def faithful(self) -> bool:
+        """Whether every episode came out as it was recorded."""
+        return not self.mismatches
+
+
+def replay(
+    traces: str | os.PathLike[str] | Iterable[Trajectory],
+    env: str | ConsultEnv | ConsultGame | None = None,
+    **env_options: Any,
+) -> Replay:
+    """Plays recorded episodes again, and compares every segment, the reward and its parts, verdict, stop reason and consults.
+
+    Nobody is asked: helpers are needed for their descriptions alone, which stand in the prompt. The log-probabilities are
+    the record's own and cannot be checked without the model.
+
+    Args:
+        traces: a JSON Lines file of traces, or trajectories.
+        env: the environment of the run, as for `rollout`, or None to make it from the record beside the file
+            (`<name>.run.json`). Traces with token ids need it to have the run's tokenizer.
+        env_options: with an environment id, the options of `aipo_env.make`; with None, `codec` alone.
+
+    Raises:
+        ConfigurationError: for an environment that cannot have made these traces.
+        DataFormatError: for a file that holds no traces, or traces without `task_index`.
+    """
+    game = _game(traces, env, env_options)
+    plain = copy.copy(game)
+    plain.codec = None
+    result = Replay()
+    for line, trajectory in _numbered(traces):
+        has_ids = any(segment.token_ids for segment in trajectory.segments)
+        if has_ids and game.codec is None:
+            raise ConfigurationError(
+                f"the traces hold token ids (line {line}), and the environment has no tokenizer: pass codec=, that of the run."
+            )
+        # Traces may be text though the environment has a tokenizer.
+        result.mismatches += _compare(line, trajectory, _play_again(trajectory, game if has_ids else plain, line))
+        result.num_trajectories += 1
+    return result
+
+
+def _game(
+    traces: str | os.PathLike[str] | Iterable[Trajectory],
+    env: str | ConsultEnv | ConsultGame | None,
+    env_options: dict[str, Any],
+) -> ConsultGame:
+    if isinstance(env, ConsultEnv | ConsultGame):
+        if env_options:
+            raise ConfigurationError(f"an environment that is made takes no options, got {', '.join(env_options)}.")
+        return env.game if isinstance(env, ConsultEnv) else env
+    if isinstance(env, str):
+        return make_game(env, **env_options)
+    if env_options.keys() - {"codec"}:
+        raise ConfigurationError(f"{', '.join(env_options)}: options need an environment id, env=.")
+    if not isinstance(traces, str | os.PathLike):
+        raise ConfigurationError("trajectories by themselves do not say how their environment was made: pass env=.")
+    if not record_path(traces).exists():
+        # A missing file is to be told of before a missing record.
+        with open(traces, "rb"):
+            pass
+        raise ConfigurationError(
+            f"there is no {record_path(traces)} that says how the environment was made: pass env= and its options."
+        )
+    record, codec = RunRecord.read(record_path(traces)), env_options.get("codec")
+    if codec is not None and record.tokenizer not in (None, codec.fingerprint):
+        raise ConfigurationError(
+            f"the traces were made with another tokenizer: its fingerprint was {record.tokenizer}, this one's is "
+            f"{codec.fingerprint}."
+        )
+    return record.game(codec)
+
+
+def _numbered(traces: str | os.PathLike[str] | Iterable[Trajectory]) -> Iterable[tuple[int, Trajectory]]:
+    return numbered_traces(traces) if isinstance(traces, str | os.PathLike) else enumerate(traces, start=1)
+
+
+def _play_again(trajectory: Trajectory, game: ConsultGame, line: int) -> Trajectory:
+    for name, value in (("seed", trajectory.seed), ("task_index", trajectory.task_index)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise DataFormatError(f"line {line} ({trajectory.task_id}): {name} is a whole number, got {value!r}.")
+    if trajectory.task_index is None:
+        raise DataFormatError(
+            f"line {line} ({trajectory.task_id}) has no task_index, so that its task cannot be made again; it was written by a "
+            "version before that field."
+        )
+    try:
+        episode = game.make_episode(
+            trajectory.task_index, seed=trajectory.seed or 0, assisted=trajectory.assisted and game.config.assisted
+        )
+    except IndexError as error:
+        raise ConfigurationError(f"line {line} is of another task family or split: {error}") from error
+    turns = list(_turns(trajectory.segments))
+    for number, (own, after) in enumerate(turns):
+        if episode.turn_of != POLICY:
+            break
+        episode.act(_action(episode, own, after, trajectory.stop_reason, number == len(turns) - 1, game.codec))
+        for reply in _replies(after, game.codec):
+            if not episode.requests:
+                break
+            episode.reply(reply)
+    if trajectory.stop_reason not in ("", *_OWN_ENDS):
+        episode.truncate(trajectory.stop_reason)
+    again = episode.trajectory()
+    again.seed = trajectory.seed if trajectory.seed is None else again.seed
+    return again
+
+
+def _turns(segments: Sequence[Segment]) -> Iterator[tuple[Segment, list[Segment]]]:
+    """Each segment of the policy, and what follows it up to the next."""
+    starts = [i for i, segment in enumerate(segments) if segment.source is Source.POLICY]
+    for start, end in itertools.pairwise([*starts, len(segments)]):
+        yield segments[start], list(segments[start + 1 : end])
+
+
+def _action(
+    episode: Episode, own: Segment, after: Sequence[Segment], stop_reason: str, last: bool, codec: TokenCodec | None
+) -> Action:
+    """The action that a recorded turn was."""
+    understood = markup.parse(own.text, episode.config.agents, consults=episode.config.assisted)
+    if last and stop_reason == "max_chars" and not after and len(own.text) <= episode.chars_left:
+        # A text that was too long was cut to what was left: one more character makes it too long again.
+        return own.text + " "
+    if codec is None:
+        return own.text
+    beyond = _beyond(understood, after)
+    ids = own.token_ids + (() if beyond is None else beyond.token_ids)
+    rest = "" if beyond is None else beyond.text
+    if _decode(codec, own.token_ids) != own.text or _decode(codec, ids)[len(own.text) :] != rest:
+        # Ids that the environment made of a text need not decode to it.
+        return own.text
+    logprobs = own.logprobs + (0.0,) * (len(ids) - len(own.token_ids)) if own.logprobs else None
+    ran_out = last and stop_reason == "length" and isinstance(understood, Malformed) and after in ([], [beyond])
+    return TokenAction(ids, logprobs, "length" if ran_out else "stop")
+
+
+def _beyond(understood: object, after: Sequence[Segment]) -> Segment | None:
+    """The tokens that were sampled past the end of a turn's action, where there are any.
+
+    They are a TEMPLATE segment, as is the notice that a malformed turn gets; that one's text is known.
+    """
+    unnamed = []
+    for segment in after:
+        if segment.source is not Source.TEMPLATE or segment.agent:
+            break
+        unnamed.append(segment)
+    if not unnamed:
+        return None
+    if isinstance(understood, Malformed) and len(unnamed) == 1:
+        notice = f"{markup.NOTICE_OPEN}{markup.escape(understood.reason)}{markup.NOTICE_CLOSE}"
+        return None if unnamed[0].text == notice else unnamed[0]
+    return unnamed[0]
+
+
+def _replies(after: Iterable[Segment], codec: TokenCodec | None) -> Iterator[Reply]:
+    """What the helpers replied to a turn, in order."""
+    for segment in after:
+        failed = f"{markup.NOTICE_OPEN}{segment.agent} could not answer: "
+        if segment.source is Source.AGENT:
+            yield _reply(segment, codec)
+        elif segment.agent and segment.text.startswith(failed):
+            error = segment.text[len(failed) :].removesuffix(markup.NOTICE_CLOSE)
+            # The message was cut before it was escaped.
+            yield Reply("", error=_ESCAPED.sub("<", error))
+
+
+def _reply(segment: Segment, codec: TokenCodec | None) -> Reply:
+    opening, closing = markup.feedback_open(segment.agent), markup.FEEDBACK_CLOSE
+    content = segment.text.removeprefix(opening).removesuffix(closing)
+    if markup.escape(content) != content:
+        # Only the cut at the end of a long reply leaves what looks like the start of a tag; a letter more, and it is none.
+        return Reply(content + "x")
+    if codec is None:
+        return Reply(content)
+    before, after = len(codec.encode_tag(opening)), len(codec.encode_tag(closing))
+    ids = segment.token_ids[before : len(segment.token_ids) - after]
+    if _decode(codec, ids) != content or (not segment.mu_known and list(ids) == codec.encode(content)):
+        return Reply(content)
+    logprobs = segment.logprobs[before : len(segment.logprobs) - after] if segment.mu_known else None
+    return Reply(content, ids, logprobs, codec.fingerprint)
+
+
+def _decode(codec: TokenCodec, ids: Sequence[int]) -> str:
+    """The text of recorded ids; a text that no segment has where they are none of the tokenizer's."""
+    try:
+        return codec.decode(ids)
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError):
+        return "\ud800"
+
+
+def _compare(line: int, old: Trajectory, new: Trajectory) -> Iterator[Mismatch]:
+    def mismatch(what: str, recorded: object, replayed: object) -> Mismatch:
+        return Mismatch(line, old.task_id, old.sample, what, recorded, replayed)
+
+    # Behind the first segment that differs the others differ because of it.
+    for number, (left, right) in enumerate(zip(old.segments, new.segments, strict=False)):
+        if left != right:
+            for field in dataclasses.fields(Segment):
+                recorded, replayed = getattr(left, field.name), getattr(right, field.name)
+                if recorded != replayed:
+                    yield mismatch(f"segments[{number}].{field.name}", recorded, replayed)
+            break
+    else:
+        if len(old.segments) != len(new.segments):
+            yield mismatch("len(segments)", len(old.segments), len(new.segments))
+    for name in _FIELDS:
+        recorded, replayed = getattr(old, name), getattr(new, name)
+        if recorded != replayed:
+            yield mismatch(name, recorded, replayed)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 160 else f"{text[:100]} ... {text[-50:]}"

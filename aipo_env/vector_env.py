@@ -1,0 +1,223 @@
+"""The vector face: many episodes step together, and all helpers that they consult are asked at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space, iterate
+from numpy.typing import NDArray
+
+from aipo_env.consulting import run_sync
+from aipo_env.episode import Episode
+from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
+from aipo_env.game import ActionMode, ConsultGame, Observation
+from aipo_env.gym_env import consult_record, render_transcript
+from aipo_env.protocol import Answer, Consult, Reply, TokenAction
+from aipo_env.trajectory import Trajectory
+
+Step = tuple[dict[str, Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+
+
+class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
+    """`num_envs` episodes of one game, each the same as in a `ConsultEnv` with the same seed.
+
+    No processes and no shared memory: Gymnasium's own shared memory would return stale text. The consulted helpers of all
+    sub-environments are asked concurrently. An episode that ends is followed by the next one in the same step
+    (`AutoresetMode.SAME_STEP`): its last observation and info are in `infos["final_obs"]` and `infos["final_info"]`.
+
+    Observation: `{"prompt": tuple of str, "turn": int64 array, "consult_mask": int8 array (num_envs, helpers)}`.
+
+    Action: a sequence of `num_envs` actions of `ConsultEnv`; in structured mode also the batched form of its space.
+
+    Made by `aipo_env.make_vec`, which documents the options.
+
+    Args:
+        game: tasks, helpers and rules.
+        num_envs: how many.
+        action_mode: "text" or "structured".
+        render_mode: None or "ansi".
+        seed: used by the first `reset` that brings none.
+    """
+
+    def __init__(
+        self,
+        game: ConsultGame,
+        num_envs: int,
+        *,
+        action_mode: ActionMode = "text",
+        render_mode: str | None = None,
+        seed: int | Sequence[int | None] | None = None,
+    ) -> None:
+        if render_mode not in (None, "ansi"):
+            raise ConfigurationError(f"render_mode is None or 'ansi', got {render_mode!r}.")
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            raise ConfigurationError(f"num_envs is 1 or more, got {num_envs!r}.")
+        self.game = game
+        self.num_envs = num_envs
+        self.action_mode = action_mode
+        self.render_mode = render_mode
+        self.metadata = {"render_modes": ["ansi"], "render_fps": 4, "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space = game.observation_space
+        self.single_action_space = game.action_space(action_mode)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.telemetry: list[list[dict[str, Any]]] = [[] for _ in range(num_envs)]
+        """For each sub-environment one entry per consult of its episode: agent, error, cached, usage. Those of an episode
+        that ended stay until the next step."""
+        self.finished: list[Trajectory | None] = [None] * num_envs
+        """The records of the episodes that ended in the last step; None for sub-environments whose episode goes on."""
+        self._initial_seed = seed
+        self._generators: list[np.random.Generator | None] = [None] * num_envs
+        self._episodes: list[Episode] = []
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """The running episodes; EpisodeStateError before the first `reset`."""
+        if not self._episodes:
+            raise EpisodeStateError("there are no episodes yet: call reset() first.")
+        return self._episodes
+
+    @property
+    def trajectories(self) -> list[Trajectory]:
+        """The records of the running episodes."""
+        return [episode.trajectory() for episode in self.episodes]
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Starts an episode in each sub-environment.
+
+        Args:
+            seed: one for each sub-environment, or an int, which stands for seed, seed + 1, ...
+            options: `{"task_index": i}` plays one task in all of them, a list of indices one in each.
+        """
+        if seed is None:
+            seed = self._initial_seed
+        seeds = self._per_env("seed", range(seed, seed + self.num_envs) if isinstance(seed, int | np.integer) else seed)
+        options = dict(options or {})
+        indices = options.pop("task_index", None)
+        if indices is not None:
+            many = isinstance(indices, Sequence | np.ndarray) and not isinstance(indices, str)
+            indices = self._per_env("task_index", indices if many else [indices] * self.num_envs)
+        self._initial_seed = None
+        for number, single in enumerate(seeds):
+            if single is not None or self._generators[number] is None:
+                self._generators[number], _ = seeding.np_random(single)
+        self._episodes = [
+            self._begin(number, options if indices is None else options | {"task_index": indices[number]})
+            for number in range(self.num_envs)
+        ]
+        self.telemetry = [[] for _ in range(self.num_envs)]
+        self.finished = [None] * self.num_envs
+        infos: dict[str, Any] = {}
+        for number, episode in enumerate(self._episodes):
+            infos = self._add_info(infos, self.game.info(episode, episode.segments), number)
+        return self._observations(), infos
+
+    def step(self, actions: Any) -> Step:
+        """The policy takes one turn in each sub-environment.
+
+        Raises:
+            InvalidActionError: for an action that is none of the documented kinds; no episode has moved then.
+            EpisodeStateError: before `reset`.
+        """
+        episodes = self.episodes
+        turns = self._turns(actions)
+        before = [(len(episode.segments), episode.reward) for episode in episodes]
+        for number, (episode, turn) in enumerate(zip(episodes, turns, strict=True)):
+            if self.finished[number] is not None:
+                self.finished[number], self.telemetry[number] = None, []
+            episode.act(turn)
+        self._ask()
+        rewards = np.array(
+            [e.reward - reward for e, (_, reward) in zip(episodes, before, strict=True)], dtype=np.float64
+        )
+        terminations = np.array([episode.terminated for episode in episodes], dtype=np.bool_)
+        truncations = np.array([episode.truncated for episode in episodes], dtype=np.bool_)
+        infos: dict[str, Any] = {}
+        for number, episode in enumerate(list(episodes)):
+            info = self.game.info(episode, episode.segments[before[number][0] :])
+            if episode.done:
+                final = {"final_obs": self.game.observe(episode), "final_info": info}
+                infos = self._add_info(infos, final, number)
+                self.finished[number] = episode.trajectory()
+                self._episodes[number] = fresh = self._begin(number, {})
+                info = self.game.info(fresh, fresh.segments)
+            infos = self._add_info(infos, info, number)
+        return self._observations(), rewards, terminations, truncations, infos
+
+    def render(self) -> tuple[Any, ...] | None:
+        """The transcripts of the running episodes (render_mode "ansi")."""
+        if self.render_mode is None:
+            gymnasium.logger.warn('render() does nothing here: make the environment with render_mode="ansi".')
+            return None
+        return tuple(render_transcript(trajectory) for trajectory in self.trajectories)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Closes what the helpers hold open."""
+        if any(hasattr(agent, "aclose") for agent in self.game.agents.values()):
+            run_sync(self.game.aclose())
+
+    def _begin(self, number: int, options: Mapping[str, Any]) -> Episode:
+        generator = self._generators[number]
+        assert generator is not None
+        return self.game.begin(generator, options)
+
+    def _ask(self) -> None:
+        waiting = [(number, episode) for number, episode in enumerate(self._episodes) if episode.requests]
+        if not waiting:
+            return
+        asked = [list(episode.requests) for _, episode in waiting]
+        answered = run_sync(self._ask_all([episode for _, episode in waiting]))
+        for (number, _), names, replies in zip(waiting, asked, answered, strict=True):
+            self.telemetry[number] += [consult_record(n, reply) for n, reply in zip(names, replies, strict=True)]
+
+    async def _ask_all(self, episodes: Iterable[Episode]) -> list[list[Reply]]:
+        return await asyncio.gather(*(self.game.ask(episode) for episode in episodes))
+
+    def _observations(self) -> dict[str, Any]:
+        seen: list[Observation] = [self.game.observe(episode) for episode in self._episodes]
+        return {
+            "consult_mask": np.stack([observation["consult_mask"] for observation in seen]),
+            "prompt": tuple(observation["prompt"] for observation in seen),
+            "turn": np.array([observation["turn"] for observation in seen], dtype=np.int64),
+        }
+
+    def _turns(self, actions: Any) -> list[Any]:
+        """One checked action for each sub-environment: a wrong one must not leave the others half a step ahead."""
+        if isinstance(actions, Mapping):
+            try:
+                actions = list(iterate(self.action_space, actions))
+            except (KeyError, TypeError, ValueError) as error:
+                raise InvalidActionError(
+                    f"the batched structured action is {{'target': {self.num_envs} ints, 'text': {self.num_envs} strs}}; "
+                    f"got {str(dict(actions))[:120]} ({error!r})."
+                ) from error
+        if not isinstance(actions, list | tuple | np.ndarray) or len(actions) != self.num_envs:
+            raise InvalidActionError(
+                f"actions is a list or tuple of {self.num_envs} actions, one for each sub-environment; got "
+                f"{type(actions).__name__}: {str(actions)[:80]!r}."
+            )
+        turns = [self.game.lower(action) for action in actions]
+        for episode, turn in zip(self._episodes, turns, strict=True):
+            consults = isinstance(turn, list | tuple) and turn and all(isinstance(part, Consult) for part in turn)
+            token_exact = isinstance(turn, TokenAction) and self.game.codec is not None
+            if not (isinstance(turn, str | Consult | Answer) or token_exact or consults):
+                episode.act(turn)  # raises, before it changes anything
+        return turns
+
+    def _per_env(self, name: str, values: Iterable[Any] | float | None) -> list[Any]:
+        if values is None:
+            return [None] * self.num_envs
+        single = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else []
+        if len(single) != self.num_envs:
+            raise ConfigurationError(
+                f"{name} is an int, or has one value for each of {self.num_envs} sub-environments; got {values!r}."
+            )
+        return single
