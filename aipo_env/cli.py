@@ -27,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in entries:
             raise unknown_id("command", name, entries, "`aipo --help` lists them.")
         command = _load(entries[name])
+        # A command may hand its arguments to another parser.
+        pass_on = getattr(command, "pass_on", None)
+        if pass_on is not None and (code := pass_on(arguments[1:])) is not None:
+            return int(code)
         import tyro
 
         result = tyro.cli(command, args=arguments[1:], prog=f"aipo {name}")

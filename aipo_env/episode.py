@@ -8,11 +8,10 @@ nothing to the rules.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
-
-import numpy as np
 
 from aipo_env import markup
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
@@ -163,7 +162,6 @@ class Episode:
         self._task_index = task_index
         self._pending: deque[tuple[str, ConsultRequest | str]] = deque()
         """Whose reply is due, in the order of the tags; a text in a request's place is a notice that waits its turn."""
-        self._consult_seeds: list[int] | None = None
         self.chars_left = self.config.max_chars
         """Characters that are left of `max_chars`."""
         self._transcript: list[str] = []
@@ -232,7 +230,7 @@ class Episode:
         if len(text) > self.chars_left:
             return self._overflow(text, tokens)
         parser = markup.ActionParser(self.config.agents, consults=self.config.assisted)
-        parser.feed(text)
+        parser.feed(text, last=True)
         understood = parser.finish()
         # Behind a complete consult nothing belongs to the turn; an answer turn is kept whole.
         end = len(text) if isinstance(understood, Answer) or parser.consult_end is None else parser.consult_end
@@ -395,11 +393,9 @@ class Episode:
 
     def _consult_seed(self, number: int) -> int:
         """The helper's seed for a consult of this turn: a function of the episode's seed, the turn and the number alone."""
-        if self._consult_seeds is None:
-            size = self.config.max_turns * self.config.fan_out
-            self._consult_seeds = np.random.SeedSequence(self._seed).generate_state(size).tolist()
-        # In this order the first consult of a turn gets the same seed whatever the fan-out.
-        return self._consult_seeds[number * self.config.max_turns + self.turn - 1]
+        key = f"{self._seed}/{self.turn}/{number}".encode()
+        # A hash costs a tenth of a SeedSequence, and one draw of 32 bits is all that is needed.
+        return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big")
 
     def _pass_turn(self) -> None:
         """Gives the turn to the next helper whose reply is due, else to the policy."""

@@ -90,10 +90,10 @@ class ActionParser:
         """The position right behind `</consult>`, in characters of the turn; None before it closed."""
         return self._consult[4] if self._consult is not None else None
 
-    def feed(self, text: str) -> bool:
-        """Takes the next piece of the turn; returns `consult_complete`."""
+    def feed(self, text: str, *, last: bool = False) -> bool:
+        """Takes the next piece of the turn, or the last one; returns `consult_complete`."""
         self._parts.append(text)
-        self._scan(self._pending + text, final=False)
+        self._scan(self._pending + text, final=last)
         return self.consult_complete
 
     def finish(self) -> Consult | Answer | Malformed:
@@ -200,7 +200,7 @@ def _safe_end(text: str) -> int:
 def parse(text: str, agents: Collection[str] = (), *, consults: bool = True) -> Consult | Answer | Malformed:
     """The action that a whole turn is; see `ActionParser`."""
     parser = ActionParser(agents, consults=consults)
-    parser.feed(text)
+    parser.feed(text, last=True)
     return parser.finish()
 
 
@@ -223,7 +223,7 @@ def adjacent_consults(
     asked = {first.agent}
     while len(asked) < limit:
         parser = ActionParser(agents)
-        parser.feed(text[end:])
+        parser.feed(text[end:], last=True)
         action = parser.finish()
         if not isinstance(action, Consult) or action.prefix.strip() or action.agent in asked:
             break

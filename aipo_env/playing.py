@@ -105,6 +105,7 @@ class Player:
         """
         # With several consults a turn no single string ends one.
         stop = (CONSULT_CLOSE,) if episode.config.assisted and episode.config.fan_out == 1 else ()
+        exact = self.game.codec is not None
         while not episode.done:
             left = self._tokens_left(episode)
             if left is not None and left <= 0:
@@ -112,7 +113,7 @@ class Player:
                 break
             request = TurnRequest(
                 transcript=episode.transcript,
-                token_ids=tuple(i for segment in episode.segments for i in segment.token_ids),
+                token_ids=tuple(i for segment in episode.segments for i in segment.token_ids) if exact else (),
                 stop=stop,
                 max_tokens=left,
                 seed=turn_seed(episode.turn),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from algorithms.cluster.plan import RunShape
 from algorithms.train_config import SamplingConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -198,6 +199,29 @@ def replay(
     if len(result.mismatches) > show:
         print(f"... and {len(result.mismatches) - show} differences more (--show {len(result.mismatches)})")
     return 1
+
+
+def plan(run: Annotated[RunShape, tyro.conf.arg(name="")]) -> int:
+    """Size a training run on a cluster: memory of each GPU and time of a step, from shapes alone.
+
+    Exits with 1 if the run would not fit, or would wait for something; says for what, and what to change.
+    """
+    from algorithms.cluster.plan import plan as work_out
+
+    result = work_out(run)
+    print(f"{result.parameters / 1e9:.2f} billion parameters; {run.episodes} episodes a step\n")
+    for title, memory in (("a GPU that trains", result.training_gib), ("a GPU that rolls out", result.rollout_gib)):
+        parts = ", ".join(f"{name} {gib:.1f}" for name, gib in memory.items())
+        print(f"{title}: {sum(memory.values()):.1f} GiB ({parts})")
+    parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items())
+    print(f"a step: {result.step_seconds:.0f} s ({parts}); {result.tokens_per_second:,.0f} tokens a second")
+    print(f"{result.sequences_in_flight} episodes of mean length fit into the engines' caches")
+    asked, capacity = result.helper_requests_per_second, result.helper_capacity
+    print(f"helpers: asked {asked:.1f} times a second, {capacity:.1f} can be answered")
+    for problem in result.problems:
+        print(f"! {problem}")
+    print("\nEstimates from shapes and stated efficiencies (docs/cluster.md), not measurements.")
+    return 1 if result.problems else 0
 
 
 def warmup(out: Path = Path("runs/embedded"), steps: int = 2000, seed: int = 0) -> int:

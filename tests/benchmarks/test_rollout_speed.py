@@ -29,7 +29,8 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(path.read_text(encoding="utf-8"))
     assert report["ideal_seconds"] == pytest.approx(2 * 3 * 0.002)
     assert report["over_ideal"]["AIPO rollout"]["low"] >= 1
-    assert set(report["samples"]["turns"]) == {"AIPO state machine", "AIPO AEC", "AIPO Gymnasium", "AIPO rollout"}
+    faces = {"AIPO state machine", "AIPO AEC", "AIPO AEC with last()", "AIPO Gymnasium", "AIPO rollout"}
+    assert set(report["samples"]["turns"]) == faces
     assert all(len(own) == 2 for own in report["samples"]["turns"].values())
     assert "by the state machine's" in capsys.readouterr().out
 

@@ -1,0 +1,159 @@
+"""Task sets as the prompt files that OpenRLHF reads, and the labels by which the executor finds a prompt's task again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from aipo_env.errors import ConfigurationError, DataFormatError
+from aipo_env.game import ConsultGame
+from aipo_env.registry import make_game, parse_agents
+from algorithms.cluster.options import ClusterConfig
+from algorithms.codec import TransformersCodec
+
+PROMPT_KEY, LABEL_KEY = "prompt", "label"
+"""The keys of a row; OpenRLHF is told them by --data.input_key and --data.label_key."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PromptLabel:
+    """What travels with a prompt in OpenRLHF's label: which task it is. No gold answer."""
+
+    task: int
+    """The task's index in its family."""
+    evaluation: bool = False
+    """Whether it is a task of the evaluation, which is always solo."""
+
+    def to_text(self) -> str:
+        """The label as OpenRLHF carries it."""
+        return json.dumps({"task": self.task, "evaluation": self.evaluation})
+
+    @classmethod
+    def from_text(cls, text: object) -> PromptLabel:
+        """The inverse of `to_text`; raises DataFormatError on anything else."""
+        try:
+            row = json.loads(text) if isinstance(text, str) else None
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and row.keys() == {"task", "evaluation"}:
+            task, evaluation = row["task"], row["evaluation"]
+            if isinstance(task, int) and isinstance(evaluation, bool):
+                return cls(task, evaluation)
+        raise DataFormatError(
+            f"a prompt's label names its task, as {cls(0).to_text()}; came: {str(text)[:100]!r}. Leave --data.prompt_dataset "
+            "and --eval.dataset to the entry point, which exports them from --aipo.env."
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PromptFile:
+    """An exported file."""
+
+    path: Path
+    num_prompts: int
+    num_too_long: int
+    """Prompts that were left out, because no token would have been left for the policy."""
+
+
+def training_game(config: ClusterConfig, codec: TransformersCodec | None = None) -> ConsultGame:
+    """The game that is trained on.
+
+    Raises:
+        ConfigurationError: for options that do not fit, or helpers that nobody plays.
+    """
+    return _make(config, codec, config.env_options)
+
+
+def evaluation_game(config: ClusterConfig, codec: TransformersCodec | None = None) -> ConsultGame:
+    """The game of the evaluation: the same rules and prompt, whose episodes are played without help."""
+    return _make(config, codec, {**config.env_options, **config.eval_options})
+
+
+def export_prompts(
+    game: ConsultGame,
+    tasks: Sequence[int],
+    folder: Path,
+    *,
+    evaluation: bool = False,
+    codec: TransformersCodec | None = None,
+    max_length: int | None = None,
+) -> PromptFile:
+    """Writes the prompts of tasks as JSON Lines; equal contents give the same file.
+
+    Args:
+        game: makes the prompts.
+        tasks: indices of its tasks.
+        folder: where the file goes; its name has a hash of the contents.
+        evaluation: marks the labels.
+        codec: counts a prompt's tokens, with the chat template.
+        max_length: prompts that leave no token below it are left out; needs the codec.
+
+    Raises:
+        ConfigurationError: no prompt is left.
+    """
+    lines: list[str] = []
+    for index in tasks:
+        prompt = game.make_episode(index, assisted=False).transcript
+        if codec is not None and max_length is not None and len(codec.encode_prompt(prompt)) >= max_length:
+            continue
+        row = {PROMPT_KEY: prompt, LABEL_KEY: PromptLabel(index, evaluation).to_text(), "datasource": "solo"}
+        lines.append(json.dumps(row, ensure_ascii=False))
+    if not lines:
+        raise ConfigurationError(
+            f"no prompt of {game.env_id} is left to train or evaluate on: {len(tasks)} tasks, all of them at least "
+            f"--data.max_len {max_length} tokens long. Raise --data.max_len, or name more tasks."
+        )
+    contents = "\n".join(lines) + "\n"
+    kind = "eval" if evaluation else "train"
+    digest = hashlib.sha256(contents.encode()).hexdigest()[:16]
+    path = folder / f"{game.env_id.replace('/', '.')}-{kind}-{digest}.jsonl"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed: another run that starts now sees all of it or none.
+        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", encoding="utf-8", delete=False) as file:
+            file.write(contents)
+        os.replace(file.name, path)
+    return PromptFile(path, len(lines), len(tasks) - len(lines))
+
+
+def task_range(game: ConsultGame, count: int | None, flag: str) -> range:
+    """The first `count` tasks of a game; all of them for None.
+
+    Raises:
+        ConfigurationError: the family has fewer, or no end.
+    """
+    total = game.tasks.num_tasks
+    if count is None and total is None:
+        raise ConfigurationError(
+            f"{game.env_id} has no end: say with {flag} how many of its tasks to take, e.g. {flag} 10000."
+        )
+    if count is not None and total is not None and count > total:
+        raise ConfigurationError(
+            f"{flag} {count} asks for more tasks than {game.env_id} has, {total}; lower it or leave it out."
+        )
+    size = total if count is None else count
+    assert size is not None
+    return range(size)
+
+
+def _make(config: ClusterConfig, codec: TransformersCodec | None, options: dict[str, int | float | str]) -> ConsultGame:
+    reserved = {"codec", "agents", "consult_timeout"} & options.keys()
+    if reserved:
+        raise ConfigurationError(
+            f"{', '.join(sorted(reserved))} cannot stand in --aipo.env_options; use --aipo.agents and --aipo.consult_timeout "
+            "(the tokenizer is the policy's own)."
+        )
+    game = make_game(
+        config.env,
+        codec=codec,
+        agents=parse_agents(config.agents),
+        consult_timeout=config.consult_timeout,
+        **options,  # type: ignore[arg-type]
+    )
+    game.require_agents(game.agent_names)
+    return game

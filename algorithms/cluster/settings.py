@@ -1,0 +1,116 @@
+"""How the objective's settings and OpenRLHF's flags (0.11.2) correspond, and which of them are refused.
+
+POLICY tokens obey OpenRLHF's own flags; AGENT tokens obey the AGENT fields of `ObjectiveConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+from aipo_env.errors import ConfigurationError
+from algorithms.config import ObjectiveConfig
+
+AGENT_FIELDS = ("agent_loss", "agent_weight", "agent_normalizer", "c_min", "c_max", "delta", "luffy_gamma")
+"""The fields of `ObjectiveConfig` that the AGENT term reads; OpenRLHF's flags stand for all others."""
+
+_ESTIMATORS = {
+    "mean": "dr_grpo",
+    "mean_std": "group_norm",
+    "leave_one_out": "rloo",
+    "mean_whitened": "reinforce_baseline",
+}
+_AGGREGATIONS = {"token_mean": "token-mean", "sequence_mean": "seq-mean-token-mean"}
+
+
+def openrlhf_flags(config: ObjectiveConfig) -> list[str]:
+    """OpenRLHF's flags for the POLICY part of an objective; flags that come later on a command line override them.
+
+    One difference remains: OpenRLHF's `group_norm` divides by std + 1e-9, `mean_std` by std + 1e-4.
+
+    Raises:
+        ConfigurationError: OpenRLHF has no such setting.
+    """
+    rule = config.policy_rule
+    if rule.surrogate != "clip":
+        raise _no_flag("surrogate", rule.surrogate, "'clip'")
+    if rule.aggregation not in _AGGREGATIONS:
+        raise _no_flag("aggregation", rule.aggregation, "'token_mean' or 'sequence_mean'")
+    if rule.ratio == "sequence" and rule.aggregation != "sequence_mean":
+        raise _no_flag("aggregation of sequence ratios", rule.aggregation, "'sequence_mean'")
+    flags = [
+        *("--algo.advantage.estimator", _ESTIMATORS[rule.advantage]),
+        *("--actor.policy_loss_type", "gspo" if rule.ratio == "sequence" else "ppo"),
+        *("--actor.eps_clip_low_high", str(rule.clip_low), str(rule.clip_high)),
+        *("--actor.loss_agg_mode", _AGGREGATIONS[rule.aggregation]),
+        *("--algo.kl.init_coef", str(config.kl_coef)),
+    ]
+    if config.kl_coef > 0:
+        if rule.aggregation != "token_mean":
+            raise _no_flag("aggregation with kl_coef > 0", rule.aggregation, "'token_mean'")
+        flags += ["--algo.kl.use_loss", "--algo.kl.estimator", "k3"]
+    if config.rollout_clip is not None:
+        if rule.ratio == "sequence":
+            raise _no_flag("rollout_clip with sequence ratios", config.rollout_clip, "None")
+        low, high = config.rollout_clip
+        flags += ["--algo.advantage.is_correction_level", "token", "--algo.advantage.is_correction_mode", "clip"]
+        flags += ["--algo.advantage.is_correction_threshold", str(low), str(high)]
+    return flags
+
+
+def agent_part(config: ObjectiveConfig) -> ObjectiveConfig:
+    """The config with its POLICY fields back at their defaults, as `AIPOPolicyLoss` takes it."""
+    return ObjectiveConfig(**{name: getattr(config, name) for name in AGENT_FIELDS})
+
+
+def check_agent_config(config: ObjectiveConfig) -> None:
+    """Refuses what the cluster learner would not read.
+
+    Raises:
+        ConfigurationError: a POLICY field is set, or the AGENT term's divisor is a count that OpenRLHF does not make.
+    """
+    for field in dataclasses.fields(config):
+        if field.name not in AGENT_FIELDS and getattr(config, field.name) != field.default:
+            raise ConfigurationError(
+                f"{field.name} is not read by the cluster learner, whose POLICY tokens obey OpenRLHF's flags, but it is "
+                f"set to {getattr(config, field.name)!r}; pass the flags of openrlhf_flags(config), and agent_part(config) here"
+            )
+    if config.agent_normalizer != "policy_tokens":
+        raise ConfigurationError(
+            "agent_normalizer must be 'policy_tokens' on a cluster, because OpenRLHF counts the actions of an optimizer "
+            f"step and no other tokens, but it is {config.agent_normalizer!r}; leave it out and scale agent_weight instead"
+        )
+
+
+def check_openrlhf_settings(args: SimpleNamespace) -> None:
+    """Refuses OpenRLHF's settings that would be wrong for trajectories with helpers' replies.
+
+    Args:
+        args: OpenRLHF's parsed arguments (`openrlhf.utils.config.hierarchize`).
+
+    Raises:
+        ConfigurationError: with the flag, the reason and what to use instead.
+    """
+    advantage = args.algo.advantage
+    if advantage.estimator == "gae":
+        raise ConfigurationError(
+            "--algo.advantage.estimator must compare samples, but it is 'gae' (OpenRLHF's default): a critic has no value for "
+            "tokens that are no actions, so an AGENT token would have no advantage; use dr_grpo, group_norm or rloo"
+        )
+    if advantage.gamma != 1:
+        raise ConfigurationError(
+            f"--algo.advantage.gamma must be 1, but it is {advantage.gamma}: OpenRLHF discounts by position, so a long "
+            "reply of a helper would shrink the advantage of all that came before it; leave it out"
+        )
+    if getattr(args.reward, "overlong_buffer_len", None) is not None:
+        raise ConfigurationError(
+            f"--reward.overlong_buffer_len must be left out, but it is {args.reward.overlong_buffer_len}: OpenRLHF measures a "
+            "response from its first to its last action, the helpers' replies in between included, so it would punish "
+            "consulting; limit the policy's tokens by the environment's budgets"
+        )
+
+
+def _no_flag(name: str, value: object, possible: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"OpenRLHF 0.11.2 has no flag for {name} {value!r}; use {possible}, or train with the single-machine trainer"
+    )

@@ -1,0 +1,34 @@
+"""Helpers on GPUs of their own: three roles of one model behind a vLLM server.
+
+    --aipo.agents verify=served_helpers:verify knowledge=served_helpers:knowledge reasoning=served_helpers:reasoning
+
+This folder has to be on the PYTHONPATH of every node, and the two variables below in the environment of every process.
+"""
+
+from __future__ import annotations
+
+import os
+
+from aipo_agents import LLMAgent
+from aipo_agents.middleware import resilient
+from aipo_env import Agent
+
+
+def verify() -> Agent:
+    """Judges a step."""
+    return _helper("verify")
+
+
+def knowledge() -> Agent:
+    """States a fact or a rule."""
+    return _helper("knowledge")
+
+
+def reasoning() -> Agent:
+    """Proposes the next step."""
+    return _helper("reasoning")
+
+
+def _helper(role: str) -> Agent:
+    url, model = os.environ["AIPO_HELPER_URL"], os.environ["AIPO_HELPER_MODEL"]
+    return resilient(LLMAgent.from_server(role, url, model, temperature=0.0, max_tokens=120))

@@ -1,0 +1,93 @@
+"""The recipes of examples/cluster start what docs/cluster.md says, with flags that exist."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from aipo_env.registry import make_agent
+from algorithms.cluster.launch import _OWNED
+from algorithms.cluster.options import parse_options, split_arguments
+from algorithms.cluster.plan import Plan, RunShape, plan
+from tests.cluster.recipes import FOLDER, SCRIPTS, learner_flags, started_by
+
+
+def value(flags: list[str], name: str) -> int:
+    return int(flags[flags.index(name) + 1])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_recipe_starts_the_learner(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = split_arguments(learner_flags(script, tmp_path))
+    config = parse_options(ours)
+    assert config.env == "math500-consult"
+    assert not set(theirs) & set(_OWNED)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("AIPO_HELPER_URL", "http://127.0.0.1:8100/v1")
+    monkeypatch.setenv("AIPO_HELPER_MODEL", "served")
+    for agent in config.agents:
+        name, _, path = agent.partition("=")
+        assert make_agent(path, name).name == name
+    sys.modules.pop("served_helpers", None)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_sizes_fit_together(script: str, tmp_path: Path) -> None:
+    flags = learner_flags(script, tmp_path)
+    ranks = value(flags, "--actor.num_nodes") * value(flags, "--actor.num_gpus_per_node")
+    episodes = value(flags, "--rollout.batch_size") * value(flags, "--rollout.n_samples_per_prompt")
+    # One optimizer step a batch, split evenly: then the AGENT term needs no pass of an older policy.
+    assert value(flags, "--train.batch_size") == episodes
+    assert episodes % ranks == 0
+    if "--train.colocate_all" in flags:
+        assert value(flags, "--vllm.num_engines") == ranks
+        assert value(flags, "--ref.num_nodes") == value(flags, "--actor.num_nodes")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_plan_in_its_head_fits(script: str, tmp_path: Path) -> None:
+    lines = (FOLDER / script).read_text(encoding="utf-8").splitlines()
+    head = next(line for line in lines if "aipo plan" in line)
+    run = tyro.cli(RunShape, args=shlex.split(head.partition("aipo plan")[2], comments=True))
+    flags = learner_flags(script, tmp_path)
+    assert run.prompts_per_step == value(flags, "--rollout.batch_size")
+    assert run.group_size == value(flags, "--rollout.n_samples_per_prompt")
+    assert run.context == value(flags, "--data.max_len")
+    assert run.training_gpus == value(flags, "--actor.num_nodes") * value(flags, "--actor.num_gpus_per_node")
+    assert run.rollout_gpus == value(flags, "--vllm.num_engines") * value(flags, "--vllm.tensor_parallel_size")
+    assert plan(run).problems == []
+
+
+def planned(script: str) -> Plan:
+    lines = (FOLDER / script).read_text(encoding="utf-8").splitlines()
+    head = next(line for line in lines if "aipo plan" in line)
+    return plan(tyro.cli(RunShape, args=shlex.split(head.partition("aipo plan")[2], comments=True)))
+
+
+def test_the_table_in_the_docs_is_what_the_plan_says() -> None:
+    text = (FOLDER.parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    plans = [planned(script) for script in ("one_node_colocated.sh", "one_node_async.sh", "slurm.sh")]
+    rows = {
+        "a GPU that trains, GiB": [f"{sum(p.training_gib.values()):.1f}" for p in plans],
+        "of it logits, GiB": [f"{p.training_gib['logits']:.1f}" for p in plans],
+        "rollout, s": [f"{p.seconds['rollout']:.1f}" for p in plans],
+        "training, s": [f"{p.seconds['training']:.1f}" for p in plans],
+        "a step, s": [f"{p.step_seconds:.0f}" for p in plans],
+        "helpers: asked / can answer, per s": [
+            f"{p.helper_requests_per_second:.1f} / {p.helper_capacity:.1f}" for p in plans
+        ],
+    }
+    for name, values in rows.items():
+        assert f"| {name} | {' | '.join(values)} |" in text, name
+
+
+def test_the_helpers_of_several_nodes_have_one_to_themselves(tmp_path: Path) -> None:
+    commands = [shlex.join(command) for command in started_by("slurm.sh", tmp_path)]
+    (served,) = [command for command in commands if "vllm serve" in command]
+    assert "-w node-c" in served
+    assert sum("ray start" in command for command in commands) == 2
+    assert not any("node-c" in command for command in commands if "ray start" in command)
