@@ -139,7 +139,7 @@ def roll_out(
     codec = env.codec
     assert codec is not None
 
-    async def play() -> tuple[int, int]:
+    async def play() -> tuple[list[str], int]:
         backend = OpenAIServer(server, model)
         sampling = CompletionSampling(temperature=temperature, max_tokens=max_tokens)
         episodes = aipo_env.rollout(
@@ -159,7 +159,7 @@ def roll_out(
             async with episodes:
                 side = record_path(traces)
                 dataclasses.replace(RunRecord.read(side), tokenizer_name=policy).write(side)
-                faults = sum([t.stop_reason in FAULTS async for t in episodes])
+                faults = [str(t.metadata.get("error")) async for t in episodes if t.stop_reason in FAULTS]
         finally:
             await backend.aclose()
             await env.game.aclose()
@@ -171,7 +171,10 @@ def roll_out(
     print(summary(aipo_env.read_traces(traces)))
     print(f"traces are in {traces}")
     if faults:
-        print(f"{faults} episodes were ended by a fault ({errors_path(traces)}); the same command plays them again")
+        print(
+            f"{len(faults)} episodes were ended by a fault ({errors_path(traces)}); the same command plays them again"
+        )
+        print(f"the first of them by {faults[0]}")
     return 1 if faults else 0
 
 

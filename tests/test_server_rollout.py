@@ -63,6 +63,7 @@ def test_a_policy_and_its_helpers_behind_servers(capsys: pytest.CaptureFixture[s
         assert code == 1, err
         assert "of 5 correct" in out
         assert "1 episodes were ended by a fault" in out
+        assert "the first of them by" in out
         code, out, err = run(capsys, *arguments)
         assert code == 0, err
         assert "5 episodes were there already" in out
