@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from aipo_env import Source
+from aipo_env import Source, Trajectory
+from algorithms.cluster.trajectories import counters, cut
 from tests.integration_openrlhf.driver import Run, run_driver
 
-GROUPS, SAMPLES = 4, 4
+GROUPS, SAMPLES, MAX_LENGTH = 4, 4, 96
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +20,7 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         *("--aipo.env", "rulebook-consult", "--aipo.env_options", "prompt", "bare", "style", "terse"),
         *("--aipo.agents", "knowledge=tests.integration_openrlhf.flaky:FaultyKnowledge", "verify", "reasoning"),
         *("--aipo.num_tasks", "32", "--aipo.consult_timeout", "0.5", "--aipo.agent_loss", "clone"),
-        *("--data.max_len", "96", "--rollout.max_new_tokens", "80", "--rollout.batch_size", str(GROUPS)),
+        *("--data.max_len", str(MAX_LENGTH), "--rollout.max_new_tokens", "80", "--rollout.batch_size", str(GROUPS)),
         *("--rollout.n_samples_per_prompt", str(SAMPLES), "--rollout.micro_batch_size", "4"),
         *("--train.batch_size", str(GROUPS * SAMPLES), "--train.micro_batch_size", "4"),
         *("--train.async_enable", "--algo.dynamic_filtering_enable"),
@@ -32,19 +34,35 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return finished
 
 
+def learnt_from(run: Run) -> list[Trajectory]:
+    """The samples of the groups with both outcomes: dynamic filtering keeps no others."""
+    groups: dict[int, list[Trajectory]] = {}
+    for trajectory in run.trajectories():
+        groups.setdefault(trajectory.group, []).append(trajectory)
+    mixed = [group for group in groups.values() if 0 < sum(t.verdict == "correct" for t in group) < SAMPLES]
+    return [trajectory for group in mixed for trajectory in group]
+
+
 def test_training_goes_on_and_the_counters_show_the_faults(run: Run) -> None:
-    errors = run.scalars("train/aipo/helper_errors")
-    assert len(errors) >= 2
-    assert sum(errors.values()) > 0
-    assert sum(run.scalars("train/aipo/cut_tokens").values()) > 0
-    assert sum(run.scalars("train/aipo/consults").values()) > 0
+    """Which samples meet a fault, and which of those are kept, is chance; that every one that is kept is counted is not."""
+    played = run.trajectories()
+    assert any("could not answer" in segment.text for t in played for segment in t.segments if segment.agent)
+    samples = run.scalars("train/rollout/num_samples")
+    assert len(samples) >= 2
+    kept = learnt_from(run)
+    owed = [counters(t, dataclasses.replace(t, segments=cut(t.segments, MAX_LENGTH))) for t in kept]
+    for name in ("helper_errors", "cut_tokens", "consults", "solo", "assisted_correct", "truncated"):
+        means = run.scalars(f"train/aipo/{name}")
+        assert means.keys() == samples.keys()
+        total = sum(mean * samples[step] for step, mean in means.items())
+        assert total == pytest.approx(sum(row[f"aipo/{name}"] for row in owed), abs=0.01), name
     assert set(run.scalars("train/aipo/mu_known_share").values()) == {0.0}
     assert max(run.scalars("train/actor_grad_norm").values()) > 0
 
 
 def test_no_sequence_is_longer_than_the_context(run: Run) -> None:
-    assert max(run.scalars("train/total_length").values()) <= 96
-    assert any(len(t.token_ids) > 96 for t in run.trajectories())
+    assert max(run.scalars("train/total_length").values()) <= MAX_LENGTH
+    assert any(len(t.token_ids) > MAX_LENGTH for t in run.trajectories())
 
 
 def test_only_groups_with_both_outcomes_are_learnt_from(run: Run) -> None:
