@@ -158,7 +158,7 @@ class Episode:
         self._reward_fn = reward_fn
         self._codec = codec
         self._env_id = env_id
-        self._seed = seed
+        self.seed = seed
         self._task_index = task_index
         self._pending: deque[tuple[str, ConsultRequest | str]] = deque()
         """Whose reply is due, in the order of the tags; a text in a request's place is a notice that waits its turn."""
@@ -285,7 +285,7 @@ class Episode:
             "assisted": self.config.assisted,
             "verdict": "" if self.grade is None else self.grade.verdict.value,
             "num_consults": self.num_consults,
-            "seed": self._seed,
+            "seed": self.seed,
             "task_index": self._task_index,
             "metadata": dict(self.task.metadata),
         }
@@ -393,7 +393,7 @@ class Episode:
 
     def _consult_seed(self, number: int) -> int:
         """The helper's seed for a consult of this turn: a function of the episode's seed, the turn and the number alone."""
-        key = f"{self._seed}/{self.turn}/{number}".encode()
+        key = f"{self.seed}/{self.turn}/{number}".encode()
         # A hash costs a tenth of a SeedSequence, and one draw of 32 bits is all that is needed.
         return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big")
 

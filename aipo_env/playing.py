@@ -61,6 +61,29 @@ def as_policy(policy: PolicyLike, executor: Executor | None = None) -> TurnPolic
     )
 
 
+def turn_request(episode: Episode, *, seed: int, max_tokens: int | None = None, exact: bool) -> TurnRequest:
+    """What a policy is asked for its next turn.
+
+    Args:
+        episode: in which it is the policy's turn.
+        seed: the policy's for this turn.
+        max_tokens: that are left for it.
+        exact: whether the episode has a tokenizer.
+    """
+    config = episode.config
+    return TurnRequest(
+        transcript=episode.transcript,
+        token_ids=tuple(i for segment in episode.segments for i in segment.token_ids) if exact else (),
+        # With several consults a turn no single string ends one.
+        stop=(CONSULT_CLOSE,) if config.assisted and config.fan_out == 1 else (),
+        max_tokens=max_tokens,
+        seed=seed,
+        turn=episode.turn,
+        task_id=episode.task.id,
+        assisted=config.assisted,
+    )
+
+
 class Player:
     """Plays episodes of a game with one policy; any number at the same time.
 
@@ -103,24 +126,13 @@ class Player:
         Raises:
             InvalidActionError: for an action that is none, or longer than the tokens that were left.
         """
-        # With several consults a turn no single string ends one.
-        stop = (CONSULT_CLOSE,) if episode.config.assisted and episode.config.fan_out == 1 else ()
         exact = self.game.codec is not None
         while not episode.done:
             left = self._tokens_left(episode)
             if left is not None and left <= 0:
                 episode.truncate("length")
                 break
-            request = TurnRequest(
-                transcript=episode.transcript,
-                token_ids=tuple(i for segment in episode.segments for i in segment.token_ids) if exact else (),
-                stop=stop,
-                max_tokens=left,
-                seed=turn_seed(episode.turn),
-                turn=episode.turn,
-                task_id=episode.task.id,
-                assisted=episode.config.assisted,
-            )
+            request = turn_request(episode, seed=turn_seed(episode.turn), max_tokens=left, exact=exact)
             try:
                 action = await self.policy.act(request)
             except (TimeoutError, ConnectionError) as error:

@@ -10,14 +10,13 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import seeding
 
-from aipo_env import markup
 from aipo_env.consulting import run_sync
 from aipo_env.episode import POLICY, Episode, EpisodeConfig
 from aipo_env.errors import ConfigurationError, InvalidActionError, unknown_id
 from aipo_env.game import ActionMode, ConsultGame, GameFace, Observation
 from aipo_env.gym_env import consult_record, render_transcript
-from aipo_env.playing import PolicyLike, as_policy
-from aipo_env.protocol import Action, ConsultRequest, Reply, TurnPolicy, TurnRequest
+from aipo_env.playing import PolicyLike, as_policy, turn_request
+from aipo_env.protocol import Action, ConsultRequest, Reply, TurnPolicy
 from aipo_env.spaces import Unicode
 from aipo_env.trajectory import Trajectory
 
@@ -185,8 +184,10 @@ class ConsultRoles(GameFace):
 
     def _play_policy(self, episode: Episode) -> None:
         assert self._policy is not None
+        seed = np.random.SeedSequence(episode.seed, spawn_key=(episode.turn, 0, 0)).generate_state(1)
+        request = turn_request(episode, seed=int(seed[0]), exact=self.codec is not None)
         try:
-            action = run_sync(self._policy.act(_turn_request(episode)))
+            action = run_sync(self._policy.act(request))
         except (TimeoutError, ConnectionError):
             episode.truncate("error")
         else:
@@ -293,19 +294,3 @@ def _policy_player(policy: PolicyLike | None, controlled: bool) -> TurnPolicy | 
             "from the transcript to the turn's text."
         )
     return None if policy is None else as_policy(policy)
-
-
-def _turn_request(episode: Episode) -> TurnRequest:
-    """What a plugged policy is asked."""
-    seed = np.random.SeedSequence(episode.trajectory().seed, spawn_key=(episode.turn, 0, 0)).generate_state(1)
-    # One consult ends a turn; of several the last one would, and which that is the policy alone knows.
-    stops = episode.config.assisted and episode.config.fan_out == 1
-    return TurnRequest(
-        transcript=episode.transcript,
-        token_ids=tuple(i for segment in episode.segments for i in segment.token_ids),
-        stop=(markup.CONSULT_CLOSE,) if stops else (),
-        seed=int(seed[0]),
-        turn=episode.turn,
-        task_id=episode.task.id,
-        assisted=episode.config.assisted,
-    )
