@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
-from aipo_env.errors import ConfigurationError
+from aipo_env.metrics import pass_at_k
 from aipo_env.trajectory import Trajectory
 from algorithms.rollout import Roller, RolloutRequest
-
-
-def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """The unbiased estimate 1 - C(n-c, k) / C(n, k) of the chance that one of k samples is correct.
-
-    Source: Chen et al., arXiv 2107.03374, equation 1.
-    """
-    if not 0 <= num_correct <= num_samples or not 1 <= k <= num_samples:
-        raise ConfigurationError(
-            f"pass@k needs 1 <= k <= samples and 0 <= correct <= samples; got k={k}, {num_correct} of {num_samples}."
-        )
-    return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""pass@k and avg@n from the number of samples and of correct ones.
+
+Source: Chen et al., "Evaluating Large Language Models Trained on Code", arXiv 2107.03374, equation 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from aipo_env.errors import ConfigurationError
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """The unbiased estimate 1 - C(n-c, k) / C(n, k) of the chance that one of k samples is correct.
+
+    It is the share of the k-subsets of the n samples that hold a correct one. Computed as the product of
+    min(c, k) ratios in logarithms, so that nothing overflows and small values keep their digits: the relative error
+    stays below 1e-12 for n in the tens of thousands.
+
+    Raises:
+        ConfigurationError: unless 1 <= k <= num_samples and 0 <= num_correct <= num_samples: the estimate does not
+            exist for more draws than there are samples.
+    """
+    if not 0 <= num_correct <= num_samples or not 1 <= k <= num_samples:
+        raise ConfigurationError(
+            f"pass@k needs 1 <= k <= samples and 0 <= correct <= samples; got k={k}, {num_correct} of {num_samples}. "
+            "Draw more samples, or ask for a smaller k."
+        )
+    if num_samples - num_correct < k:
+        return 1.0
+    # C(n-c, k) / C(n, k) is symmetric in c and k: the product over the smaller of the two has the fewest terms.
+    few, many = sorted((num_correct, k))
+    if few == 0:
+        return 0.0
+    if few == 1:
+        return many / num_samples
+    return -math.expm1(math.fsum(math.log1p(-many / (num_samples - i)) for i in range(few)))
+
+
+def pass_at_k_curve(num_samples: int, num_correct: int, ks: Sequence[int]) -> dict[int, float]:
+    """`pass_at_k` of one problem for several k, in the order given."""
+    return {k: pass_at_k(num_samples, num_correct, k) for k in ks}
+
+
+def default_ks(num_samples: int) -> list[int]:
+    """The powers of two up to n, and n itself: 1, 2, 4, ..., n.
+
+    Raises:
+        ConfigurationError: when there is no sample.
+    """
+    if num_samples < 1:
+        raise ConfigurationError(f"pass@k needs at least one sample; got {num_samples}. Draw samples first.")
+    return sorted({2**i for i in range(num_samples.bit_length())} | {num_samples})
+
+
+def mean_pass_at_k(counts: Sequence[tuple[int, int]], k: int) -> float:
+    """The mean of `pass_at_k` over problems; each problem counts the same.
+
+    Args:
+        counts: samples and correct samples of each problem.
+        k: no larger than the fewest samples of any problem.
+
+    Raises:
+        ConfigurationError: when there is no problem, or one has fewer than k samples.
+    """
+    _need_problems(counts)
+    return math.fsum(pass_at_k(n, c, k) for n, c in counts) / len(counts)
+
+
+def avg_at_n(counts: Sequence[tuple[int, int]]) -> float:
+    """The mean over problems of correct / samples; it equals the mean of pass@1.
+
+    Problems count the same, whatever the number of their samples.
+
+    Raises:
+        ConfigurationError: when there is no problem, or one has no sample.
+    """
+    return mean_pass_at_k(counts, 1)
+
+
+def _need_problems(counts: Sequence[object]) -> None:
+    if not counts:
+        raise ConfigurationError(
+            "a mean over problems needs at least one problem; got none. Evaluate some tasks first."
+        )

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pytest
+
+from aipo_env.errors import ConfigurationError
+from aipo_env.metrics import avg_at_n, default_ks, mean_pass_at_k, pass_at_k, pass_at_k_curve
+
+
+def test_pass_at_k_is_the_mean_over_all_draws() -> None:
+    """Against the definition, in exact fractions, for every count of up to eight samples."""
+    for samples in range(1, 9):
+        for correct in range(samples + 1):
+            outcomes = [1] * correct + [0] * (samples - correct)
+            for k in range(1, samples + 1):
+                draws = [max(draw) for draw in combinations(outcomes, k)]
+                by_hand = Fraction(sum(draws), len(draws))
+                assert pass_at_k(samples, correct, k) == pytest.approx(float(by_hand), rel=1e-14, abs=0)
+
+
+def _human_eval(n: int, c: int, k: int) -> float:
+    """The estimator as HumanEval's authors wrote it (arXiv 2107.03374, figure 3)."""
+    if n - c < k:
+        return 1.0
+    return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
+
+
+def test_random_tables_agree_with_the_product_of_human_eval() -> None:
+    generator = random.Random(0)
+    for _ in range(50):
+        counts = [(n, generator.randint(0, n)) for n in (generator.randint(16, 300) for _ in range(20))]
+        for k in (1, 2, 5, 16):
+            theirs = sum(_human_eval(n, c, k) for n, c in counts) / len(counts)
+            assert mean_pass_at_k(counts, k) == pytest.approx(theirs, rel=1e-11)
+        assert avg_at_n(counts) == pytest.approx(float(sum(Fraction(c, n) for n, c in counts) / 20), rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k"), [(5000, 1, 1), (5000, 2, 2), (5000, 3, 2500), (5000, 2500, 2), (20_000, 7, 9), (5000, 4000, 1000)]
+)
+def test_thousands_of_samples_keep_their_digits(n: int, c: int, k: int) -> None:
+    exact = 1 - Fraction(comb(n - c, k), comb(n, k))
+    assert pass_at_k(n, c, k) == pytest.approx(float(exact), rel=1e-12, abs=0)
+
+
+def test_edges() -> None:
+    assert pass_at_k(7, 0, 7) == 0.0
+    assert pass_at_k(7, 1, 7) == 1.0
+    assert pass_at_k(7, 7, 1) == 1.0
+    assert pass_at_k(3, 1, 1) == 1 / 3
+    assert pass_at_k(49, 1, 7) == 7 / 49
+
+
+@pytest.mark.parametrize(("samples", "correct", "k"), [(4, 5, 1), (4, -1, 1), (4, 1, 5), (4, 1, 0)])
+def test_impossible_counts(samples: int, correct: int, k: int) -> None:
+    with pytest.raises(ConfigurationError, match=rf"got k={k}, {correct} of {samples}"):
+        pass_at_k(samples, correct, k)
+
+
+def test_curve_and_ks() -> None:
+    assert default_ks(1) == [1]
+    assert default_ks(8) == [1, 2, 4, 8]
+    assert default_ks(48) == [1, 2, 4, 8, 16, 32, 48]
+    assert pass_at_k_curve(4, 2, default_ks(4)) == {1: 0.5, 2: pytest.approx(5 / 6), 4: 1.0}
+    with pytest.raises(ConfigurationError, match="at least one sample"):
+        default_ks(0)
+
+
+def test_means_weigh_problems_alike() -> None:
+    assert avg_at_n([(2, 2), (8, 0)]) == 0.5
+    with pytest.raises(ConfigurationError, match="at least one problem"):
+        avg_at_n([])
+    with pytest.raises(ConfigurationError, match="k=4"):
+        mean_pass_at_k([(8, 1), (2, 1)], 4)
