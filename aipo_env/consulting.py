@@ -28,7 +28,9 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
         timeout: seconds the helper has; None for no limit.
     """
     if timeout is not None and request.deadline is None:
-        request = ConsultRequest(request.query, request.transcript, request.task_id, request.seed, timeout)
+        request = ConsultRequest(
+            request.query, request.transcript, request.task_id, request.seed, timeout, request.confidential
+        )
     try:
         async with asyncio.timeout(timeout):
             reply = await agent.respond(request)
@@ -36,7 +38,8 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
         return Reply("", error=f"no reply within {timeout:g} s" if timeout is not None else "it timed out")
     except ServiceError as error:
         # The policy reads the short form: the same words for the same fault, and no address.
-        log.warning("%s: %s", agent.name, error)
+        # What a service says may quote what it was sent.
+        log.warning("%s: %s", agent.name, f"{type(error).__name__}: (withheld)" if request.confidential else error)
         status = f" (HTTP {error.status})" if error.status is not None else ""
         return Reply("", error=f"its service failed{status}")
     except ConnectionError as error:

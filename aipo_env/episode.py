@@ -88,6 +88,9 @@ class EpisodeConfig:
     fan_out: int = 1
     """Consults, of different helpers, that one turn may carry: tags that follow each other directly. They are asked at
     the same time; the replies stand in the order of the tags."""
+    answers: markup.AnswerForm = "value"
+    """What an answer is: a "value" stands in its tag, a "program" may be the turn's last fenced block. The task family's
+    own `answers` comes first."""
 
     def __post_init__(self) -> None:
         if self.assisted and (self.max_turns < 2 or not self.agents):
@@ -104,6 +107,8 @@ class EpisodeConfig:
             raise ConfigurationError(f"helper_view is 'transcript' or 'query', got {self.helper_view!r}.")
         if self.fan_out < 1:
             raise ConfigurationError(f"fan_out is 1 or more (consults that one turn may carry), got {self.fan_out!r}.")
+        if self.answers not in ("value", "program"):
+            raise ConfigurationError(f"answers is 'value' or 'program', got {self.answers!r}.")
         if POLICY in self.agents:
             raise ConfigurationError(f"{POLICY!r} is the policy's own name; give the helper another one.")
         for agent in self.agents:
@@ -229,7 +234,8 @@ class Episode:
         self.turn += 1
         if len(text) > self.chars_left:
             return self._overflow(text, tokens)
-        parser = markup.ActionParser(self.config.agents, consults=self.config.assisted)
+        finish = tokens.finish_reason if tokens is not None else "stop"
+        parser = self.parser(finish)
         parser.feed(text, last=True)
         understood = parser.finish()
         # Behind a complete consult nothing belongs to the turn; an answer turn is kept whole.
@@ -240,7 +246,6 @@ class Episode:
             consults += more
         self._record_policy(text, end, tokens)
         self.last_action = understood
-        finish = tokens.finish_reason if tokens is not None else "stop"
         if isinstance(understood, Answer):
             self._finish("answer", answer=understood)
         elif isinstance(understood, Malformed):
@@ -248,6 +253,13 @@ class Episode:
         else:
             self._consult(consults)
         return understood
+
+    def parser(self, finish: FinishReason = "stop") -> markup.ActionParser:
+        """A parser for one turn by these rules; `finish` is how the turn ended."""
+        config = self.config
+        return markup.ActionParser(
+            config.agents, consults=config.assisted, answers=config.answers, ended=finish == "stop"
+        )
 
     def reply(self, reply: Reply) -> None:
         """The helper whose turn it is answers.
@@ -288,6 +300,7 @@ class Episode:
             "seed": self.seed,
             "task_index": self._task_index,
             "metadata": dict(self.task.metadata),
+            "confidential": self.task.confidential,
         }
         return Trajectory(**{**values, **fields})  # type: ignore[arg-type]
 
@@ -295,7 +308,7 @@ class Episode:
         if isinstance(action, str):
             return action, None
         if isinstance(action, Consult | Answer):
-            return markup.render(action), None
+            return markup.render(action, answers=self.config.answers), None
         if isinstance(action, TokenAction):
             if self._codec is None:
                 raise InvalidActionError(
@@ -387,7 +400,8 @@ class Episode:
                 self._pending.append((consult.agent, message))
                 continue
             transcript = self.transcript if self.config.helper_view == "transcript" else ""
-            request = ConsultRequest(consult.query, transcript, self.task.id, self._consult_seed(number))
+            seed, confidential = self._consult_seed(number), self.task.confidential
+            request = ConsultRequest(consult.query, transcript, self.task.id, seed, confidential=confidential)
             self._pending.append((consult.agent, request))
         self._pass_turn()
 

@@ -18,7 +18,7 @@ from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidAction
 from aipo_env.prompts import DESCRIPTIONS, build_prompt
 from aipo_env.protocol import Action, Agent, Answer, Consult, ConsultRequest, Malformed, Reply
 from aipo_env.spaces import Unicode
-from aipo_env.tasks.base import Task, TaskSet
+from aipo_env.tasks.base import Task, TaskSet, is_confidential
 from aipo_env.trajectory import Segment, Trajectory
 
 ActionMode = Literal["text", "structured"]
@@ -41,7 +41,7 @@ class ConsultGame:
     """One environment id with its options, before anybody plays it.
 
     Args:
-        tasks: the task family.
+        tasks: the task family; its `answers`, if it has them, are those of the rules.
         agents: the helpers by name; empty where nobody answers.
         config: the rules.
         prompt: name or text of the prompt's template.
@@ -65,6 +65,8 @@ class ConsultGame:
     ) -> None:
         if consult_timeout is not None and not consult_timeout > 0:
             raise ConfigurationError(f"consult_timeout is in seconds and positive, or None; got {consult_timeout!r}.")
+        if (answers := getattr(tasks, "answers", config.answers)) != config.answers:
+            config = dataclasses.replace(config, answers=answers)
         self.tasks = tasks
         self.agents = dict(agents)
         self.agent_names = list(config.agents)
@@ -75,7 +77,7 @@ class ConsultGame:
         self.codec = codec
         self.env_id = env_id
         self._descriptions = {name: describe(name, self.agents.get(name)) for name in config.agents}
-        build_prompt(prompt, "", self._descriptions)
+        build_prompt(prompt, "", self._descriptions, answers=config.answers)
         # The samples of a group share their task, which is a function of its index alone.
         self._task = lru_cache(maxsize=1024)(lambda index: self.tasks.task(index))
         self.text_space = Unicode(max_chars=2 * config.max_chars)
@@ -110,9 +112,11 @@ class ConsultGame:
             raise ConfigurationError(f"{self.env_id} is solo: it has no helpers. Make the id that ends in '-consult'.")
         index = None if isinstance(task, Task) else int(task)
         chosen = task if isinstance(task, Task) else self._task(task)
+        if is_confidential(self.tasks) and not chosen.confidential:
+            chosen = dataclasses.replace(chosen, confidential=True)
         return Episode(
             chosen,
-            build_prompt(self.prompt, chosen.problem, self._descriptions),
+            build_prompt(self.prompt, chosen.problem, self._descriptions, answers=config.answers),
             lambda answer: self.tasks.grade(chosen, answer),
             config,
             seed=seed,

@@ -81,12 +81,21 @@ def _answer(episode: Episode, action: Action, codec: TokenCodec | None) -> str |
     if isinstance(action, TokenAction):
         text = "" if codec is None else codec.decode(action.ids)
     elif isinstance(action, Answer):
-        text = markup.render(action)
+        text = markup.render(action, answers=episode.config.answers)
     elif isinstance(action, str):
         text = action
     else:
         return None
-    if "\\boxed" not in text and "<answer>" not in text:
+    if not any(sign in text for sign in _SIGNS[episode.config.answers]):
         return None
-    understood = markup.parse(text, episode.config.agents, consults=episode.config.assisted)
+    parser = episode.parser(action.finish_reason if isinstance(action, TokenAction) else "stop")
+    parser.feed(text, last=True)
+    understood = parser.finish()
     return understood.text if isinstance(understood, Answer) else None
+
+
+_SIGNS: dict[markup.AnswerForm, tuple[str, ...]] = {
+    "value": ("\\boxed", "<answer>"),
+    "program": ("\\boxed", "<answer>", "```"),
+}
+"""A text without any of these holds no answer."""

@@ -133,12 +133,16 @@ def consult_record(name: str, reply: Reply) -> dict[str, Any]:
 
 
 def render_transcript(trajectory: Trajectory) -> str:
-    """A transcript that a person can read: one labelled block per segment."""
+    """A transcript that a person can read: one labelled block per segment; lengths alone where the task is confidential."""
+    if trajectory.confidential:
+        trajectory = trajectory.redacted()
     lines = [f"== {trajectory.env_id} · {trajectory.task_id}"]
     for segment in trajectory.segments:
         label = segment.agent or segment.source.name.lower()
         body = segment.text
-        if segment.agent:
+        if segment.withheld is not None:
+            body = f"(withheld: {segment.num_chars:,} characters, {segment.num_tokens:,} tokens)"
+        elif segment.agent:
             body = body.removeprefix(markup.feedback_open(segment.agent)).removesuffix(markup.FEEDBACK_CLOSE)
         lines.append(f"[{label}]".ljust(13) + body.strip().replace("\n", "\n" + " " * 13))
     if trajectory.stop_reason:

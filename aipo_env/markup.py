@@ -7,6 +7,10 @@ answer. A helper's reply comes back as `<feedback agent="verify">...</feedback>`
 The first complete tag of a turn decides what the turn is. If that is an answer, the last complete answer of the turn is
 the one that counts, as everywhere in the field. What stands inside a consult, a feedback or a notice that the policy
 wrote itself is never an answer. A consult that opens inside an unfinished answer replaces it.
+
+Where the answer is a program, models rarely mark it: they write a fenced code block and end their turn. So there a turn
+that neither consults nor marks an answer with a fenced block in it answers by its last fenced block. A turn that was cut
+by the token limit does not: its last block is a draft.
 """
 
 from __future__ import annotations
@@ -15,7 +19,11 @@ import re
 from collections.abc import Collection
 from typing import Literal
 
+from aipo_env.fences import FencedBlock, last_program
 from aipo_env.protocol import Answer, Consult, Malformed
+
+AnswerForm = Literal["value", "program"]
+"""What an answer is: a value (a number, a letter, a formula), or a program."""
 
 CONSULT_CLOSE = "</consult>"
 FEEDBACK_CLOSE = "</feedback>"
@@ -39,6 +47,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _AGENT = re.compile(r"""<consult\s+agent\s*=\s*["']?([A-Za-z][A-Za-z0-9_-]{0,63})["']?\s*>""")
+_NO_BREAK = re.compile(r"[^\n]")
 _FOREIGN = re.compile(r"<(?=/?(?:consult|feedback|answer|notice)\b)", re.IGNORECASE)
 
 _State = Literal["text", "consult", "inert", "answer", "box"]
@@ -65,11 +74,22 @@ class ActionParser:
     Args:
         agents: the names that may be consulted.
         consults: whether a consult tag is an action; in solo episodes it is text like any other.
+        answers: what an answer is; a "program" need not be marked, see the module.
+        ended: whether the policy ended the turn itself; False where the token limit cut it.
     """
 
-    def __init__(self, agents: Collection[str] = (), *, consults: bool = True) -> None:
+    def __init__(
+        self,
+        agents: Collection[str] = (),
+        *,
+        consults: bool = True,
+        answers: AnswerForm = "value",
+        ended: bool = True,
+    ) -> None:
         self._agents = agents
         self._consults = consults
+        self._answers = answers
+        self._ended = ended
         self._parts: list[str] = []
         self._pending = ""
         self._offset = 0
@@ -79,6 +99,8 @@ class ActionParser:
         self._tag = ""
         self._answer: tuple[int, int, int] | None = None
         self._consult: tuple[str, int, int, int, int] | None = None
+        self._inert: list[tuple[int, int]] = []
+        """Where consults, feedbacks and notices stand that are no actions."""
 
     @property
     def consult_complete(self) -> bool:
@@ -102,14 +124,34 @@ class ActionParser:
             self._scan(self._pending, final=True)
         text = "".join(self._parts)
         consult, answer = self._consult, self._answer
+        marked: Answer | None = None
         if answer is not None and (consult is None or answer[2] <= consult[1]):
             start, inner, end = answer
             closing = len(BOX_CLOSE) if text[start] == "\\" else len("</answer>")
-            return Answer(text[inner : end - closing].strip(), text[:start])
-        if consult is not None:
+            marked = Answer(text[inner : end - closing].strip(), text[:start])
+        elif consult is not None:
             tag, start, inner, inner_end, _ = consult
             return self._consult_action(tag, text[inner:inner_end], text[:start], text)
-        return Malformed(_REASONS[self._state], text)
+        if self._answers == "program" and (marked is None or last_program(marked.text) is None):
+            block = self._unmarked_program(text if consult is None else text[: consult[1]])
+            if block is not None:
+                return Answer(text[block.start : block.end].strip(), text[: block.start])
+        if marked is not None:
+            return marked
+        reason = _NO_PROGRAM if self._answers == "program" and self._state == "text" else _REASONS[self._state]
+        return Malformed(reason, text)
+
+    def _unmarked_program(self, text: str) -> FencedBlock | None:
+        """The last fenced block of a turn, outside of what the policy wrote in others' names."""
+        if not self._ended or "```" not in text or (self._consults and self._state == "consult"):
+            return None
+        spans = [*self._inert, (self._tag_start, len(text))] if self._state in ("consult", "inert") else self._inert
+        # Blanks in their place keep the positions; a tag in a program's own text stays in the program.
+        pieces, position = [], 0
+        for start, end in spans:
+            pieces += [text[position:start], _NO_BREAK.sub(" ", text[start:end])]
+            position = end
+        return last_program("".join([*pieces, text[position:]]))
 
     def _consult_action(self, tag: str, query: str, prefix: str, text: str) -> Consult | Malformed:
         match = _AGENT.fullmatch(tag)
@@ -141,9 +183,12 @@ class ActionParser:
             if kind == "consult_close":
                 if self._consults and self._consult is None:
                     self._consult = (self._tag, self._tag_start, self._inner_start, start, end)
+                else:
+                    self._inert.append((self._tag_start, end))
                 self._state = "text"
         elif self._state == "inert":
             if kind == "inert_close":
+                self._inert.append((self._tag_start, end))
                 self._state = "text"
         elif kind in ("consult", "inert"):
             self._open("consult" if kind == "consult" else "inert", token, start, end)
@@ -176,6 +221,10 @@ _REASONS: dict[_State, str] = {
     "answer": "the answer was not closed with </answer>.",
     "box": r"the braces of \boxed{...} were not closed.",
 }
+_NO_PROGRAM = (
+    "the turn holds neither a consult tag nor a program. Give the program as a fenced Python block inside "
+    "<answer>...</answer>."
+)
 
 
 def _safe_end(text: str) -> int:
@@ -197,9 +246,16 @@ def _safe_end(text: str) -> int:
     return box
 
 
-def parse(text: str, agents: Collection[str] = (), *, consults: bool = True) -> Consult | Answer | Malformed:
+def parse(
+    text: str,
+    agents: Collection[str] = (),
+    *,
+    consults: bool = True,
+    answers: AnswerForm = "value",
+    ended: bool = True,
+) -> Consult | Answer | Malformed:
     """The action that a whole turn is; see `ActionParser`."""
-    parser = ActionParser(agents, consults=consults)
+    parser = ActionParser(agents, consults=consults, answers=answers, ended=ended)
     parser.feed(text, last=True)
     return parser.finish()
 
@@ -233,13 +289,26 @@ def adjacent_consults(
     return more, end
 
 
-def render(action: Consult | Answer | Malformed) -> str:
-    """The text of an action; `parse` is its inverse for every action that `parse` can return."""
+def render(action: Consult | Answer | Malformed, *, answers: AnswerForm = "value") -> str:
+    """The text of an action; `parse` is its inverse for every action that `parse` can return.
+
+    Args:
+        action: the action.
+        answers: what an answer is.
+    """
     if isinstance(action, Consult):
         return f"{action.prefix}{consult_open(action.agent)}{action.query}{CONSULT_CLOSE}"
-    if isinstance(action, Answer):
-        boxed = f"{action.prefix}{BOX_OPEN}{action.text}{BOX_CLOSE}"
-        if parse(boxed) == Answer(action.text.strip(), action.prefix):
-            return boxed
-        return f"{action.prefix}<answer>{action.text}</answer>"
-    return action.text
+    if not isinstance(action, Answer):
+        return action.text
+    boxed = f"{action.prefix}{BOX_OPEN}{action.text}{BOX_CLOSE}"
+    tagged = f"{action.prefix}<answer>{action.text}</answer>"
+    if answers == "value":
+        return boxed if parse(boxed) == Answer(action.text.strip(), action.prefix) else tagged
+    for form in (tagged, boxed, action.prefix + action.text):
+        if parse(form, answers=answers) == Answer(action.text.strip(), action.prefix):
+            return form
+    if last_program(action.text) is not None:
+        return tagged
+    # A program without fences behind a text that has some, or with the tag in it: only fences make it the last one, whole.
+    fenced = f"\n```python\n{action.text}\n```\n"
+    return action.prefix + (fenced if "</answer>" in action.text else f"<answer>{fenced}</answer>")

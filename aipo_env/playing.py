@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from typing import cast
 
 from aipo_env.episode import Episode
-from aipo_env.errors import ConfigurationError, InvalidActionError
+from aipo_env.errors import ConfigurationError, GradingError, InvalidActionError
 from aipo_env.game import ConsultGame
 from aipo_env.graded_ahead import GradedAhead
 from aipo_env.markup import CONSULT_CLOSE
@@ -120,8 +120,9 @@ class Player:
             turn_seed: the policy's seed as a function of the number of turns taken.
 
         Returns:
-            None, or why the policy could not act (`ServiceError`, `TimeoutError`, `ConnectionError`); the episode is then
-            as it was before that turn, and still runs.
+            None, or why a turn could not be taken: the policy cannot act (`ServiceError`, `TimeoutError`,
+            `ConnectionError`), or the machinery that grades its answer failed (`GradingError`), which says nothing about
+            the answer. The episode still runs then.
 
         Raises:
             InvalidActionError: for an action that is none, or longer than the tokens that were left.
@@ -142,7 +143,10 @@ class Player:
                     f"{self.policy.name} was asked for at most {left} tokens (TurnRequest.max_tokens) and returned "
                     f"{len(action.ids)}. Stop sampling there, with finish_reason='length'."
                 )
-            await self._tasks.act(episode, action, self.game.codec)
+            try:
+                await self._tasks.act(episode, action, self.game.codec)
+            except GradingError as error:
+                return error
             if episode.requests:
                 await self.game.ask(episode)
         return None

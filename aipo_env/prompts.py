@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from aipo_env import markup
 from aipo_env.errors import ConfigurationError
+from aipo_env.markup import AnswerForm
 
 DESCRIPTIONS: Mapping[str, str] = {
     "verify": "checks a step or claim that you state",
@@ -14,28 +15,44 @@ DESCRIPTIONS: Mapping[str, str] = {
 }
 """What the built-in roles do, in the words of the prompt; an agent's own `description` comes first."""
 
-TEMPLATES: Mapping[str, str] = {
-    "consult": (
-        "Solve the problem. Think step by step and put the final answer in \\boxed{}.\n"
-        "When you are stuck you may ask a helper; its reply follows in <feedback> tags:\n"
-        "{agents}\n\n"
-        "Problem: {problem}\n"
-    ),
-    "plain": "Solve the problem. Think step by step and put the final answer in \\boxed{}.\n\nProblem: {problem}\n",
-    "bare": "{problem}",
-}
+
+def _templates(task: str) -> Mapping[str, str]:
+    return {
+        "consult": (
+            f"{task}\n"
+            "When you are stuck you may ask a helper; its reply follows in <feedback> tags:\n"
+            "{agents}\n\n"
+            "Problem: {problem}\n"
+        ),
+        "plain": f"{task}\n\nProblem: {{problem}}\n",
+        "bare": "{problem}",
+    }
+
+
+TEMPLATES = _templates("Solve the problem. Think step by step and put the final answer in \\boxed{}.")
 """The built-in templates. "consult" is the default of assisted and solo episodes alike."""
+PROGRAM_TEMPLATES = _templates(
+    "Solve the problem with a Python program. Think step by step and give the whole program at the end, in a fenced block "
+    "inside answer tags:\n<answer>\n```python\n# the program\n```\n</answer>"
+)
+"""The same for problems whose answer is a program."""
 
 
-def build_prompt(template: str, problem: str, agents: Mapping[str, str]) -> str:
+def templates(answers: AnswerForm) -> Mapping[str, str]:
+    """The built-in templates by name, for this kind of answer."""
+    return PROGRAM_TEMPLATES if answers == "program" else TEMPLATES
+
+
+def build_prompt(template: str, problem: str, agents: Mapping[str, str], *, answers: AnswerForm = "value") -> str:
     """Fills a template.
 
     Args:
         template: the name of a built-in template, or a text with `{problem}` and, if wanted, `{agents}`.
         problem: the task's text; markup in it is made harmless.
         agents: name to description of each helper.
+        answers: what an answer is.
     """
-    text = TEMPLATES.get(template, template)
+    text = templates(answers).get(template, template)
     if "{problem}" not in text:
         raise ConfigurationError(
             f"a prompt template is one of {', '.join(TEMPLATES)} or a text that contains {{problem}}; got {template[:80]!r}."

@@ -76,6 +76,8 @@ class ConsultRequest:
     """Deterministic per (episode seed, consult number); a sampling helper draws from this and nothing else."""
     deadline: float | None = None
     """Seconds this helper has, counted from the call; None for no limit."""
+    confidential: bool = False
+    """Whether query and transcript may quote a task whose texts must not be written down, in a log or a cache on disk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -74,6 +74,10 @@ _envs: dict[str, EnvSpec] = {
     for spec in (
         *_family("math500", "aipo_env.tasks.math500:Math500Tasks", "MATH-500 competition problems"),
         *_family("gsm8k", "aipo_env.tasks.gsm8k:Gsm8kTasks", "GSM8K word problems"),
+        *_family("aime24", "aipo_env.tasks.aime:Aime24Tasks", "AIME 2024 competition problems"),
+        *_family("aime25", "aipo_env.tasks.aime:Aime25Tasks", "AIME 2025 competition problems"),
+        *_family("gpqa-diamond", "aipo_env.tasks.gpqa:GpqaDiamondTasks", "GPQA-Diamond science questions"),
+        *_family("livecodebench", "aipo_env.tasks.livecodebench:LiveCodeBenchTasks", "LiveCodeBench programs"),
         *_family(
             "rulebook",
             "aipo_env.tasks.rulebook:RulebookTasks",
@@ -207,7 +211,7 @@ def make_tasks(env_id: str, *, split: str | None = None, **options: Any) -> Task
     Args:
         env_id: as for `make`.
         split: the family's own default where it is None.
-        options: what the family takes (`data=` for data sets; `level=`, `digits=`, ... for rulebook).
+        options: what the family takes (`data=` for data sets; `level=`, `digits=`, ... for rulebook; see `make`).
     """
     spec = env_spec(env_id)
     family = _import(spec.tasks)
@@ -245,8 +249,9 @@ def make(
         seed: used by the first `reset` that brings none.
         options: what `make_game` takes: `agents`, `max_consults`, `max_turns`, `max_chars`, `max_reply_chars`,
             `consult_cost`, `consult_timeout`, `helper_view`, `fan_out`, `split`, `prompt`, `reward_fn`, `codec`, `tasks`,
-            and the options of the task family (`data=` for data sets; `level=`, `digits=`, `operators=`, `style=` for
-            rulebook).
+            and the options of the task family (`data=` and `revision=` for data sets; `choice_seed=` and `keep_texts=` for
+            gpqa-diamond; `version=`, `start_date=`, `end_date=`, `time_limit_s=` for livecodebench; `level=`, `digits=`,
+            `operators=`, `style=` for rulebook).
 
     Raises:
         UnknownIdError: naming the nearest known id.

@@ -87,6 +87,12 @@ def replay(
     plain.codec = None
     result = Replay()
     for line, trajectory in _numbered(traces):
+        if trajectory.withheld:
+            raise ConfigurationError(
+                f"line {line} ({trajectory.task_id}) cannot be played again: its task is confidential, and texts and ids "
+                "were left out when it was written. An environment that keeps them (of gpqa-diamond with the option "
+                "keep_texts=True) writes traces that can be; do not publish those."
+            )
         has_ids = any(segment.token_ids for segment in trajectory.segments)
         if has_ids and game.codec is None:
             raise ConfigurationError(
@@ -175,7 +181,9 @@ def _action(
     episode: Episode, own: Segment, after: Sequence[Segment], stop_reason: str, last: bool, codec: TokenCodec | None
 ) -> Action:
     """The action that a recorded turn was."""
-    understood = markup.parse(own.text, episode.config.agents, consults=episode.config.assisted)
+    parser = episode.parser("length" if last and stop_reason == "length" else "stop")
+    parser.feed(own.text, last=True)
+    understood = parser.finish()
     if last and stop_reason == "max_chars" and not after and len(own.text) <= episode.chars_left:
         # A text that was too long was cut to what was left: one more character makes it too long again.
         return own.text + " "
@@ -248,6 +256,9 @@ def _decode(codec: TokenCodec, ids: Sequence[int]) -> str:
 
 def _compare(line: int, old: Trajectory, new: Trajectory) -> Iterator[Mismatch]:
     def mismatch(what: str, recorded: object, replayed: object) -> Mismatch:
+        if new.confidential and what.startswith("segments"):
+            # A mismatch is printed.
+            recorded, replayed = (f"(withheld: {len(str(value)):,} characters)" for value in (recorded, replayed))
         return Mismatch(line, old.task_id, old.sample, what, recorded, replayed)
 
     # Behind the first segment that differs the others differ because of it.

@@ -6,7 +6,7 @@ import asyncio
 import os
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Literal
@@ -43,6 +43,7 @@ def rollout(
     timeout: float | None = None,
     on_error: Literal["record", "raise"] = "record",
     traces: str | os.PathLike[str] | None = None,
+    finish: Callable[[Trajectory], Trajectory] | None = None,
     progress: bool = False,
     **env_options: Any,
 ) -> Rollouts:
@@ -65,12 +66,15 @@ def rollout(
         max_tokens: tokens behind the prompt, helpers' replies included; needs an environment with a tokenizer. An episode
             that has used them up ends as "length".
         timeout: seconds an episode has; a late one ends as "timeout".
-        on_error: what happens when the policy cannot act (`ServiceError`, `TimeoutError`, `ConnectionError`): "record" ends
-            the episode as "error", with `metadata["error"]` and all that was played; "raise" raises. Any other exception is a
-            bug: it ends the other episodes and is raised with its traceback.
+        on_error: what happens when the policy cannot act (`ServiceError`, `TimeoutError`, `ConnectionError`), or the grading
+            machinery fails (`GradingError`): "record" ends the episode as "error", with `metadata["error"]` and all that was
+            played; "raise" raises. Any other exception is a bug: it ends the other episodes and is raised with its traceback.
         traces: a JSON Lines file to which each episode is appended before it is yielded. Episodes that are in it already are
             not played again, so that the same call goes on after a crash. Those that ended as "error" or "timeout" go to
-            `<name>.errors.jsonl` beside it, and are played again. `<name>.run.json` tells what the run was made of.
+            `<name>.errors.jsonl` beside it, and are played again. `<name>.run.json` tells what the run was made of. Of a
+            confidential task no text is written; what is yielded is whole.
+        finish: what is made of each trajectory before it is written and yielded: more `metadata`, or less text. It keeps what
+            tells the episode: task, sample, seed, `assisted`, the policy's name.
         progress: shows a bar on standard error.
         env_options: with an environment id, the options of `aipo_env.make`; for those that are named as an argument here (a
             task family's `tasks` and `seed`), make the environment first.
@@ -101,6 +105,7 @@ def rollout(
         timeout=timeout,
         on_error=on_error,
         traces=traces,
+        finish=finish,
         progress=progress,
         env_options=env_options,
     )
@@ -148,6 +153,7 @@ class Rollouts:
         timeout: float | None,
         on_error: Literal["record", "raise"],
         traces: str | os.PathLike[str] | None,
+        finish: Callable[[Trajectory], Trajectory] | None,
         progress: bool,
         env_options: dict[str, Any],
     ) -> None:
@@ -188,6 +194,7 @@ class Rollouts:
         self._on_error = on_error
         self._player = Player(self.game, self.policy, max_tokens=max_tokens, executor=self._executors[0])
         self._traces = traces
+        self._finish = finish
         self._record = RunRecord.of(
             self.game if isinstance(env, str) else env,
             env_options if isinstance(env, str) else None,
@@ -350,6 +357,8 @@ class Rollouts:
         trajectory.metadata["policy"] = self.policy.name
         if fault:
             trajectory.metadata["error"] = fault
+        if self._finish is not None:
+            trajectory = self._finish(trajectory)
         if self._files is not None:
             self._files.write(trajectory)
         if self._progress is not None:

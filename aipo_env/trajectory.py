@@ -47,6 +47,8 @@ class Segment:
     """For AGENT, and for TEMPLATE notices about a helper: the helper's name."""
     mu_known: bool = False
     """AGENT only: whether `logprobs` is the helper's own sampling distribution over this very tokenizer."""
+    withheld: tuple[int, int] | None = None
+    """In the record of a confidential task, where text and ids are left out: how many characters and tokens there were."""
 
     def __post_init__(self) -> None:
         if self.logprobs and len(self.logprobs) != len(self.token_ids):
@@ -54,6 +56,22 @@ class Segment:
                 f"a segment needs one log-probability per token: {len(self.token_ids)} ids came with "
                 f"{len(self.logprobs)} log-probabilities. Pass none, or one for each id."
             )
+
+    @property
+    def num_chars(self) -> int:
+        """Characters of the text, also where it is left out."""
+        return len(self.text) if self.withheld is None else self.withheld[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, also where the ids are left out."""
+        return len(self.token_ids) if self.withheld is None else self.withheld[1]
+
+    def redacted(self) -> Segment:
+        """The segment without its text, ids and log-probabilities."""
+        return Segment(
+            self.source, "", agent=self.agent, mu_known=self.mu_known, withheld=(self.num_chars, self.num_tokens)
+        )
 
     def to_json(self) -> dict[str, object]:
         """The segment as a JSON object; fields at their defaults are left out."""
@@ -66,6 +84,8 @@ class Segment:
             row["agent"] = self.agent
         if self.mu_known:
             row["mu_known"] = True
+        if self.withheld is not None:
+            row["withheld"] = list(self.withheld)
         return row
 
     @classmethod
@@ -79,12 +99,19 @@ class Segment:
                 logprobs=tuple(float(x) for x in row.get("logprobs", ())),  # type: ignore[attr-defined]
                 agent=str(row.get("agent", "")),
                 mu_known=bool(row.get("mu_known", False)),
+                withheld=None if row.get("withheld") is None else _pair(row["withheld"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataFormatError(
                 "a segment needs 'source' (prompt, policy, agent or template) and 'text', and lists of numbers as "
                 f"'token_ids' and 'logprobs'; {str(row)[:200]} has not: {error!r}."
             ) from error
+
+
+def _pair(value: object) -> tuple[int, int]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"'withheld' is a pair of characters and tokens, got {value!r}")
+    return int(value[0]), int(value[1])
 
 
 @dataclasses.dataclass(slots=True)
@@ -113,6 +140,13 @@ class Trajectory:
     """The task's index in its family: with it the episode can be played again."""
     metadata: dict[str, object] = dataclasses.field(default_factory=dict)
     """JSON-serialisable facts about the task or the run (level, subject, model, sampling settings)."""
+    confidential: bool = False
+    """Whether the task's texts must not be written down; `TraceWriter` then writes `redacted()`."""
+
+    @property
+    def withheld(self) -> bool:
+        """Whether its texts are left out."""
+        return any(segment.withheld is not None for segment in self.segments)
 
     @property
     def token_ids(self) -> list[int]:
@@ -135,15 +169,28 @@ class Trajectory:
         return "".join(segment.text for segment in self.segments)
 
     def count(self, source: Source) -> int:
-        """How many tokens have this source."""
-        return sum(len(s.token_ids) for s in self.segments if s.source is source)
+        """How many tokens have this source, also where the ids are left out."""
+        return sum(s.num_tokens for s in self.segments if s.source is source)
+
+    def redacted(self) -> Trajectory:
+        """A copy without any text of the episode, nor the ids that spell one.
+
+        Not the prompt alone: policy, helpers and notices may quote it, and so may the message of a fault, of which the kind
+        is kept. What is left says which task it was, how it ended, and who wrote how much.
+        """
+        metadata = dict(self.metadata)
+        if "error" in metadata:
+            metadata["error"] = kind_of_fault(str(metadata["error"]))
+        return dataclasses.replace(self, segments=[s.redacted() for s in self.segments], metadata=metadata)
 
     def to_json(self) -> dict[str, object]:
-        """The trajectory as a JSON object."""
+        """The trajectory as a JSON object, with all its texts."""
         row: dict[str, object] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             row[field.name] = [s.to_json() for s in value] if field.name == "segments" else value
+        if not self.confidential:
+            del row["confidential"]
         return row
 
     @classmethod
@@ -162,10 +209,19 @@ class Trajectory:
         return cls(segments=[Segment.from_json(s) for s in segments], **values)  # type: ignore[arg-type]
 
 
+def kind_of_fault(message: str) -> str:
+    """The kind of a fault without its words, which may quote what a server was sent: "ServiceError: (withheld)"."""
+    kind, colon, _ = message.partition(":")
+    if not kind.isidentifier():
+        return "(withheld)"
+    return f"{kind}: (withheld)" if colon else kind
+
+
 class TraceWriter:
     """Appends trajectories to a JSON Lines file, one flushed line each, so that a crash loses none that was finished.
 
-    Opening an existing file whose last line was cut (a crash, a full disk) removes that line first.
+    Opening an existing file whose last line was cut (a crash, a full disk) removes that line first. Of a confidential
+    trajectory no text is written (`Trajectory.redacted`).
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -176,7 +232,7 @@ class TraceWriter:
 
     def write(self, trajectory: Trajectory) -> None:
         """Appends one trajectory and flushes it to the operating system."""
-        row = trajectory.to_json()
+        row = (trajectory.redacted() if trajectory.confidential else trajectory).to_json()
         line = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
         try:
             line.encode()

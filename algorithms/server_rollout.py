@@ -159,11 +159,11 @@ def roll_out(
             async with episodes:
                 side = record_path(traces)
                 dataclasses.replace(RunRecord.read(side), tokenizer_name=policy).write(side)
-                faults = [str(t.metadata.get("error")) async for t in episodes if t.stop_reason in FAULTS]
+                ended = [t.redacted() if t.confidential else t async for t in episodes if t.stop_reason in FAULTS]
         finally:
             await backend.aclose()
             await env.game.aclose()
-        return faults, episodes.num_resumed
+        return [str(t.metadata.get("error")) for t in ended], episodes.num_resumed
 
     faults, num_resumed = asyncio.run(play())
     if num_resumed:

@@ -14,7 +14,7 @@ from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidAction
 from aipo_env.registry import gymnasium_id
 from aipo_env.trajectory import Source
 from tests.helpers import CharacterCodec, Recorder, SumTasks
-from tests.tasks.test_hub import OWN, write
+from tests.tasks.small_data import for_this_machine, write_small_data
 
 ASK = '<consult agent="verify">17+25=43</consult>'
 ASK_BOTH = ASK + '<consult agent="knowledge">rule</consult>'
@@ -24,10 +24,8 @@ ENV_IDS = [env_id for env_id in aipo_env.list_envs() if not env_id.startswith("r
 
 
 def small_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One row for each data set that is not part of the repository."""
-    write(folder / "math500" / "test.jsonl", OWN)
-    write(folder / "gsm8k" / "test.jsonl", {"question": "How many?", "answer": "#### 5"})
-    monkeypatch.setenv("AIPO_DATA", str(folder))
+    """Some rows for each data set that is not part of the repository."""
+    monkeypatch.setenv("AIPO_DATA", str(write_small_data(folder)))
 
 
 def who(env_id: str, kind: str) -> tuple[str, ...] | None:
@@ -42,7 +40,7 @@ def make(env_id: str = "rulebook-consult", **options: object) -> AECConsultEnv:
     return aipo_env.make_aec(env_id, **{"tasks": SumTasks(), "agents": agents, **options})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("env_id", ENV_IDS)
+@pytest.mark.parametrize("env_id", for_this_machine(ENV_IDS))
 @pytest.mark.parametrize("kind", ["all", "policy", "one helper"])
 def test_pettingzoos_own_tests(env_id: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_data(tmp_path, monkeypatch)

@@ -91,6 +91,7 @@ def test_no_gold_answer_reaches_a_helper() -> None:
         "task_id",
         "seed",
         "deadline",
+        "confidential",
     }
     episode = start(index=41)
     episode.act(ASK)

@@ -15,7 +15,7 @@ from aipo_env import Answer, Consult, ConsultEnv, Reply, TokenAction
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.spaces import Unicode
 from tests.helpers import CharacterCodec, Recorder, SumTasks
-from tests.tasks.test_hub import OWN, write
+from tests.tasks.small_data import for_this_machine, write_small_data
 
 ASK = '<consult agent="verify">17+25=43</consult>'
 
@@ -24,12 +24,10 @@ def make(env_id: str = "rulebook-consult", **options: object) -> ConsultEnv:
     return aipo_env.make(env_id, **{"tasks": SumTasks(), "agents": {"verify": Recorder("incorrect")}, **options})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("env_id", [env_id for env_id in aipo_env.list_envs() if not env_id.startswith("rg/")])
+@pytest.mark.parametrize("env_id", for_this_machine(e for e in aipo_env.list_envs() if not e.startswith("rg/")))
 @pytest.mark.parametrize("action_mode", ["text", "structured"])
 def test_gymnasiums_own_checker(env_id: str, action_mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "math500" / "test.jsonl", OWN)
-    write(tmp_path / "gsm8k" / "test.jsonl", {"question": "How many?", "answer": "#### 5"})
-    monkeypatch.setenv("AIPO_DATA", str(tmp_path))
+    monkeypatch.setenv("AIPO_DATA", str(write_small_data(tmp_path)))
     env = gymnasium.make(f"aipo/{env_id}-v0", action_mode=action_mode, disable_env_checker=True)
     check_env(env.unwrapped)
     assert env.observation_space is env.unwrapped.observation_space

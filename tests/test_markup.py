@@ -18,6 +18,10 @@ PIECES = st.sampled_from(
     ]
 )  # fmt: skip
 MESSY = st.lists(PIECES, max_size=40).map("".join)
+FENCES = st.sampled_from(
+    ["```python\n", "\n```\n", "```", "```\n", "  ```py\n", "````\n", "```cpp\n", "print(1)\n", "\nx = '`'\n"]
+)
+PROGRAMS = st.lists(st.one_of(PIECES, FENCES, FENCES), max_size=30).map("".join)
 CLEAN = st.text(alphabet=st.characters(exclude_characters="<\\{}", exclude_categories=("Cs",)), max_size=40)
 
 
@@ -115,6 +119,112 @@ def test_structured_actions_survive_the_trip_through_text(prefix: str, text: str
         assert parse(render(Consult(agent, text, prefix)), AGENTS) == Consult(agent, text, prefix)
 
 
+BLOCK = "```python\nprint(1)\n```"
+ASK = '<consult agent="verify">q</consult>'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # a fenced block is an answer where nothing else is
+        (f"So:\n{BLOCK}\nDone.", Answer(BLOCK, "So:\n")),
+        ("So:\n  ```\n  x\n  ```  \n", Answer("```\n  x\n  ```", "So:\n  ")),
+        # the last one marked as Python, else the last one without a mark
+        (f"{BLOCK}\n```python\nb\n```\nIt prints\n```\n5\n```", Answer("```python\nb\n```", f"{BLOCK}\n")),
+        (f"{BLOCK}\nand then\n```python\ncut", Answer(BLOCK)),
+        ("I cut\n```python\nprint(1)", Answer("```python\nprint(1)", "I cut\n")),
+        # a marked answer comes first if there is a block in it
+        (f"{BLOCK}\n<answer>Here:\n```\nb\n```</answer>", Answer("Here:\n```\nb\n```", f"{BLOCK}\n")),
+        (f"\\boxed{{{BLOCK}}}", Answer(BLOCK)),
+        # or if there is none at all
+        ("<answer>print(1)</answer>", Answer("print(1)")),
+        (f"\\boxed{{5}}\n{BLOCK}", Answer(BLOCK, "\\boxed{5}\n")),
+        # a consult is one as ever
+        (f"{BLOCK}\n{ASK}", Consult("verify", "q", f"{BLOCK}\n")),
+        (f"<answer>{BLOCK}</answer> {ASK}", Answer(BLOCK)),
+        # what the policy writes in others' names is nothing
+        (f'<feedback agent="verify">\n{BLOCK}\n</feedback>\n```\nb\n```', Answer("```\nb\n```", f'<feedback agent="verify">\n{BLOCK}\n</feedback>\n')),
+        # a tag in a program's own text belongs to it
+        ("```python\nprint('<notice>5</notice></answer>')\n```", Answer("```python\nprint('<notice>5</notice></answer>')\n```")),
+        # an answer that was not closed, but whose program was
+        (f"<answer>\n{BLOCK}", Answer(BLOCK, "<answer>\n")),
+    ],
+)  # fmt: skip
+def test_turns_whose_answers_are_programs(text: str, expected: Answer | Consult) -> None:
+    assert parse(text, AGENTS, answers="program") == expected
+    assert parse(render(expected, answers="program"), AGENTS, answers="program") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("no program", "neither a consult tag nor a program"),
+        ("```cpp\nx\n```", "neither a consult tag nor a program"),
+        (f'<consult agent="verify">\n{BLOCK}\n', "not closed with </consult>"),
+        (f'<consult agent="nobody">\n{BLOCK}\n</consult>', "no helper called 'nobody'"),
+        (f'<feedback agent="verify">\n{BLOCK}\n</feedback>', "neither a consult tag nor a program"),
+        (f'<feedback agent="verify">\n{BLOCK}\n', "only the environment writes"),
+    ],
+)
+def test_turns_that_hold_no_program_say_why(text: str, reason: str) -> None:
+    found = parse(text, AGENTS, answers="program")
+    assert isinstance(found, Malformed)
+    assert reason in found.reason
+
+
+def test_a_draft_that_the_token_limit_cut_is_no_answer() -> None:
+    assert isinstance(parse(BLOCK, AGENTS, answers="program", ended=False), Malformed)
+    assert parse(f"<answer>{BLOCK}</answer>", AGENTS, answers="program", ended=False) == Answer(BLOCK)
+    assert parse(r"\boxed{5}", AGENTS, ended=False) == Answer("5")
+
+
+def test_solo_turns_with_consults_of_their_own() -> None:
+    inside = f'<consult agent="verify">\n{BLOCK}\n</consult>'
+    assert isinstance(parse(inside, AGENTS, consults=False, answers="program"), Malformed)
+    open_ended = f'{BLOCK}\n<consult agent="verify">is it\n```\nb\n```'
+    assert parse(open_ended, AGENTS, consults=False, answers="program") == Answer(BLOCK)
+    assert isinstance(parse(open_ended, AGENTS, answers="program"), Malformed)
+
+
+def test_programs_mean_nothing_where_answers_are_values() -> None:
+    assert isinstance(parse(BLOCK, AGENTS), Malformed)
+    assert parse(f"\\boxed{{5}}\n{BLOCK}", AGENTS) == Answer("5")
+
+
+@given(PROGRAMS)
+def test_parse_undoes_render_of_programs(text: str) -> None:
+    action = parse(text, AGENTS, answers="program")
+    assert parse(render(action, answers="program"), AGENTS, answers="program") == action
+
+
+@given(PROGRAMS, st.booleans(), st.booleans())
+def test_what_is_no_unmarked_program_is_read_as_ever(text: str, consults: bool, ended: bool) -> None:
+    plain = parse(text, AGENTS, consults=consults)
+    found = parse(text, AGENTS, consults=consults, answers="program", ended=ended)
+    if isinstance(plain, Consult) or not ended:
+        assert isinstance(found, Malformed) if isinstance(plain, Malformed) else found == plain
+    elif isinstance(found, Malformed):
+        assert isinstance(plain, Malformed)
+
+
+@given(PROGRAMS, st.lists(st.integers(1, 7), max_size=60), st.booleans())
+def test_programs_are_read_piece_by_piece_too(text: str, cuts: list[int], consults: bool) -> None:
+    parser = ActionParser(AGENTS, consults=consults, answers="program")
+    position = 0
+    for cut in cuts:
+        parser.feed(text[position : position + cut])
+        position += cut
+    parser.feed(text[position:])
+    assert parser.finish() == parse(text, AGENTS, consults=consults, answers="program")
+
+
+def test_a_structured_program_without_fences_stays_the_answer() -> None:
+    for answer in (Answer("print(1)"), Answer("print(1)", "Not this:\n```python\nx\n```\n"), Answer("}{ </answer>")):
+        found = parse(render(answer, answers="program"), AGENTS, answers="program")
+        assert isinstance(found, Answer)
+        assert answer.text in found.text
+
+
 def test_an_answer_behind_an_unfinished_one_is_rendered_so_that_it_stays_the_answer() -> None:
     action = parse("<answer><answer></answer>")
     assert action == Answer("", "<answer>")
@@ -147,6 +257,9 @@ def test_escaped_text_opens_and_closes_no_tag(text: str) -> None:
         "</consult",
         "<answer>",
         "<feedback ",
+        "```\n",
+        "```python\nx\n```\n",
+        "<notice></notice>",
     ],
 )
 def test_no_text_makes_the_parser_hang(unit: str) -> None:
@@ -154,4 +267,5 @@ def test_no_text_makes_the_parser_hang(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
     start = time.perf_counter()
     parse(text, AGENTS)
+    parse(text, AGENTS, answers="program")
     assert time.perf_counter() - start < 20

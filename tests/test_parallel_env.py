@@ -12,6 +12,7 @@ from aipo_env import Consult, ParallelConsultEnv, Reply, Trajectory
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.registry import gymnasium_id
 from tests.helpers import Recorder, SumTasks
+from tests.tasks.small_data import for_this_machine
 from tests.test_aec_env import ASK, ASK_BOTH, ENV_IDS, small_data, who
 
 MODES = ["text", "structured"]
@@ -26,7 +27,7 @@ def active(infos: dict[str, dict[str, object]]) -> list[str]:
     return [role for role, info in infos.items() if info["active"]]
 
 
-@pytest.mark.parametrize("env_id", ENV_IDS)
+@pytest.mark.parametrize("env_id", for_this_machine(ENV_IDS))
 @pytest.mark.parametrize("kind", ["all", "policy", "one helper"])
 @pytest.mark.parametrize("mode", MODES)
 def test_pettingzoos_own_tests(

@@ -34,9 +34,8 @@ def test_import_is_quick_and_needs_no_torch() -> None:
 
 
 def test_ids() -> None:
-    assert {"math500", "math500-consult", "gsm8k", "gsm8k-consult", "rulebook", "rulebook-consult"} <= set(
-        aipo_env.list_envs()
-    )
+    families = ("math500", "gsm8k", "aime24", "aime25", "gpqa-diamond", "livecodebench", "rulebook")
+    assert {*families, *(f"{family}-consult" for family in families)} <= set(aipo_env.list_envs())
     for env_id in aipo_env.list_envs():
         spec = gymnasium.spec(gymnasium_id(env_id))
         assert GymnasiumSpec.from_json(spec.to_json()) == spec

@@ -539,6 +539,21 @@ def test_what_the_caller_made_stays_open() -> None:
     assert Closing.closed == 1
 
 
+def test_what_finish_makes_of_an_episode_is_written_and_yielded(tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+
+    def finish(trajectory: Trajectory) -> Trajectory:
+        trajectory.metadata["length"] = len(trajectory.text)
+        trajectory.segments = []
+        return trajectory
+
+    found = run(make_sums(), Script(), 3, traces=path, finish=finish)
+    assert [t.segments for t in found] == [[]] * 3
+    assert {t.metadata["length"] for t in found} == {t.metadata["length"] for t in read_traces(path)}
+    # The shortened record still tells which episodes are there.
+    assert run(make_sums(), Script(), 3, traces=path, finish=finish) == []
+
+
 def test_the_synchronous_way_works_inside_a_running_loop() -> None:
     async def main() -> list[Trajectory]:
         return aipo_env.collect_rollouts(make_sums(), Script(), 3, group_size=2)

@@ -14,6 +14,7 @@ from aipo_env import Answer, Consult, ConsultRequest, ConsultVectorEnv, Reply, T
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.registry import gymnasium_id
 from tests.helpers import CharacterCodec, Recorder, SumTasks
+from tests.tasks.small_data import for_this_machine
 from tests.test_aec_env import ASK, ENV_IDS, small_data
 
 TURNS = [ASK, "mumble", '<consult agent="nobody">x</consult>', r"\boxed{5}", "<answer>7</answer>", "x" * 400]
@@ -37,7 +38,7 @@ def plain(observation: dict[str, Any]) -> dict[str, Any]:
     return observation | {"consult_mask": list(observation["consult_mask"])}
 
 
-@pytest.mark.parametrize("env_id", ENV_IDS)
+@pytest.mark.parametrize("env_id", for_this_machine(ENV_IDS))
 @pytest.mark.parametrize("mode", ["text", "structured"])
 def test_every_id_through_gymnasium(env_id: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_data(tmp_path, monkeypatch)

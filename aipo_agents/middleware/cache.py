@@ -22,8 +22,8 @@ class Cache(Middleware):
 
     A kept reply is the one that was given: text, token ids, log-probabilities to the last bit, tokenizer and the token
     counts of its usage. Only `cached` is True and its cost 0, since it cost nothing now. Replies with an error are not
-    kept. Sampled replies are: another seed is another request. Threads and processes may share a folder; a crash, a
-    damaged file or a full disk costs cached replies and nothing else.
+    kept, nor those that may quote a confidential task. Sampled replies are: another seed is another request. Threads and
+    processes may share a folder; a crash, a damaged file or a full disk costs cached replies and nothing else.
 
     Args:
         agent: the agent to wrap.
@@ -55,6 +55,8 @@ class Cache(Middleware):
 
     async def respond(self, request: ConsultRequest) -> Reply:
         """The reply that was kept, or the wrapped agent's."""
+        if request.confidential:
+            return await self.agent.respond(request)
         digest = key_digest(FORMAT, self.namespace, self.request_key(request).digest)
         kept = await asyncio.to_thread(self._store.get, digest)
         if kept is not None:

@@ -75,7 +75,7 @@ class Retry(Middleware):
             retry=self._tenacity.retry_if_exception(is_service_failure),
             stop=self._tenacity.stop_after_attempt(self.attempts) | self._tenacity.stop_before_delay(limit),
             wait=self._wait,
-            before_sleep=self._log,
+            before_sleep=lambda state: self._log(state, request.confidential),
             sleep=asyncio.sleep,
             reraise=True,
         )
@@ -93,9 +93,12 @@ class Retry(Middleware):
             return asked + self._random.uniform(0.0, bound / 2)
         return self._random.uniform(bound / 2, bound)
 
-    def _log(self, state: tenacity.RetryCallState) -> None:
-        wait = state.upcoming_sleep
-        log.info("%s: attempt %d failed, again in %.1f s: %s", self.name, state.attempt_number, wait, _error(state))
+    def _log(self, state: tenacity.RetryCallState, confidential: bool) -> None:
+        # What a service says may quote what it was sent.
+        error = type(_error(state)).__name__ if confidential else _error(state)
+        log.info(
+            "%s: attempt %d failed, again in %.1f s: %s", self.name, state.attempt_number, state.upcoming_sleep, error
+        )
 
 
 def _error(state: tenacity.RetryCallState) -> BaseException | None:

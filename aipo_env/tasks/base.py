@@ -16,16 +16,25 @@ class Task:
 
     id: str
     """Unique in its family, stable across runs: "test/algebra/2584.json", "rulebook/l2/test/7/42"."""
-    problem: str
-    gold: str
-    """Known to the grader alone: no observation, info, consult request or trace holds it."""
+    problem: str = dataclasses.field(repr=False)
+    """Not part of `repr`, which ends up in logs; neither is `gold`."""
+    gold: str = dataclasses.field(repr=False)
+    """Known to the grader alone: no observation, info, consult request or trace holds it. Empty where a grader needs more
+    than a text (the tests of a program)."""
     metadata: dict[str, object] = dataclasses.field(default_factory=dict)
     """JSON-serialisable facts that may be shown (level, subject)."""
+    confidential: bool = False
+    """Whether its texts must not be written down: traces and renderings then hold lengths in their place."""
 
 
 @runtime_checkable
 class TaskSet(Protocol):
-    """A source of tasks, finite or infinite."""
+    """A source of tasks, finite or infinite.
+
+    A family may have more: `async grade_async(task, answer)`, grading that blocks nobody; `answers`, "program" where an
+    answer is one; `confidential`, whether its texts must not be written down; `provenance()`, what its data are;
+    `default_agents`, the helpers that make sense for it.
+    """
 
     name: str
     """The family's name, as it stands in environment ids."""
@@ -47,6 +56,11 @@ class TaskSet(Protocol):
     def grade(self, task: Task, answer: str) -> Grade:
         """Grades an answer that the policy wrote (the contents of its answer tag)."""
         ...
+
+
+def is_confidential(tasks: TaskSet) -> bool:
+    """Whether the texts of a family must not be written down."""
+    return bool(getattr(tasks, "confidential", False))
 
 
 def check_index(index: int, num_tasks: int | None, name: str) -> int:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import hashlib
 import json
 import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
-from aipo_env.errors import DataFormatError, DataNotFoundError, unknown_id
+import numpy as np
+
+from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError, unknown_id
 
 DATA_VARIABLE = "AIPO_DATA"
 """Environment variable that names a folder with `<family>/<split>.jsonl` files."""
@@ -24,83 +31,264 @@ class HubSource:
     """On the Hugging Face hub, loaded with `datasets`."""
     config: str | None
     splits: tuple[str, ...]
+    """As the family calls them: what they are for, "train" or "test"."""
     fields: tuple[str, ...]
     """The fields that every row must have, as text."""
+    hub_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The hub's names of splits, where it calls them otherwise; they are taken too."""
+    spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Other names of fields, as copies of the data set have them, and the field that each stands for."""
+    numbers: frozenset[str] = frozenset()
+    """Fields that may be numbers as well as texts."""
+    suffixes: tuple[str, ...] = (".jsonl",)
+    """Formats of local files."""
+    reading: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """Options of `datasets` for the format of the hub's files."""
+    gated: bool = False
+    """Whether the hub gives it only to those who accepted its terms."""
+    confidential: bool = False
+    """Whether no message may quote a row."""
+
+    def own_split(self, split: str) -> str:
+        """The family's name of a split that is called by its own or the hub's name."""
+        own = next((own for own, hub in self.hub_splits.items() if hub == split), split)
+        if own not in self.splits:
+            raise unknown_id(f"{self.family} split", split, [*self.splits, *self.hub_splits.values()])
+        return own
 
 
-def load_rows(source: HubSource, split: str, data: str | os.PathLike[str] | None = None) -> list[Row]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Provenance:
+    """What the rows are, as exactly as is known."""
+
+    source: Literal["hub", "file"]
+    repository: str | None = None
+    """On the hub; None for local files, of which nobody knows where they are from."""
+    revision: str | None = None
+    """The commit of the repository, 40 hexadecimal digits, where it is known."""
+    config: str | None = None
+    split: str | None = None
+    """The hub's name of the split; None for local files."""
+    files: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    """Names of the files that were read and their sha256; None where the revision says what they hold."""
+
+    def to_json(self, rows: int) -> dict[str, object]:
+        """As plain values, without paths and clocks: equal data give equal records on every machine.
+
+        Args:
+            rows: how many rows are used.
+        """
+        return {**dataclasses.asdict(self), "files": dict(self.files), "rows": rows}
+
+
+class DataSetTasks:
+    """What the families have in common whose tasks are rows of a data set.
+
+    Args:
+        source: the data set.
+        split: one of its splits.
+        data: a local file or folder; see `load_rows`.
+        revision: of the hub's repository; see `load_rows`.
+    """
+
+    def __init__(
+        self, source: HubSource, split: str, data: str | os.PathLike[str] | None, revision: str | None
+    ) -> None:
+        self._rows, self._provenance = load_rows(source, split, data, revision)
+        self.num_tasks: int | None = len(self._rows)
+
+    def sample_index(self, rng: np.random.Generator) -> int:
+        """Draws a row."""
+        return int(rng.integers(len(self._rows)))
+
+    def provenance(self) -> dict[str, object]:
+        """What the data are, as plain values: repository, revision, config, split, files with their sha256, rows."""
+        return self._provenance.to_json(len(self._rows))
+
+
+def load_rows(
+    source: HubSource, split: str, data: str | os.PathLike[str] | None = None, revision: str | None = None
+) -> tuple[list[Row], Provenance]:
     """Loads a split: from `data`, else from the folder that AIPO_DATA names, else from the hub.
 
     Args:
         source: the data set.
         split: one of its splits.
-        data: a .jsonl file, or a folder with `<family>/<split>.jsonl` or `<split>.jsonl`.
+        data: a file in one of the source's formats, or a folder with `<family>/<split>.jsonl` or `<split>.jsonl`.
+        revision: tag, branch or commit of the hub's repository; by default its newest.
+
+    Returns:
+        The rows, and what they are.
 
     Raises:
         DataNotFoundError: naming both ways to get the data.
         DataFormatError: when a row lacks a field, with the line number.
+        ConfigurationError: for a revision of local files.
     """
-    if split not in source.splits:
-        raise unknown_id(f"{source.family} split", split, source.splits)
-    if data is not None:
-        return read_jsonl(_local_file(source, split, Path(data)), source.fields)
-    if folder := os.environ.get(DATA_VARIABLE):
-        return read_jsonl(_local_file(source, split, Path(folder)), source.fields)
-    return _from_hub(source, split)
+    own = source.own_split(split)
+    folder = local_data(data, revision)
+    if folder is None:
+        return _from_hub(source, own, revision)
+    path = _local_file(source, own, folder)
+    return read_rows(path, source), Provenance("file", files={path.name: sha256(path)})
 
 
-def read_jsonl(path: Path, fields: tuple[str, ...]) -> list[Row]:
-    """Reads a JSON Lines file whose rows must have these text fields."""
-    rows: list[Row] = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataFormatError(f"{path}, line {number}: expected one JSON object a line: {error}.") from error
-            missing = [f for f in fields if not isinstance(row, dict) or not isinstance(row.get(f), str)]
-            if missing:
-                has = sorted(row) if isinstance(row, dict) else type(row).__name__
-                raise DataFormatError(
-                    f"{path}, line {number}: expected the text fields {list(fields)}; the row has {has}."
-                )
-            rows.append(row)
+def local_data(data: str | os.PathLike[str] | None, revision: str | None) -> Path | None:
+    """The local file or folder to read: `data`, else the folder that AIPO_DATA names; None for the hub.
+
+    Raises:
+        ConfigurationError: for a revision of local files.
+    """
+    given = data if data is not None else os.environ.get(DATA_VARIABLE) or None
+    if given is None:
+        return None
+    if revision is not None:
+        raise ConfigurationError(
+            f"revision={revision!r} is one of the hub's repository, and the data are local ({given}). Leave revision out, or "
+            f"data= and {DATA_VARIABLE}."
+        )
+    return Path(given).expanduser()
+
+
+def read_rows(path: Path, source: HubSource) -> list[Row]:
+    """Reads a JSON Lines or .csv file whose rows must have the fields of a data set."""
+    rows = [
+        check_row(row, source, f"{path}, line {number}")
+        for number, row in (_csv_rows(path) if path.suffix == ".csv" else json_rows(path))
+    ]
     if not rows:
         raise DataFormatError(f"{path} holds no rows.")
     return rows
 
 
+def json_rows(path: Path) -> Iterator[tuple[int, object]]:
+    """The line number and the value of each line of a JSON Lines file."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, parse_line(line, f"{path}, line {number}")
+
+
+def parse_line(line: bytes, where: str) -> object:
+    """The value of a line; DataFormatError, which quotes nothing of it, where it is not JSON."""
+    try:
+        return json.loads(line)
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise DataFormatError(f"{where}: expected one JSON object a line: {_without_text(error)}.") from None
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def commit_of(text: object) -> str | None:
+    """The commit hash that a text is, or that stands in a path of the hub's cache; None without one."""
+    match = re.search(r"(?:^|/snapshots/)([0-9a-f]{40})(?:/|$)", str(text))
+    return match[1] if match else None
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            for row in reader:
+                yield reader.line_num, dict(row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataFormatError(
+                f"{path}, line {reader.line_num}: expected comma-separated values in UTF-8: {_without_text(error)}."
+            ) from None
+
+
+def _without_text(error: Exception) -> str:
+    """An error of a parser in words that quote nothing of the text."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos}"
+    return f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else type(error).__name__
+
+
+def check_row(row: object, source: HubSource, where: str) -> Row:
+    """A row under the names of the source's fields; DataFormatError where one is missing or no text."""
+    if not isinstance(row, dict):
+        raise DataFormatError(
+            f"{where}: expected an object with the fields {list(source.fields)}; came a {type(row).__name__}."
+        )
+    named: Row = {source.spellings.get(name, name): value for name, value in row.items() if isinstance(name, str)}
+    wrong = [name for name in source.fields if not _is_text(named.get(name), name in source.numbers)]
+    if wrong:
+        # A file without a header has texts of the data in the place of names.
+        has = "" if source.confidential else f" of the fields {sorted(map(str, row))}"
+        raise DataFormatError(
+            f"{where}: expected the text fields {list(source.fields)}; the row{has} lacks {wrong}, or has no text there."
+        )
+    return named
+
+
+def _is_text(value: object, may_be_number: bool) -> bool:
+    return isinstance(value, str) or (may_be_number and isinstance(value, int | float) and not isinstance(value, bool))
+
+
 def _local_file(source: HubSource, split: str, path: Path) -> Path:
-    path = path.expanduser()
-    candidates = [path] if not path.is_dir() else [path / source.family / f"{split}.jsonl", path / f"{split}.jsonl"]
+    names = dict.fromkeys([split, source.hub_splits.get(split, split)])
+    candidates = (
+        [
+            folder / f"{name}{suffix}"
+            for folder in (path / source.family, path)
+            for name in names
+            for suffix in source.suffixes
+        ]
+        if path.is_dir()
+        else [path]
+    )
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     raise DataNotFoundError(
         f"no {source.family} data (split {split!r}) at {path}: looked for {' and '.join(map(str, candidates))}. "
-        f"Point data= or {DATA_VARIABLE} at a .jsonl file's folder, or leave both out to load "
-        f"{source.repository} from the Hugging Face hub."
+        f"Point data= or {DATA_VARIABLE} at such a file or its folder, or leave both out to load {source.repository} from the "
+        "Hugging Face hub."
     )
 
 
-def _from_hub(source: HubSource, split: str) -> list[Row]:
-    ways = (
-        f"Either pass data= (or set {DATA_VARIABLE}) to a local copy: a .jsonl file with the fields "
-        f"{', '.join(source.fields)}, or a folder with {source.family}/{split}.jsonl; or make {source.repository} reachable "
-        "on the Hugging Face hub with `pip install 'aipo[eval]'`."
-    )
+def _from_hub(source: HubSource, split: str, revision: str | None) -> tuple[list[Row], Provenance]:
     try:
         import datasets
     except ImportError as error:
-        raise DataNotFoundError(
-            f"{source.family} is not here: the package 'datasets' is not installed. {ways}"
-        ) from error
+        raise not_here(source, "the package 'datasets' is not installed", split) from error
+    hub_split = source.hub_splits.get(split, split)
     try:
-        loaded = datasets.load_dataset(source.repository, source.config, split=split)
+        builder = datasets.load_dataset_builder(source.repository, source.config, revision=revision, **source.reading)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset(split=hub_split)
     except Exception as error:  # hub clients raise many kinds; each means "not here", and the cause is chained
-        raise DataNotFoundError(
-            f"{source.family} could not be loaded from the hub ({type(error).__name__}: {str(error)[:200]}). {ways}"
-        ) from error
-    return [dict(row) for row in loaded]
+        # What a parser says of a file may quote it; what a client says of a connection does not.
+        plain = isinstance(error, ConnectionError | FileNotFoundError) or _is_of_client(error)
+        quotes = source.confidential and not plain
+        said = type(error).__name__ + ("" if quotes else f": {str(error)[:200]}")
+        why = f"it could not be loaded from the hub ({said})"
+        raise not_here(source, why, split) from (None if quotes else error)
+    rows = [check_row(dict(row), source, f"{source.repository}, row {i}") for i, row in enumerate(loaded)]
+    provenance = Provenance("hub", source.repository, commit_of(builder.hash), source.config, hub_split)
+    return rows, provenance
+
+
+def _is_of_client(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] == "huggingface_hub"
+
+
+def not_here(source: HubSource, why: str, split: str) -> DataNotFoundError:
+    """The error for a data set that is neither local nor reachable, with both ways to get it."""
+    gate = (
+        f"The hub gives {source.repository} only to those who accepted its terms: log in there, accept them at "
+        f"https://huggingface.co/datasets/{source.repository}, make an access token at "
+        "https://huggingface.co/settings/tokens, and hand it over with `hf auth login` or the variable HF_TOKEN. "
+        if source.gated
+        else ""
+    )
+    formats = " or ".join(source.suffixes)
+    return DataNotFoundError(
+        f"{source.family} is not here: {why}. {gate}Either pass data= (or set {DATA_VARIABLE}) to a local copy: a {formats} "
+        f"file with the fields {', '.join(source.fields)}, or a folder with {source.family}/{split}{source.suffixes[0]}; or "
+        f"make {source.repository} reachable on the Hugging Face hub with `pip install 'aipo[eval]'`."
+    )

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
-
 from aipo_env.grading import MATH500, Grade, grade_answer, grade_async
 from aipo_env.tasks.base import Task, check_index
-from aipo_env.tasks.hub import HubSource, load_rows
+from aipo_env.tasks.hub import DataSetTasks, HubSource
 
 SOURCE = HubSource("math500", "HuggingFaceH4/MATH-500", None, ("test",), ("problem", "answer"))
 
 
-class Math500Tasks:
+class Math500Tasks(DataSetTasks):
     """MATH-500; task i is row i.
 
     Args:
         split: "test" is the only one.
         data: a local .jsonl file or folder; see `aipo_env.tasks.hub.load_rows`.
+        revision: of the hub's repository.
     """
 
     name = "math500"
 
-    def __init__(self, split: str = "test", *, data: str | os.PathLike[str] | None = None) -> None:
-        self._rows = load_rows(SOURCE, split, data)
-        self.num_tasks: int | None = len(self._rows)
+    def __init__(
+        self, split: str = "test", *, data: str | os.PathLike[str] | None = None, revision: str | None = None
+    ) -> None:
+        super().__init__(SOURCE, split, data, revision)
 
     def task(self, index: int) -> Task:
         """The task of this row."""
@@ -36,10 +36,6 @@ class Math500Tasks:
             gold=str(row["answer"]),
             metadata={key: row[key] for key in ("subject", "level") if key in row},
         )
-
-    def sample_index(self, rng: np.random.Generator) -> int:
-        """Draws a row."""
-        return int(rng.integers(len(self._rows)))
 
     def grade(self, task: Task, answer: str) -> Grade:
         """Grades by mathematical equivalence."""

@@ -240,7 +240,7 @@ class RulebookTasks:
             expression, operands = self._draw(rng)
             if _is_test(operands) == (self.split == "test"):
                 break
-        problem = f"{expression}=" if self.style == "terse" else _in_words(expression)
+        problem = f"{expression}=" if self.style == "terse" else in_words(expression)
         return Task(
             id=f"rulebook/l{self.level}/{self.split}/{self.seed}/{index}",
             problem=problem,
@@ -285,7 +285,8 @@ def _is_test(operands: tuple[str, ...]) -> bool:
     return hashlib.blake2b("|".join(operands).encode(), digest_size=1).digest()[0] < 32
 
 
-def _in_words(expression: str) -> str:
+def in_words(expression: str) -> str:
+    """The problem as a language model reads it."""
     return (
         f"Compute {expression}. The operators of the rulebook work on digit strings: each place gives a sum, written with "
         "two digits, and the sums are joined to one digit string."

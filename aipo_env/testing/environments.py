@@ -171,6 +171,11 @@ def _script(env: ConsultEnv) -> list[str | Consult | Answer]:
     return [*consults, *([_MALFORMED] if env.config.max_turns > len(consults) + 1 else []), Answer("no answer")]
 
 
+def _text(action: str | Consult | Answer, env: ConsultEnv) -> str:
+    """An action as the policy would write it."""
+    return action if isinstance(action, str) else markup.render(action, answers=env.config.answers)
+
+
 def _play(env: ConsultEnv, actions: Sequence[Any], seed: int = 5) -> list[_Step]:
     observation, info = env.reset(seed=seed)
     steps: list[_Step] = [(observation, 0.0, False, False, info)]
@@ -325,7 +330,7 @@ def _check_markup(env: ConsultEnv, report: Report) -> None:
 
 def _check_modes(env: ConsultEnv, report: Report) -> None:
     script = _script(env)
-    texts = [action if isinstance(action, str) else markup.render(action) for action in script]
+    texts = [_text(action, env) for action in script]
     names = env.agent_names
     structured: list[str | Mapping[str, Any]] = [
         action
@@ -350,7 +355,7 @@ def _check_modes(env: ConsultEnv, report: Report) -> None:
 
 def _check_tokens(env: ConsultEnv, report: Report) -> None:
     codec = _Characters()
-    script = [action if isinstance(action, str) else markup.render(action) for action in _script(env)]
+    script = [_text(action, env) for action in _script(env)]
     by_text, _ = _again(env, codec=codec)
     by_token, _ = _again(env, codec=codec)
     texts = _play(by_text, script)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from aipo_env.grading import Grade, Verdict
-from aipo_env.tasks.base import Task, TaskSet
+from aipo_env.tasks.base import Task, TaskSet, is_confidential
 from aipo_env.testing.report import Report, shown
 
 HOSTILE_ANSWERS = (
@@ -123,7 +123,14 @@ def _check_tasks(family: TaskSet, other: TaskSet | None, indices: list[int], rep
         finding = f"task({index}) has an empty id or problem."
         report.expect(bool(task.id) and bool(task.problem), finding, rule="empty")
         _check_metadata(task, index, report)
-        if task.gold and task.gold in task.problem:
+        report.expect(
+            task.confidential == is_confidential(family),
+            f"the family says confidential={is_confidential(family)} and task({index}) says {task.confidential}. Pass the "
+            "family's own to Task(confidential=...), so that texts are left out wherever the task goes.",
+            rule="confidential",
+        )
+        # A letter or a digit stands in nearly every problem.
+        if len(task.gold) > 1 and task.gold in task.problem:
             report.remark(f"the gold answer {shown(task.gold)} of task({index}) stands in its problem.")
     ids = [task.id for task in found]
     twice = sorted({i for i in ids if ids.count(i) > 1})
@@ -145,8 +152,10 @@ def _check_tasks(family: TaskSet, other: TaskSet | None, indices: list[int], rep
 
 
 def _difference(task: Task, other: Task | None) -> str:
-    for field in ("id", "problem", "gold", "metadata"):
+    for field in ("id", "problem", "gold", "metadata", "confidential"):
         one, two = getattr(task, field), getattr(other, field, None)
+        if one != two and field == "problem" and task.confidential:
+            return "another problem"
         if one != two:
             return f"the {field} {shown(two)} instead of {shown(one)}"
     return "another task"

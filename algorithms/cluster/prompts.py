@@ -13,6 +13,7 @@ from pathlib import Path
 from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.game import ConsultGame
 from aipo_env.registry import make_game, parse_agents
+from aipo_env.tasks.base import is_confidential
 from algorithms.cluster.options import ClusterConfig
 from algorithms.codec import TransformersCodec
 
@@ -94,8 +95,14 @@ def export_prompts(
         max_length: prompts that leave no token below it are left out; needs the codec.
 
     Raises:
-        ConfigurationError: no prompt is left.
+        ConfigurationError: no prompt is left, or the tasks are confidential.
     """
+    if is_confidential(game.tasks):
+        raise ConfigurationError(
+            f"the tasks of {game.env_id} are confidential, and OpenRLHF reads prompts from a file and prints samples of them. "
+            "Evaluate them with `aipo eval`; or, if the file and the logs stay with you, allow it with the family's option "
+            "(--aipo.env_options keep_texts 1, or --aipo.eval_options)."
+        )
     lines: list[str] = []
     for index in tasks:
         prompt = game.make_episode(index, assisted=False).transcript

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import aipo_env
 from aipo_env.errors import DataFormatError, DataNotFoundError, UnknownIdError
 from aipo_env.tasks.gsm8k import Gsm8kTasks
 from aipo_env.tasks.math500 import Math500Tasks
+from tests.tasks.fake_hub import COMMIT, FakeHub, run_with, serving
+from tests.tasks.small_data import write_small_data
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +49,48 @@ def test_gsm8k_takes_the_number_behind_the_marks(tmp_path: Path) -> None:
     assert not tasks.grade(tasks.task(0), "1009").correct
     with pytest.raises(DataFormatError, match="####"):
         Gsm8kTasks(data=write(tmp_path / "bad.jsonl", {"question": "q", "answer": "18"}))
+
+
+def test_every_family_of_a_data_set_says_what_its_data_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIPO_DATA", str(write_small_data(tmp_path)))
+    files = {
+        "math500": "math500/test.jsonl",
+        "gsm8k": "gsm8k/test.jsonl",
+        "aime24": "aime24/train.jsonl",
+        "aime25": "aime25/test.jsonl",
+        "gpqa-diamond": "gpqa-diamond/test.csv",
+        "livecodebench": "livecodebench/test.jsonl",
+    }
+    for env_id, name in files.items():
+        tasks = aipo_env.make(f"{env_id}-consult").tasks
+        provenance = tasks.provenance()  # type: ignore[attr-defined]
+        path = tmp_path / name
+        assert json.loads(json.dumps(provenance)) == provenance
+        assert provenance["files"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+        expected = {"source": "file", "repository": None, "revision": None, "config": None, "split": None}
+        assert provenance.items() >= expected.items()
+        assert provenance["rows"] == tasks.num_tasks
+
+
+def test_the_hubs_data_of_a_revision(tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="the extra 'eval' is not installed")
+    row = {"question": "How many?", "answer": "#### 5"}
+    card = b"---\nconfigs:\n- config_name: main\n  data_files:\n  - split: test\n    path: t.jsonl\n---\n"
+    files = {"openai/gsm8k": {"README.md": card, "t.jsonl": json.dumps(row).encode() + b"\n"}}
+    code = "import json, aipo_env; print(json.dumps(aipo_env.make('gsm8k', revision='v1').tasks.provenance()))"
+    with serving(FakeHub(files)) as hub:
+        process = run_with(hub, code, tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout) == {
+        "source": "hub",
+        "repository": "openai/gsm8k",
+        "revision": COMMIT,
+        "config": "main",
+        "split": "test",
+        "files": {},
+        "rows": 1,
+    }
+    assert any(asked.startswith("/datasets/openai/gsm8k/resolve/v1/") for asked in hub.asked)
 
 
 def test_what_is_missing_names_both_ways(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from aipo_env.fences import last_program
+
 _LONGEST_TEXT = 1_000_000
-_PYTHON = frozenset({"python", "python3", "py", "py3"})
 
 
 def extract_code(text: str) -> str | None:
@@ -17,24 +18,5 @@ def extract_code(text: str) -> str | None:
     Args:
         text: what the policy wrote.
     """
-    marked: str | None = None
-    plain: str | None = None
-    fence, language, block = "", "", list[str]()
-    for line in text[-_LONGEST_TEXT:].split("\n"):
-        bare = line.strip()
-        ticks = len(bare) - len(bare.lstrip("`"))
-        if not fence:
-            if ticks >= 3 and "`" not in bare[ticks:]:
-                words = bare[ticks:].strip().lower().split()
-                fence, language, block = bare[:ticks], words[0] if words else "", []
-        elif ticks >= len(fence) and ticks == len(bare):
-            if language in _PYTHON:
-                marked = "\n".join(block)
-            elif not language:
-                plain = "\n".join(block)
-            fence = ""
-        else:
-            block.append(line.removesuffix("\r"))
-    if marked is None and fence and language in _PYTHON:
-        marked = "\n".join(block)
-    return marked if marked is not None else plain
+    block = last_program(text[-_LONGEST_TEXT:])
+    return None if block is None else block.code
