@@ -16,6 +16,9 @@ from torch import Tensor
 from aipo_env.errors import ConfigurationError
 from algorithms.config import AdvantageEstimator
 
+STD_EPSILON = 1e-4
+"""Added to a group's standard deviation, as TRL does."""
+
 
 def compute_advantages(
     rewards_S: Float[Tensor, " samples"],
@@ -48,6 +51,46 @@ def compute_advantages(
     return mean_whitened_advantages(rewards_S, group_ids_S, num_tokens_S)
 
 
+def agent_advantages(
+    rewards_S: Float[Tensor, " samples"],
+    group_ids_S: Int[Tensor, " samples"],
+    solo_S: Bool[Tensor, " samples"],
+    estimator: AdvantageEstimator,
+    num_tokens_S: Int[Tensor, " samples"] | None = None,
+) -> Float[Tensor, " samples"]:
+    """The advantages of AGENT tokens with the solo baseline: R - mean of the group's solo samples.
+
+    Derived in `docs/objective.md`, section 5.
+
+    What `estimator` divides by (a group's or the batch's standard deviation) is divided by here too, so that AGENT and
+    POLICY advantages keep one unit. A group without solo samples gets `compute_advantages`.
+
+    Args:
+        rewards_S: one finite reward per sample.
+        group_ids_S: the sample's group; any integers.
+        solo_S: whether the sample was rolled out without help.
+        estimator: as for `compute_advantages`.
+        num_tokens_S: as for `compute_advantages`.
+
+    Raises:
+        ConfigurationError: as for `compute_advantages`.
+    """
+    usual_S = compute_advantages(rewards_S, group_ids_S, estimator, num_tokens_S)
+    _check_same_length(rewards_S, solo_S)
+    group_S, _ = _groups(rewards_S, group_ids_S)
+    num_solo_S = _group_sum(solo_S.to(rewards_S.dtype), group_S)
+    solo_mean_S = _group_sum(rewards_S * solo_S, group_S) / num_solo_S.clamp(min=1)
+    raw_S = rewards_S - solo_mean_S
+    if estimator == "mean_std":
+        raw_S = raw_S / (_group_std(rewards_S, group_ids_S) + STD_EPSILON)
+    elif estimator == "mean_whitened":
+        assert num_tokens_S is not None  # compute_advantages refuses it
+        _, deviation = _token_moments(mean_advantages(rewards_S, group_ids_S), num_tokens_S)
+        raw_S = raw_S / deviation
+    raw_S = torch.where(_has_spread(rewards_S, group_S), raw_S, torch.zeros_like(raw_S))
+    return torch.where(num_solo_S > 0, raw_S, usual_S)
+
+
 def mean_advantages(
     rewards_S: Float[Tensor, " samples"], group_ids_S: Int[Tensor, " samples"]
 ) -> Float[Tensor, " samples"]:
@@ -59,13 +102,11 @@ def mean_advantages(
 
 
 def mean_std_advantages(
-    rewards_S: Float[Tensor, " samples"], group_ids_S: Int[Tensor, " samples"], epsilon: float = 1e-4
+    rewards_S: Float[Tensor, " samples"], group_ids_S: Int[Tensor, " samples"], epsilon: float = STD_EPSILON
 ) -> Float[Tensor, " samples"]:
     """(R - mean) / (std + epsilon) of the group, std with n - 1 (GRPO, arXiv 2402.03300)."""
     centered_S = mean_advantages(rewards_S, group_ids_S)
-    group_S, size_S = _groups(rewards_S, group_ids_S)
-    variance_S = _group_sum(centered_S.square(), group_S) / (size_S - 1).clamp(min=1)
-    return centered_S / (variance_S.sqrt() + epsilon)
+    return centered_S / (_group_std(rewards_S, group_ids_S) + epsilon)
 
 
 def leave_one_out_advantages(
@@ -91,10 +132,8 @@ def mean_whitened_advantages(
     """
     centered_S = mean_advantages(rewards_S, group_ids_S)
     _check_same_length(rewards_S, num_tokens_S)
-    weights_S = num_tokens_S.to(rewards_S.dtype) / num_tokens_S.sum().clamp(min=1)
-    shifted_S = centered_S - (weights_S * centered_S).sum()
-    variance = (weights_S * shifted_S.square()).sum()
-    return shifted_S * variance.clamp(min=1e-8).rsqrt()
+    mean, deviation = _token_moments(centered_S, num_tokens_S)
+    return (centered_S - mean) / deviation
 
 
 def informative_groups(
@@ -143,6 +182,23 @@ def expand_to_tokens(
     # One zero in front, which padding reads; it also makes a batch without sequences indexable.
     padded = torch.cat([advantages_S.new_zeros(1), advantages_S])
     return padded[sequence_ids_T.clamp(min=-1).long() + 1]
+
+
+def _group_std(rewards_S: Float[Tensor, " samples"], group_ids_S: Int[Tensor, " samples"]) -> Float[Tensor, " samples"]:
+    """For each sample the standard deviation (n - 1) of its group's rewards."""
+    group_S, size_S = _groups(rewards_S, group_ids_S)
+    centered_S = mean_advantages(rewards_S, group_ids_S)
+    return (_group_sum(centered_S.square(), group_S) / (size_S - 1).clamp(min=1)).sqrt()
+
+
+def _token_moments(
+    values_S: Float[Tensor, " samples"], num_tokens_S: Int[Tensor, " samples"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean and standard deviation (at least 1e-4) over the batch's tokens, each of which has its sample's value."""
+    weights_S = num_tokens_S.to(values_S.dtype) / num_tokens_S.sum().clamp(min=1)
+    mean = (weights_S * values_S).sum()
+    variance = (weights_S * (values_S - mean).square()).sum()
+    return mean, variance.clamp(min=1e-8).sqrt()
 
 
 def _groups(

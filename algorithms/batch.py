@@ -40,6 +40,7 @@ def micro_batches(
     size: int,
     *,
     pad_id: int,
+    agent_advantages_S: Float[Tensor, " samples"] | None = None,
     device: torch.device | str = "cpu",
 ) -> list[MicroBatch]:
     """Cuts a batch into micro-batches of at most `size` sequences, those of like length together.
@@ -51,11 +52,20 @@ def micro_batches(
         advantages_S: one advantage each.
         size: sequences in a micro-batch.
         pad_id: any id.
+        agent_advantages_S: those of AGENT tokens, where they differ from the POLICY tokens'.
         device: where the tensors go.
     """
+    if agent_advantages_S is None:
+        agent_advantages_S = advantages_S
     order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].token_ids))
     return [
-        _pack([(i, trajectories[i]) for i in order[start : start + size]], advantages_S, pad_id, device)
+        _pack(
+            [(i, trajectories[i]) for i in order[start : start + size]],
+            advantages_S,
+            agent_advantages_S,
+            pad_id,
+            device,
+        )
         for start in range(0, len(order), size)
     ]
 
@@ -63,6 +73,7 @@ def micro_batches(
 def _pack(
     rows: Sequence[tuple[int, Trajectory]],
     advantages_S: Float[Tensor, " samples"],
+    agent_advantages_S: Float[Tensor, " samples"],
     pad_id: int,
     device: torch.device | str,
 ) -> MicroBatch:
@@ -81,13 +92,19 @@ def _pack(
         sequences[row] = index
     selected = (sources == Source.POLICY) | (sources == Source.AGENT)
     sequence_ids_T = sequences[selected]
+    sources_T = sources[selected]
+    advantages_T = torch.where(
+        sources_T == Source.AGENT,
+        expand_to_tokens(agent_advantages_S, sequence_ids_T),
+        expand_to_tokens(advantages_S, sequence_ids_T),
+    )
     return MicroBatch(
         input_ids_BL=ids.to(device),
         attention_mask_BL=mask.to(device),
         selected_BL=selected.to(device),
-        sources_T=sources[selected].to(device),
+        sources_T=sources_T.to(device),
         behaviour_logprobs_T=logprobs[selected].to(device),
-        advantages_T=expand_to_tokens(advantages_S, sequence_ids_T).to(device),
+        advantages_T=advantages_T.to(device),
         sequence_ids_T=sequence_ids_T.to(device),
         prompt_lengths_B=[len(t.segments[0].token_ids) for _, t in rows],
     )

@@ -14,6 +14,8 @@ RatioLevel = Literal["token", "sequence"]
 Surrogate = Literal["clip", "cispo"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
 AgentNormalizer = Literal["policy_tokens", "agent_tokens"]
+PolicyBaseline = Literal["mode", "group"]
+AgentBaseline = Literal["solo", "group"]
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,16 @@ PRESETS: dict[Algorithm, PolicyRule] = {
 }
 """A rule per algorithm. `group_mean`, the default, is Dr.GRPO's advantage with DAPO's clip and token mean."""
 
-_AGENT_FIELDS = frozenset({"agent_weight", "agent_normalizer", "c_min", "c_max", "delta", "luffy_gamma"})
+_AGENT_FIELDS = frozenset(
+    {"agent_weight", "agent_normalizer", "agent_baseline", "c_min", "c_max", "delta", "luffy_gamma"}
+)
 
 AGENT_LOSS_FIELDS: dict[str, frozenset[str]] = {
     "mask": frozenset(),
-    "clone": frozenset({"agent_weight", "agent_normalizer", "delta"}),
-    "is": frozenset({"agent_weight", "agent_normalizer"}),
-    "luffy": frozenset({"agent_weight", "agent_normalizer", "luffy_gamma"}),
-    "aipo": frozenset({"agent_weight", "agent_normalizer", "c_min", "c_max", "delta"}),
+    "clone": frozenset({"agent_weight", "agent_normalizer", "agent_baseline", "delta"}),
+    "is": frozenset({"agent_weight", "agent_normalizer", "agent_baseline"}),
+    "luffy": frozenset({"agent_weight", "agent_normalizer", "agent_baseline", "luffy_gamma"}),
+    "aipo": frozenset({"agent_weight", "agent_normalizer", "agent_baseline", "c_min", "c_max", "delta"}),
 }
 """The agent fields that each `agent_loss` reads; a loss that reads `delta` has the trust region."""
 
@@ -90,6 +94,9 @@ class ObjectiveConfig:
     """Overrides the preset's aggregation."""
     constant_length: int | None = None
     """Tokens per sequence in the divisor of `constant_length` (Dr.GRPO: the longest allowed response)."""
+    policy_baseline: PolicyBaseline = "mode"
+    """What a rollout's reward is compared with for POLICY tokens. `mode`: the rollouts of the same prompt and the same mode,
+    assisted or solo. `group`: all rollouts of the prompt."""
     agent_loss: str = "aipo"
     """Term for AGENT tokens: `aipo`, `mask`, `clone`, `is`, `luffy`, or a registered name."""
     agent_weight: float = 1.0
@@ -98,6 +105,9 @@ class ObjectiveConfig:
     """Divisor of the AGENT term. `policy_tokens`: an AGENT token weighs as much as an average POLICY token.
     `agent_tokens`: the mean over AGENT tokens, so the term's size does not depend on how often help is
     asked."""
+    agent_baseline: AgentBaseline = "solo"
+    """What a reply's reward is compared with. `solo`: the mean of the group's solo rollouts, which is what the policy gets
+    without help; the group's mean where it has none. `group`: the mean of all rollouts of the prompt."""
     c_min: float = 1.0
     """Floor of pi / mu where A > 0. At least 0. Read by `aipo`."""
     c_max: float = 2.0

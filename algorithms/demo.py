@@ -27,14 +27,21 @@ SUMMARY = "summary.json"
 STEPS = 120
 TEST_TASKS, TEST_SAMPLES = 200, 8
 
-METHODS: Mapping[str, tuple[str, float]] = {
-    "aipo": ("aipo", 0.5),
-    "mask": ("mask", 0.5),
-    "grpo": ("mask", 1.0),
-    "clone": ("clone", 0.5),
-    "luffy": ("luffy", 0.5),
+METHODS: Mapping[str, tuple[ObjectiveConfig, float]] = {
+    "aipo": (ObjectiveConfig(agent_weight=2.0), 0.5),
+    "mask": (ObjectiveConfig(agent_loss="mask", policy_baseline="group"), 0.5),
+    "grpo": (ObjectiveConfig(agent_loss="mask", policy_baseline="group"), 1.0),
+    "clone": (
+        ObjectiveConfig(agent_loss="clone", agent_weight=2.0, policy_baseline="group", agent_baseline="group"),
+        0.5,
+    ),
+    "luffy": (
+        ObjectiveConfig(agent_loss="luffy", agent_weight=2.0, policy_baseline="group", agent_baseline="group"),
+        0.5,
+    ),
 }
-"""Method to (loss on helpers' tokens, share of rollouts without help). `grpo` never sees a helper."""
+"""Method to (objective, share of rollouts without help). `grpo` never sees a helper. Only `aipo` has baselines of its own; the
+others compare all rollouts of a prompt with each other."""
 LABELS = {
     "start": "start policy",
     "grpo": "GRPO, no helpers",
@@ -49,7 +56,7 @@ def demo_config(
     method: str, out: Path, *, seed: int = 0, steps: int | None = None, test_tasks: int = TEST_TASKS
 ) -> TrainConfig:
     """The run of one method; "start" is the same run of zero steps."""
-    agent_loss, solo_share = METHODS.get(method, ("mask", 0.5))
+    objective, solo_share = METHODS.get(method, METHODS["mask"])
     return TrainConfig(
         env="rulebook-consult",
         env_options={"level": 2, "operators": "@", "style": "terse", "prompt": "bare", "max_reply_chars": 40},
@@ -57,8 +64,10 @@ def demo_config(
         out=out / method,
         seed=seed,
         steps=0 if method == "start" else STEPS if steps is None else steps,
+        prompts_per_step=32,
+        samples_per_prompt=8,
         solo_share=solo_share,
-        objective=ObjectiveConfig(agent_weight=2.0).with_agent_loss(agent_loss),
+        objective=objective,
         learning_rate=3e-4,
         final_learning_rate=0.3,
         betas=(0.9, 0.95),

@@ -56,6 +56,8 @@ class TrainConfig:
     """Rollouts in a group."""
     solo_share: float = 0.5
     """Share of each group that is rolled out without help. 1 trains without helpers at all."""
+    final_solo_share: float | None = None
+    """The share at the last step, reached linearly: 1 takes the help away by and by. None keeps `solo_share`."""
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     """What is maximised."""
     sampling: SamplingConfig = dataclasses.field(default_factory=lambda: SamplingConfig(max_tokens=64))
@@ -103,8 +105,10 @@ class TrainConfig:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ConfigurationError(f"{name} must be at least {value}, got {getattr(self, name)}.")
-        if not 0 <= self.solo_share <= 1:
-            raise ConfigurationError(f"solo_share is a share between 0 and 1, got {self.solo_share}.")
+        for name in ("solo_share", "final_solo_share"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ConfigurationError(f"{name} is a share between 0 and 1, got {share}.")
         if self.samples_per_prompt < 2:
             raise ConfigurationError(
                 "a group needs at least 2 samples, or every advantage is 0; raise samples_per_prompt."
@@ -123,7 +127,13 @@ class TrainConfig:
         if self.overlong_buffer > self.sampling.max_tokens:
             raise ConfigurationError("overlong_buffer must fit into sampling.max_tokens.")
 
+    def num_solo(self, step: int) -> int:
+        """Rollouts of each group that get no help in the step after `step` finished ones."""
+        final = self.solo_share if self.final_solo_share is None else self.final_solo_share
+        progress = min(1.0, step / max(1, self.steps - 1))
+        return round((self.solo_share + (final - self.solo_share) * progress) * self.samples_per_prompt)
+
     @property
-    def num_solo(self) -> int:
-        """Rollouts of each group that get no help."""
-        return round(self.solo_share * self.samples_per_prompt)
+    def ever_assisted(self) -> bool:
+        """Whether any rollout of the run gets help."""
+        return min(self.num_solo(0), self.num_solo(max(0, self.steps - 1))) < self.samples_per_prompt

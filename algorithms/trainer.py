@@ -24,7 +24,7 @@ from aipo_env.errors import ConfigurationError
 from aipo_env.registry import AgentLike, env_spec, parse_agents
 from aipo_env.trajectory import Source, TraceWriter, Trajectory
 from algorithms import batch as batches
-from algorithms.advantages import compute_advantages, informative_groups, overlong_penalty
+from algorithms.advantages import agent_advantages, compute_advantages, informative_groups, overlong_penalty
 from algorithms.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from algorithms.evaluation import evaluate
 from algorithms.logprobs import token_logprobs
@@ -59,7 +59,7 @@ class Trainer:
         if agents is None and config.agents:
             agents = parse_agents(config.agents)
         options: dict[str, Any] = dict(config.env_options) | ({} if agents is None else {"agents": agents})
-        if config.num_solo < config.samples_per_prompt and not env_spec(config.env).assisted:
+        if config.ever_assisted and not env_spec(config.env).assisted:
             raise ConfigurationError(
                 f"{config.env} is solo, but solo_share={config.solo_share} asks for assisted rollouts. Use the id that ends in "
                 "'-consult', or solo_share=1."
@@ -107,7 +107,7 @@ class Trainer:
         config = self.config
         kept: list[Trajectory] = []
         for attempt in range(1 + config.dynamic_sampling):
-            fresh = self.roller.rollout(self._requests(attempt), self._seed(_SAMPLING, attempt))
+            fresh = self.roller.rollout(self._requests(attempt), self.sampling_seed(attempt))
             if config.dynamic_sampling == 0:
                 return fresh
             keep = informative_groups(batches.rewards(fresh), batches.group_ids(fresh)).tolist()
@@ -125,15 +125,17 @@ class Trainer:
     def update(self, trajectories: Sequence[Trajectory]) -> Metrics:
         """The optimizer steps on one batch."""
         config = self.config
-        advantages_S = self._advantages(trajectories)
+        advantages_S, agent_advantages_S = self._advantages(trajectories)
         normalizer = batches.count_tokens(trajectories)
         # Where the advantage is zero the gradient is: such rows count in the divisors, and cost no pass.
-        learns = [i for i, a in enumerate(advantages_S.tolist()) if a != 0 or self._reference is not None]
+        learns_S = (advantages_S != 0) | (agent_advantages_S != 0) | (self._reference is not None)
+        learns = learns_S.nonzero().squeeze(1).tolist()
         parts = batches.micro_batches(
             [trajectories[i] for i in learns],
             advantages_S[learns],
             config.micro_batch_size,
             pad_id=self.policy.tokenizer.pad_token_id or 0,
+            agent_advantages_S=agent_advantages_S[learns],
             device=config.device,
         )
         # With one update the current policy is the old one: no pass is spent on it.
@@ -177,7 +179,14 @@ class Trainer:
                 )
             self.optimizer.step()
         metrics = {name: value for name, value in combine_metrics(sums).items() if not name.startswith("tokens/")}
+        bears_loss = {Source.POLICY} | ({Source.AGENT} if config.objective.agent_loss != "mask" else set())
         return metrics | {
+            "tokens/trained": 0.0
+            + sum(
+                float(((part.sources_T == source) & (part.advantages_T != 0)).sum())
+                for part in parts
+                for source in bears_loss
+            ),
             "learning_rows": len(learns) / max(1, len(trajectories)),
             "grad_norm": grad_norm,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
@@ -279,28 +288,40 @@ class Trainer:
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
+    def sampling_seed(self, attempt: int) -> int:
+        """Seeds the sampling of this step's rollouts."""
+        return self._seed(_SAMPLING, attempt)
+
     def _requests(self, attempt: int) -> list[RolloutRequest]:
         config = self.config
         rng = np.random.default_rng(self._seed(_TASKS, attempt))
+        num_solo = config.num_solo(self.step)
         requests = []
         for group in range(config.prompts_per_step):
             index = self.env.tasks.sample_index(rng)
             for sample, seed in enumerate(rng.integers(2**31, size=config.samples_per_prompt)):
-                assisted = sample >= config.num_solo
+                assisted = sample >= num_solo
                 requests.append(RolloutRequest(index, assisted=assisted, seed=int(seed), group=group, sample=sample))
         return requests
 
-    def _advantages(self, trajectories: Sequence[Trajectory]) -> Float[Tensor, " samples"]:
+    def _advantages(
+        self, trajectories: Sequence[Trajectory]
+    ) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
+        """The advantages of the POLICY tokens, and of the AGENT tokens, of each trajectory."""
         config = self.config
         rewards_S = batches.rewards(trajectories)
         counts_S = torch.tensor(list(batches.policy_token_counts(trajectories)))
         if config.overlong_buffer:
             rewards_S = rewards_S + overlong_penalty(counts_S, config.sampling.max_tokens, config.overlong_buffer)
-        # The baseline is the whole group's, solo and assisted together: help keeps a positive advantage exactly as long
-        # as the policy fails without it.
-        return compute_advantages(
-            rewards_S, batches.group_ids(trajectories), config.objective.policy_rule.advantage, counts_S
-        )
+        # Derived in docs/objective.md, section 5: whether help came is no choice of the policy, so its own tokens are compared
+        # within their mode; a reply is compared with what the policy gets without it, so its push ends when solo succeeds.
+        groups_S, estimator = batches.group_ids(trajectories), config.objective.policy_rule.advantage
+        solo_S = torch.tensor([not t.assisted for t in trajectories])
+        compared_S = 2 * groups_S + solo_S if config.objective.policy_baseline == "mode" else groups_S
+        advantages_S = compute_advantages(rewards_S, compared_S, estimator, counts_S)
+        if config.objective.agent_baseline == "group":
+            return advantages_S, compute_advantages(rewards_S, groups_S, estimator, counts_S)
+        return advantages_S, agent_advantages(rewards_S, groups_S, solo_S, estimator, counts_S)
 
     @torch.no_grad()
     def _logprobs(self, model: torch.nn.Module, part: batches.MicroBatch) -> Tensor:

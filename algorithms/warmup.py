@@ -25,10 +25,10 @@ import torch
 from torch.nn import functional
 
 from aipo_env import markup
-from aipo_env.tasks.rulebook import LEVELS, OPERATORS, Operator, Term, evaluate_expansion
+from aipo_env.tasks.rulebook import LEVELS, OPERATORS, Operator, Style, Term, evaluate_expansion, in_words
 from algorithms.codec import TransformersCodec
 from algorithms.policies import Policy
-from algorithms.policies.embedded_model import build_model, build_tokenizer
+from algorithms.policies.embedded_model import Architecture, build_model, build_tokenizer
 
 DIGITS = 3
 KNOWN_OPERATORS = "ABCDEFGHIJKLMNOPQRSTUVWX"
@@ -45,6 +45,8 @@ class WarmupConfig:
     """Sequences in a batch."""
     learning_rate: float = 2e-3
     """AdamW's peak; a linear rise over 100 steps, then a cosine down to 5 %."""
+    architecture: Architecture = "llama"
+    """Of the model; see `algorithms.policies.embedded_model`."""
     layers: int = 3
     """Transformer layers."""
     hidden: int = 96
@@ -55,6 +57,8 @@ class WarmupConfig:
     """Share of sequences on known operators."""
     asked_share: float = 0.4
     """Share of sequences that compute from a reply of random digits; the rest guess, half of them after asking."""
+    style: Style = "terse"
+    """How problems are put: `473@128=`, or in words for a language model."""
     shared_digits: int = 2
     """The most digits of one place's sum that a known operator may share with a rulebook operator; 3 would be the rule."""
     seed: int = 0
@@ -107,7 +111,7 @@ def make_sequence(
         parts = [(ask, True), (answer, True)]
     else:
         parts = [(answer, True)]
-    ids = codec.encode_prompt(f"{expression}=")
+    ids = codec.encode_prompt(f"{expression}=" if config.style == "terse" else in_words(expression))
     loss = [False] * len(ids)
     for text, bears_loss in parts:
         piece = codec.encode_tag(text)
@@ -117,18 +121,34 @@ def make_sequence(
 
 
 def warm_up(
-    config: WarmupConfig, folder: Path | None = None, on_step: Callable[[int, float], None] | None = None
+    config: WarmupConfig,
+    folder: Path | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    *,
+    policy: Policy | None = None,
+    device: str = "cpu",
 ) -> Policy:
-    """Trains the embedded policy.
+    """Trains the embedded policy, or teaches the same to another one.
 
     Args:
         config: the recipe; the defaults made the weights that the package carries.
         folder: where to save it; None for nowhere.
         on_step: called with the step and its loss.
+        policy: is trained in place, in place of a freshly initialised one.
+        device: a torch device, for a freshly initialised one.
     """
-    tokenizer = build_tokenizer()
-    codec = TransformersCodec(tokenizer)
-    model = build_model(tokenizer, layers=config.layers, hidden=config.hidden, heads=config.heads, seed=config.seed)
+    if policy is None:
+        tokenizer = build_tokenizer()
+        model = build_model(
+            tokenizer,
+            architecture=config.architecture,
+            layers=config.layers,
+            hidden=config.hidden,
+            heads=config.heads,
+            seed=config.seed,
+        )
+        policy = Policy("embedded", model.to(device), TransformersCodec(tokenizer))
+    model, codec = policy.model, policy.codec
     rules = make_rules(config)
     rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(1,)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -146,8 +166,8 @@ def warm_up(
                 for row in rows
             ]
         )
-        logits_BLV = model(input_ids=ids_BL[:, :-1], use_cache=False).logits
-        loss = functional.cross_entropy(logits_BLV.flatten(0, 1), labels_BL[:, 1:].flatten())
+        logits_BLV = model(input_ids=ids_BL[:, :-1].to(model.device), use_cache=False).logits
+        loss = functional.cross_entropy(logits_BLV.flatten(0, 1), labels_BL[:, 1:].flatten().to(model.device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -155,7 +175,6 @@ def warm_up(
         if on_step is not None:
             on_step(step + 1, loss.item())
     model.eval()
-    policy = Policy("embedded", model, codec)
     if folder is not None:
         policy.save(folder)
     return policy

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from aipo_env.errors import ConfigurationError
 from algorithms.advantages import (
+    agent_advantages,
     compute_advantages,
     expand_to_tokens,
     informative_groups,
@@ -150,3 +151,42 @@ def test_expand_to_tokens():
     assert expand_to_tokens(torch.zeros(0), torch.tensor([-1, -1])).tolist() == [0.0, 0.0]
     with pytest.raises(IndexError):
         expand_to_tokens(torch.tensor([0.5]), torch.tensor([1]))
+
+
+SOLO = torch.tensor([True, True, False, False, True, False])
+
+
+def test_solo_baseline_by_hand():
+    """Group 7 has the rewards 1, 0, 0.5 (solo: 1 and 0.5), group 2 has 0, 2, 0.5 (solo: 0)."""
+    expected = torch.tensor([0.25, 0.0, -0.75, 2.0, -0.25, 0.5], dtype=torch.float64)
+    for estimator in ("mean", "leave_one_out"):
+        torch.testing.assert_close(agent_advantages(REWARDS, GROUPS, SOLO, estimator), expected)
+    std = {7: statistics.stdev([1.0, 0.0, 0.5]), 2: statistics.stdev([0.0, 2.0, 0.5])}
+    divisor = torch.tensor([std[int(g)] + 1e-4 for g in GROUPS], dtype=torch.float64)
+    torch.testing.assert_close(agent_advantages(REWARDS, GROUPS, SOLO, "mean_std"), expected / divisor)
+    tokens = torch.tensor([3, 1, 4, 1, 5, 9])
+    centered = mean_advantages(REWARDS, GROUPS).repeat_interleave(tokens)
+    torch.testing.assert_close(
+        agent_advantages(REWARDS, GROUPS, SOLO, "mean_whitened", tokens), expected / centered.std(correction=0)
+    )
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_solo_baseline_without_solo_samples_is_the_groups(estimator):
+    none = torch.zeros(6, dtype=torch.bool)
+    assert torch.equal(
+        agent_advantages(REWARDS, GROUPS, none, estimator), compute_advantages(REWARDS, GROUPS, estimator)
+    )
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_help_that_changes_nothing_teaches_nothing(estimator):
+    """Solo and assisted rollouts of a group all earn the same: 0.1 three times has a rounded mean."""
+    rewards = torch.full((6,), 0.1)
+    assert torch.equal(agent_advantages(rewards, GROUPS, SOLO, estimator), torch.zeros(6))
+
+
+def test_the_solo_baseline_does_not_depend_on_the_assisted_rewards():
+    other = torch.where(SOLO, REWARDS, REWARDS + 3.0)
+    moved = agent_advantages(other, GROUPS, SOLO, "mean") - agent_advantages(REWARDS, GROUPS, SOLO, "mean")
+    torch.testing.assert_close(moved, torch.where(SOLO, 0.0, 3.0).double())

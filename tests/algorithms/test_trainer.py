@@ -157,6 +157,52 @@ def test_groups_mix_solo_and_assisted_rollouts_of_one_task(tmp_path: Path) -> No
         assert len({t.task_id for t in trajectories}) == 3
 
 
+def test_baselines_by_mode_and_of_solo_rollouts(tmp_path: Path) -> None:
+    """Rewards 1 for every assisted rollout and for the first solo one of a group of 2 + 2."""
+    objective = ObjectiveConfig(policy_baseline="mode", agent_baseline="solo")
+    trainer = make(tmp_path, lambda t: float(t.assisted or t.sample == 0), objective=objective)
+    trajectories = trainer.collect()
+    policy_S, agent_S = trainer._advantages(trajectories)
+    for trajectory, policy, agent in zip(trajectories, policy_S.tolist(), agent_S.tolist(), strict=True):
+        if trajectory.assisted:
+            assert (policy, agent) == (0.0, 0.5)
+        else:
+            assert policy == (0.5 if trajectory.sample == 0 else -0.5)
+    shared = make(
+        tmp_path,
+        lambda t: float(t.assisted or t.sample == 0),
+        objective=ObjectiveConfig(policy_baseline="group", agent_baseline="group"),
+    )
+    policy_S, agent_S = shared._advantages(trajectories)
+    assert torch.equal(policy_S, agent_S)
+    assert policy_S.reshape(3, 4).tolist() == [[0.25, -0.75, 0.25, 0.25]] * 3
+
+
+def test_replies_learn_where_the_rollouts_of_their_mode_all_succeed(tmp_path: Path) -> None:
+    """With baselines by mode no POLICY token has an advantage here; the replies do, and the tokens that bore loss are counted."""
+    objective = ObjectiveConfig(policy_baseline="mode", agent_baseline="solo")
+    trainer = make(tmp_path, lambda t: float(t.assisted), objective=objective)
+    metrics, trajectories = trainer.train_step()
+    replies = sum(t.count(Source.AGENT) for t in trajectories)
+    assert replies > 0
+    assert metrics["tokens/trained"] == replies
+    assert metrics["grad_norm"] > 0
+    masked = make(
+        tmp_path, lambda t: float(t.assisted), objective=ObjectiveConfig(agent_loss="mask", policy_baseline="group")
+    )
+    metrics, trajectories = masked.train_step()
+    assert metrics["tokens/trained"] == sum(t.count(Source.POLICY) for t in trajectories)
+
+
+def test_help_can_be_taken_away_by_and_by(tmp_path: Path) -> None:
+    trainer = make(tmp_path, steps=3, solo_share=0.0, final_solo_share=1.0)
+    shares = []
+    for _ in range(3):
+        _, trajectories = trainer.train_step()
+        shares.append(sum(not t.assisted for t in trajectories) / len(trajectories))
+    assert shares == [0.0, 0.5, 1.0]
+
+
 def test_every_algorithm_and_every_agent_loss_learns_something(tmp_path: Path) -> None:
     def helped(trajectory: Trajectory) -> float:
         return float(trajectory.num_consults > 0) + 0.25 * (trajectory.count(Source.POLICY) % 2)

@@ -1,0 +1,76 @@
+"""`python -m benchmarks.boundary`: runs the study, then writes its tables, figures and `boundary.json`.
+
+`--minutes` stops it, and the same command goes on; `--only` runs a part. A run is one thread: give as many `--processes` as
+there are cores. The full form is about 180 runs of two to three minutes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import tyro
+
+from aipo_env.errors import AipoError, unknown_id
+from benchmarks.boundary.design import Form, full_design, quick_design
+from benchmarks.boundary.study import run_study
+from benchmarks.boundary.write_up import write_up
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is run, and where it goes."""
+
+    form: Form = "quick"
+    """quick: the claim at one seed, a quarter of an hour on two cores. full: every run whose result is recorded."""
+    only: tuple[str, ...] = ()
+    """Tables of the full form that are run: methods, noise, cells, or names of ablations; empty for all."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the full form."""
+    out: Path = Path("runs/boundary")
+    """Finished runs are kept here, and not run again."""
+    results: Path | None = None
+    """Where tables, figures and boundary.json go; `out` if left out."""
+    processes: int = 2
+    """Runs at the same time, one thread each."""
+    problems: int | None = None
+    """Boundary problems of the final measurement: 64, in the quick form 32."""
+    device: str = "cpu"
+    """A torch device."""
+    minutes: float | None = None
+    """Stops after so long; what is not finished starts again the next time."""
+
+
+def main(settings: Settings) -> int:
+    """Runs the study; returns the exit code."""
+    specs = quick_design() if settings.form == "quick" else full_design(settings.seeds)
+    tables = list(dict.fromkeys(spec.table for spec in specs))
+    for name in settings.only:
+        if name not in tables:
+            raise unknown_id("table of the study", name, tables)
+    if settings.only:
+        specs = [spec for spec in specs if spec.table in settings.only]
+    problems = settings.problems or (32 if settings.form == "quick" else 64)
+    results = run_study(
+        specs,
+        settings.out,
+        processes=settings.processes,
+        num_problems=problems,
+        device=settings.device,
+        minutes=settings.minutes,
+    )
+    folder = settings.results or settings.out
+    for path in write_up(settings.out, folder, {spec.id for spec in specs}):
+        print(f"written: {path}")
+    if len(results) < len(specs):
+        print(f"{len(results)} of {len(specs)} runs are done; the same command goes on with the others.")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(Settings, description=__doc__)))
+    except AipoError as error:
+        print(f"boundary: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,102 @@
+"""What the runs start from: a warmed-up policy of each architecture, and the test problems that it cannot solve."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from aipo_env.errors import ConfigurationError
+from algorithms.policies import load_policy
+from algorithms.policies.embedded_model import Architecture
+from algorithms.policies.loading import EMBEDDED
+from algorithms.warmup import WarmupConfig, warm_up
+from benchmarks.boundary.runs import count_correct
+
+ATTEMPTS = 256
+"""A problem that none of so many attempts solves lies outside the boundary."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A start policy with its boundary problems."""
+
+    architecture: Architecture
+    num_parameters: int
+    candidates: int
+    """Test problems that were tried."""
+    solved: int
+    """Those of them that at least one attempt solved; left out."""
+    indices: list[int]
+    """The boundary problems."""
+    assisted: float
+    """The start policy's pass@1 on the boundary problems with help."""
+
+
+def start_folder(
+    architecture: Architecture,
+    out: Path,
+    *,
+    steps: int | None = None,
+    device: str = "cpu",
+    on_step: Callable[[int, float], None] | None = None,
+) -> Path:
+    """The folder of an architecture's start policy: the embedded one for Llama; others are warmed up once, and kept.
+
+    Args:
+        architecture: of the policy.
+        out: the study's folder.
+        steps: of the warm-up, in place of the recipe's.
+        device: of the warm-up.
+        on_step: called with a step and its loss.
+    """
+    if architecture == "llama" and steps is None:
+        return EMBEDDED
+    folder = out / "start" / architecture
+    if not (folder / "model.safetensors").exists():
+        config = WarmupConfig(architecture=architecture)
+        if steps is not None:
+            config = dataclasses.replace(config, steps=steps)
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        warm_up(config, partial, on_step, device=device)
+        # A warm-up that was cut leaves nothing under the final name.
+        partial.rename(folder)
+    return folder
+
+
+def measure_start(
+    architecture: Architecture, out: Path, num_problems: int, *, attempts: int = ATTEMPTS, device: str = "cpu"
+) -> Start:
+    """Finds test problems which the start policy does not solve in `attempts` attempts; kept in `out`.
+
+    Raises:
+        ConfigurationError: the policy solves so many that there are too few left.
+    """
+    path = out / "start" / f"{architecture}.{num_problems}x{attempts}.json"
+    if path.exists():
+        return Start(**json.loads(path.read_text(encoding="utf-8")))
+    policy = load_policy(str(start_folder(architecture, out, device=device)), device)
+    candidates = range(num_problems + num_problems // 4)
+    correct = count_correct(policy, candidates, attempts, seed=11)
+    unsolved = [i for i, c in zip(candidates, correct, strict=True) if c == 0]
+    if len(unsolved) < num_problems:
+        raise ConfigurationError(
+            f"the {architecture} start policy solves {len(candidates) - len(unsolved)} of {len(candidates)} test problems in "
+            f"{attempts} attempts; {num_problems} unsolved ones are needed. Warm it up on less, or take harder problems."
+        )
+    indices = unsolved[:num_problems]
+    helped = count_correct(policy, indices, 4, seed=12, assisted=True)
+    start = Start(
+        architecture=architecture,
+        num_parameters=policy.model.num_parameters(),
+        candidates=len(candidates),
+        solved=len(candidates) - len(unsolved),
+        indices=indices,
+        assisted=sum(helped) / (4 * num_problems),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dataclasses.asdict(start)) + "\n", encoding="utf-8")
+    return start

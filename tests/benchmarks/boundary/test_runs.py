@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from aipo_env import Source
+from aipo_env.errors import ConfigurationError, DataFormatError, UnknownIdError
+from aipo_env.tasks.rulebook import evaluate
+from algorithms.policies import load_policy
+from algorithms.policies.loading import EMBEDDED
+from benchmarks.boundary import start_policies, study
+from benchmarks.boundary.design import METHODS, RunSpec, full_design, quick_design
+from benchmarks.boundary.imitation import ImitationTrainer, MixedGroupTrainer, solution
+from benchmarks.boundary.runs import count_correct, make_trainer, run, steps_until
+from benchmarks.boundary.start_policies import measure_start, start_folder
+
+SMALL = {"prompts_per_step": 2, "samples_per_prompt": 4}
+
+
+def spec(method: str, **fields: object) -> RunSpec:
+    return RunSpec("methods", method, method=method, steps=1, eval_samples=2, train=SMALL, **fields)  # type: ignore[arg-type]
+
+
+def test_ids_name_a_run_and_nothing_else() -> None:
+    ids = [s.id for s in full_design()]
+    assert len(set(ids)) == len(ids)
+    assert {s.seed for s in full_design()} == {0, 1, 2}
+    assert spec("aipo").id == spec("aipo").id != spec("aipo", noise=0.3).id
+    assert {s.method for s in full_design()} == set(METHODS)
+    assert {s.method for s in quick_design()} <= set(METHODS)
+
+
+def test_every_run_of_the_design_has_a_valid_objective() -> None:
+    for s in full_design():
+        config = s.objective_config()
+        assert config.agent_loss == METHODS[s.method].agent_loss
+        assert config.algorithm == s.algorithm
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"), [({"method": "magic"}, UnknownIdError), ({"noise": 1.0}, ConfigurationError)]
+)
+def test_runs_that_cannot_be(fields: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        RunSpec("methods", "x", **fields)  # type: ignore[arg-type]
+
+
+def test_a_demonstration_is_the_full_solution_and_no_policy_token() -> None:
+    policy = load_policy("embedded")
+    trainer = make_trainer(spec("sft"), policy)
+    assert isinstance(trainer, ImitationTrainer)
+    trajectories = trainer.collect()
+    assert len({t.task_id for t in trajectories}) == len(trajectories) == 8
+    for t in trajectories:
+        expression = t.segments[0].text.removesuffix("=")
+        assert t.segments[1].source is Source.AGENT
+        assert f"\\boxed{{{evaluate(expression)}}}" in t.segments[1].text
+        assert t.token_ids[-1] in policy.eos_ids
+        assert (t.reward, t.verdict, t.count(Source.POLICY)) == (1.0, "correct", 0)
+        assert policy.codec.decode(t.segments[1].token_ids) == t.segments[1].text
+
+
+def test_imitation_is_maximum_likelihood() -> None:
+    """The loss is the mean negative log-probability of the demonstrations' tokens: its gradient, by hand."""
+    from torch.nn import functional
+
+    policy = load_policy("embedded")
+    trainer = make_trainer(spec("sft"), policy)
+    trajectories = trainer.collect()
+    total, count = torch.zeros(()), 0
+    for t in trajectories:
+        ids = torch.tensor(t.token_ids)
+        start = len(t.segments[0].token_ids)
+        logits = policy.model(input_ids=ids[None, :-1]).logits[0]
+        total = total + functional.cross_entropy(logits[start - 1 :], ids[start:], reduction="sum")
+        count += len(ids) - start
+    expected = torch.autograd.grad(total / count, list(policy.model.parameters()))
+    captured: list[torch.Tensor] = []
+    trainer.optimizer.step = lambda: captured.extend(p.grad.clone() for p in policy.model.parameters())  # type: ignore[assignment,method-assign,misc,union-attr]
+    norm = trainer.update(trajectories)["grad_norm"]
+    scale = max(1.0, norm / trainer.config.max_grad_norm)
+    for got, wanted in zip(captured, expected, strict=True):
+        torch.testing.assert_close(got * scale, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_a_teacher_that_errs_earns_nothing() -> None:
+    policy = load_policy("embedded")
+    trainer = make_trainer(spec("luffy_mixed", noise=0.999999), policy)
+    assert isinstance(trainer, MixedGroupTrainer)
+    trajectories = trainer.collect()
+    shown = [t for t in trajectories if t.segments[-1].agent == "teacher"]
+    assert [t.sample for t in trajectories] == [0, 1, 2, 3] * 2
+    assert [t.sample for t in shown] == [3] * 2
+    assert all(t.reward == 0.0 and t.verdict == "wrong" for t in shown)
+    assert all(not t.assisted for t in trajectories)
+    right = "".join(solution("473@128"))
+    assert right.endswith("4+4+1;7+7+2;3+3+8</feedback>\\boxed{091614}")
+
+
+def test_a_run_measures_what_it_says() -> None:
+    result = run(spec("aipo"), EMBEDDED, [0, 1, 2])
+    assert [p["step"] for p in result.curve] == [0, 1]
+    assert result.curve[-1]["rollouts"] == 8
+    assert result.curve[-1]["trained_tokens"] > 0
+    assert 1 <= result.curve[-1]["consults"] <= 4
+    assert len(result.num_correct) == 3
+    assert result.curve[0]["assisted"] > 0.5
+    assert result.curve[0]["solo"] < 0.05
+    again = run(spec("aipo"), EMBEDDED, [0, 1, 2])
+    assert dataclasses.replace(again, seconds=0.0) == dataclasses.replace(result, seconds=0.0)
+
+
+def test_counting_agrees_with_the_trainers_own_evaluation() -> None:
+    policy = load_policy("embedded")
+    counts = count_correct(policy, range(20), 4, seed=3, assisted=True)
+    assert sum(counts) / 80 == pytest.approx(0.77, abs=0.17)
+    assert sum(count_correct(policy, range(20), 4, seed=3)) == 0
+
+
+def test_interpolation_of_the_transition() -> None:
+    curve = [{"step": 0, "solo": 0.0}, {"step": 10, "solo": 0.4}, {"step": 20, "solo": 0.8}, {"step": 30, "solo": 0.3}]
+    assert steps_until(curve, 0.5) == pytest.approx(12.5)
+    assert steps_until(curve, 0.9) is None
+    assert steps_until(curve, 0.0) == 0
+
+
+def test_start_policies_keep_unsolved_problems_alone(tmp_path: Path) -> None:
+    start = measure_start("llama", tmp_path, 8, attempts=4)
+    assert start.candidates == 10
+    assert len(start.indices) == 8
+    assert sum(count_correct(load_policy("embedded"), start.indices, 4, seed=11)) == 0
+    assert measure_start("llama", tmp_path, 8, attempts=4) == start
+
+
+def test_a_start_policy_that_solves_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_policies, "count_correct", lambda *args, **options: [1] * 10)
+    with pytest.raises(ConfigurationError, match="8 unsolved ones are needed"):
+        measure_start("llama", tmp_path, 8, attempts=3)
+
+
+def test_other_architectures_are_warmed_up_once(tmp_path: Path) -> None:
+    folder = start_folder("gpt_neox", tmp_path, steps=1)
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert start_folder("gpt_neox", tmp_path, steps=1) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert load_policy(str(folder)).model.config.model_type == "gpt_neox"
+
+
+def test_a_cut_study_goes_on(tmp_path: Path) -> None:
+    specs = [spec("aipo"), spec("mask")]
+    first = study.run_study(specs[:1], tmp_path, processes=1, num_problems=4, attempts=2)
+    with (tmp_path / study.ROWS).open("a") as file:
+        file.write('{"id": "cut')
+    both = study.run_study(specs, tmp_path, processes=1, num_problems=4, attempts=2)
+    assert [r.id for r in both] == [s.id for s in specs]
+    assert both[0] == first[0]
+    lines = (tmp_path / study.ROWS).read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [s.id for s in specs]
+    (tmp_path / study.ROWS).write_text("nonsense\n")
+    with pytest.raises(DataFormatError, match="line 1"):
+        study.read_results(tmp_path)
+
+
+def test_a_study_out_of_time_keeps_what_is_finished(tmp_path: Path) -> None:
+    assert study.run_study([spec("aipo")], tmp_path, processes=1, num_problems=4, attempts=2, minutes=0.0) == []
+    assert study.read_results(tmp_path) == []
