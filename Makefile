@@ -4,6 +4,7 @@
 #   make test    the test suite
 #   make lint    formatter, linter, type checker
 #   make bench   speed, side by side with peers
+#   make bench-boundary  what a policy learns to do alone that it could not do in 256 attempts, by method (a quarter of an hour)
 #   make test-vllm       policy and helpers on a real vLLM server, without a GPU (Linux, x86-64)
 #   make test-openrlhf   the cluster learner on real OpenRLHF, vLLM, Ray and DeepSpeed, without a GPU (Linux, x86-64, g++)
 
@@ -17,7 +18,7 @@ vllm_venv := $(CACHE)/venv-vllm-$(call key,constraints-vllm.txt)
 openrlhf_venv := $(CACHE)/venv-openrlhf-$(call key,constraints-openrlhf.txt)
 CHECK = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AIPO needs Python >= 3.11; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
 
-.PHONY: demo test test-vllm test-openrlhf lint format bench clean
+.PHONY: demo test test-vllm test-openrlhf lint format bench bench-boundary clean
 
 demo: $(call venv,demo)/ready
 	$(call venv,demo)/bin/aipo demo $(ARGS)
@@ -48,6 +49,9 @@ bench: $(call venv,bench)/ready
 	$(call venv,bench)/bin/python -m benchmarks.env_speed
 	$(call venv,bench)/bin/python -m benchmarks.rollout_speed
 	$(call venv,bench)/bin/python -m benchmarks.code_sandbox
+
+bench-boundary: $(call venv,demo)/ready
+	$(call venv,demo)/bin/python -m benchmarks.boundary $(ARGS)
 
 # The stamp is written last, so an installation that was cut is done again.
 $(call venv,demo)/ready:  EXTRAS = train

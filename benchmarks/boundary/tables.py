@@ -132,7 +132,7 @@ def start_table(starts: Sequence[Start]) -> str:
 
 def methods_table(found: Sequence[Cell]) -> str:
     """All methods: what they can do alone at the end, and when they could."""
-    found = _in_order(found)
+    found = in_order(found)
     common = min((min(cell.final("trained_tokens")) for cell in found if cell.method not in ("grpo",)), default=0.0)
     rows = []
     for cell in found:
@@ -146,7 +146,7 @@ def methods_table(found: Sequence[Cell]) -> str:
                 _seeds(cell.final("assisted")),
                 _seeds(cell.until_half("step"), 0),
                 _seeds([None if v is None else v / 1000 for v in cell.until_half("trained_tokens")], 0),
-                _seeds(cell.solo_at("trained_tokens", common)),
+                _seeds(cell.solo_at("trained_tokens", common), missing="–"),
             ]
         )
     ks = [k for k in (8, 256) if found and k <= found[0].num_samples]
@@ -157,24 +157,20 @@ def methods_table(found: Sequence[Cell]) -> str:
     return markdown(header, rows)
 
 
-def noise_table(found: Sequence[Cell], clean: Sequence[Cell]) -> str:
+def noise_table(found: Sequence[Cell]) -> str:
     """Solo pass@1 by how often the helper, or the teacher, is wrong in training."""
-    by_method = {cell.method: cell for cell in clean}
     rows = []
     for method in METHODS:
-        noisy = {float(str(c.runs[0].spec["noise"])): c for c in found if c.method == method}
-        if noisy:
-            cells_ = [by_method.get(method), *(noisy.get(level) for level in (0.3, 0.6))]
+        by_level = {float(str(c.runs[0].spec["noise"])): c for c in found if c.method == method}
+        if by_level:
+            row = [by_level.get(level) for level in (0.0, 0.3, 0.6)]
             rows.append(
                 [METHODS[method].label]
-                + ["" if c is None else _with_median(c.solo_by_seed()) for c in cells_]
-                + ["" if c is None else _seeds(c.until_half("step"), 0) for c in cells_]
+                + ["" if c is None else _with_median(c.solo_by_seed()) for c in row]
+                + ["" if c is None else _seeds(c.until_half("step"), 0) for c in row]
             )
-    header = [
-        "method",
-        *(f"wrong {n}" for n in ("0 %", "30 %", "60 %")),
-        *(f"steps until 0.5, {n}" for n in ("0 %", "30 %", "60 %")),
-    ]
+    levels = ("0 %", "30 %", "60 %")
+    header = ["method", *(f"wrong {n}: solo pass@1" for n in levels), *(f"wrong {n}: steps until 0.5" for n in levels)]
     return markdown(header, rows)
 
 
@@ -221,7 +217,8 @@ def _measures(cell: Cell) -> list[str]:
     ]
 
 
-def _in_order(found: Sequence[Cell]) -> list[Cell]:
+def in_order(found: Sequence[Cell]) -> list[Cell]:
+    """The rows of a table of methods, in the order of `METHODS`."""
     order = list(METHODS)
     return sorted(found, key=lambda cell: order.index(cell.method))
 
@@ -235,8 +232,8 @@ def _interval(interval: Interval) -> str:
     return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def _seeds(values: Sequence[float | None], digits: int = 3) -> str:
-    return " ".join("never" if v is None else f"{v:,.{digits}f}" for v in values)
+def _seeds(values: Sequence[float | None], digits: int = 3, missing: str = "never") -> str:
+    return " ".join(missing if v is None else f"{v:,.{digits}f}" for v in values)
 
 
 def _with_median(values: Sequence[float]) -> str:

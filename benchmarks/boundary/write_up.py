@@ -24,7 +24,7 @@ def write_up(study: Path, folder: Path, ids: Collection[str] | None = None) -> l
     starts = read_starts(study)
     found = tables.cells(results)
     by_table = {name: [c for c in found if c.table == name] for name in dict.fromkeys(c.table for c in found)}
-    clean = by_table.get("methods", [])
+    clean = tables.in_order(by_table.get("methods", []))
     default = next(iter(by_table.get(UNCHANGED, [])), None)
     parts = [
         "# The capability-boundary study",
@@ -40,7 +40,7 @@ def write_up(study: Path, folder: Path, ids: Collection[str] | None = None) -> l
         parts += ["## Methods, helper always right", tables.methods_table(clean)]
         parts += ["![Solo accuracy while training](boundary_curves.png)", "![Solo pass@k](boundary_pass_at_k.png)"]
     if noisy := by_table.get("noise", []):
-        parts += ["## Helpers and teachers that are often wrong", tables.noise_table(noisy, clean)]
+        parts += ["## Helpers and teachers that are often wrong", tables.noise_table(noisy)]
     if crossed := by_table.get("cells", []):
         parts += ["## Architectures and RLVR algorithms", tables.cells_table(crossed)]
     changed = [
