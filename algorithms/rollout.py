@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -44,10 +45,11 @@ class RolloutRequest:
 class _Row:
     """One running episode: its turn so far, and the tokens that it still has to take."""
 
-    __slots__ = ("episode", "forced", "index", "logprobs", "num_tokens", "request", "turn")
+    __slots__ = ("episode", "forced", "index", "logprobs", "num_tokens", "request", "room", "turn")
 
-    def __init__(self, index: int, request: RolloutRequest, episode: Episode) -> None:
+    def __init__(self, index: int, request: RolloutRequest, episode: Episode, context: int | None) -> None:
         self.index, self.request, self.episode = index, request, episode
+        self.room = sys.maxsize if context is None else context - len(episode.segments[0].token_ids)
         self.forced: deque[int] = deque()
         self.turn: list[int] = []
         self.logprobs: list[float] = []
@@ -64,6 +66,8 @@ class _Row:
         """Queues the tokens of the segments from this number on."""
         for segment in self.episode.segments[recorded:]:
             self.forced.extend(segment.token_ids)
+        if self.num_tokens + len(self.forced) >= self.room:
+            self.episode.truncate("length")
 
 
 class Roller:
@@ -73,14 +77,17 @@ class Roller:
         policy: model and tokenizer.
         env: made with `codec=policy.codec`.
         sampling: temperature, limits, batch size.
+        context: tokens that the model takes, prompt included; an episode that reaches it ends as "length". None for no limit.
     """
 
-    def __init__(self, policy: Policy, env: ConsultEnv, sampling: SamplingConfig) -> None:
+    def __init__(
+        self, policy: Policy, env: ConsultEnv, sampling: SamplingConfig, *, context: int | None = None
+    ) -> None:
         if env.codec is None or env.codec.fingerprint != policy.codec.fingerprint:
             raise ConfigurationError(
                 "the environment and the policy need the same tokenizer: make the environment with codec=policy.codec."
             )
-        self.policy, self.env, self.sampling = policy, env, sampling
+        self.policy, self.env, self.sampling, self.context = policy, env, sampling, context
         self._closers = policy.codec.tokens_that_may_close_a_tag()
         self._eos_ids = policy.eos_ids
 
@@ -89,21 +96,33 @@ class Roller:
         done = dict(self.iterate(requests, seed))
         return [done[i] for i in range(len(requests))]
 
-    def iterate(self, requests: Sequence[RolloutRequest], seed: int = 0) -> Iterator[tuple[int, Trajectory]]:
+    def iterate(
+        self, requests: Sequence[RolloutRequest], seed: int = 0, *, first_wave: int = 0
+    ) -> Iterator[tuple[int, Trajectory]]:
         """Yields (index of the request, trajectory) as episodes finish.
 
-        Sampling is a function of the requests, `seed` and `sampling` (its batch size included) alone.
+        Sampling is a function of the requests, `seed` and `sampling` (its batch size included) alone. The waves, each of a
+        batch, do not depend on each other: the part of the requests from wave n on, with `first_wave=n`, is sampled as it is
+        in the whole.
         """
         size = self.sampling.batch_size
-        for wave, start in enumerate(range(0, len(requests), size)):
+        for wave, start in enumerate(range(0, len(requests), size), start=first_wave):
             words = np.random.SeedSequence(seed, spawn_key=(wave,)).generate_state(2)
             generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]))
             rows = [self._start(start + i, request) for i, request in enumerate(requests[start : start + size])]
-            yield from self._run(rows, generator)
+            for row in rows:
+                if row.room < 1:  # the prompt alone is too long
+                    row.episode.truncate("length")
+                    yield row.index, self._trajectory(row)
+            if rows := [row for row in rows if not row.episode.done]:
+                yield from self._run(rows, generator)
 
     def _start(self, index: int, request: RolloutRequest) -> _Row:
         episode = self.env.make_episode(request.task_index, seed=request.seed, assisted=request.assisted)
-        return _Row(index, request, episode)
+        return _Row(index, request, episode, self.context)
+
+    def _trajectory(self, row: _Row) -> Trajectory:
+        return row.episode.trajectory(group=row.request.group, sample=row.request.sample)
 
     def _run(self, rows: list[_Row], generator: torch.Generator) -> Iterator[tuple[int, Trajectory]]:
         was_training = self.policy.model.training
@@ -115,8 +134,7 @@ class Roller:
                 self._ask_helpers(rows)
                 for row in rows:
                     if row.episode.done:
-                        fields = {"group": row.request.group, "sample": row.request.sample}
-                        yield row.index, row.episode.trajectory(**fields)
+                        yield row.index, self._trajectory(row)
                 alive = [position for position, row in enumerate(rows) if not row.episode.done]
                 if not alive:
                     return
@@ -143,7 +161,7 @@ class Roller:
         for position, row in enumerate(rows):
             if row.forced:
                 sampled[position] = row.forced.popleft()
-            elif row.num_tokens >= self.sampling.max_tokens:
+            elif row.num_tokens >= min(self.sampling.max_tokens, row.room):
                 row.end_turn("length") if row.turn else row.episode.truncate("length")
                 continue
             else:

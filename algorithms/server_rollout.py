@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,17 +57,10 @@ def load_codec(name: str) -> TransformersCodec:
     from transformers import AutoTokenizer
 
     from algorithms.codec import TransformersCodec
-    from algorithms.policies.loading import EMBEDDED, POLICIES
+    from algorithms.policies.loading import POLICIES, policy_source
 
-    source: str | os.PathLike[str] = name
-    if name == "embedded":
-        source = EMBEDDED
-    elif name == "smollm2":
-        from algorithms.policies.smollm2 import smollm2_folder
-
-        source = smollm2_folder()
     try:
-        return TransformersCodec(AutoTokenizer.from_pretrained(source))
+        return TransformersCodec(AutoTokenizer.from_pretrained(policy_source(name)))
     except (OSError, ValueError) as error:
         raise DataNotFoundError(
             f"no tokenizer {name!r}: it is neither one of {', '.join(POLICIES)}, nor a directory with a tokenizer of "

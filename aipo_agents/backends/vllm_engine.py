@@ -102,6 +102,11 @@ class VLLMEngine:
         return self._generation(output, sampling, stop_in_text=True, ids=True)
 
     @property
+    def context_length(self) -> int:
+        """Tokens that the engine takes, prompt and continuation together."""
+        return int(self._engine.model_config.max_model_len)
+
+    @property
     def unfinished_requests(self) -> int:
         """Requests that the engine is working on or that wait for it."""
         return 0 if self._closed.is_set() else int(self._engine.get_num_unfinished_requests())

@@ -1,4 +1,4 @@
-"""What is relied on of OpenRLHF, checked before a run starts, and the one name in it that is replaced."""
+"""What is relied on of OpenRLHF, checked before a run starts, and the names in it that are replaced."""
 
 from __future__ import annotations
 
@@ -29,10 +29,18 @@ _SIGNATURES = {
     ),
     "openrlhf.models.actor:Actor.forward": "self sequences action_mask",
     "openrlhf.trainer.ppo_utils.replay_buffer:NaiveReplayBuffer.append": "self experience",
+    "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.make_experience_batch": "self rollout_samples",
+    "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.compute_advantages_and_returns": "self experiences",
+    "openrlhf.trainer.ppo_trainer:PPOTrainer.train_step": "self rollout_samples global_step",
+    "openrlhf.trainer.ppo_trainer_async:TrainingActor.train_step": "self rollout_samples global_step",
+    "openrlhf.trainer.ppo_trainer_async:PPOTrainerAsync.fit": "self",
 }
 """Function -> its parameters in order; more may follow."""
 
-_EXPERIENCE_FIELDS = ("action_mask", "rollout_log_probs", "advantages", "returns", "info")
+_EXPERIENCE_FIELDS = (
+    *("action_mask", "rollout_log_probs", "advantages", "returns", "info"),
+    *("index", "rewards", "kl"),
+)
 
 
 def check_openrlhf() -> None:
@@ -85,6 +93,17 @@ def use_policy_actor() -> None:
     module: Any = importlib.import_module("openrlhf.trainer.ray.ppo_actor")
     # The driver overrides the resources; the decorator is OpenRLHF's own.
     module.PolicyModelActor = ray.remote(num_gpus=1)(AIPOPolicyModel)
+
+
+def use_trainers() -> None:
+    """Makes OpenRLHF's driver start our trainers, which know the baselines, in place of its own."""
+    ray: Any = importlib.import_module("ray")
+    from algorithms.cluster import trainers
+
+    synchronous: Any = importlib.import_module("openrlhf.trainer.ppo_trainer")
+    synchronous.PPOTrainer = ray.remote(trainers.AIPOTrainer)
+    asynchronous: Any = importlib.import_module("openrlhf.trainer.ppo_trainer_async")
+    asynchronous.PPOTrainerAsync = ray.remote(trainers.AIPOAsynchronousTrainer)
 
 
 def hand_to_workers(variables: dict[str, str]) -> None:

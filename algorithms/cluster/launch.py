@@ -1,4 +1,4 @@
-"""Starts OpenRLHF's own PPO driver with our executor, prompts and loss in place."""
+"""Starts OpenRLHF's own PPO driver with our executor, prompts, baselines and loss in place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from algorithms.cluster.prompts import (
     task_range,
     training_game,
 )
-from algorithms.cluster.settings import openrlhf_flags
+from algorithms.cluster.settings import check_estimator, check_modes, openrlhf_flags
 from algorithms.codec import TransformersCodec
 from algorithms.config import ObjectiveConfig
 
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     hooks.try_executor()
     hooks.hand_to_workers({CONFIG_VARIABLE: config.to_json()})
     hooks.use_policy_actor()
+    hooks.use_trainers()
     sys.argv = [hooks.DRIVER, *flags]
     runpy.run_module(hooks.DRIVER, run_name="__main__", alter_sys=True)
 
@@ -87,6 +88,7 @@ def prepare(config: ClusterConfig, flags: Sequence[str]) -> list[str]:
             f"--aipo.solo_share {config.solo_share} has no effect in {game.env_id}, where nobody answers; leave it out, or "
             f"train on {game.env_id}-consult."
         )
+    _check_baselines(config, flags, game.config.assisted)
     codec, max_length = _codec(flags), int(_given(flags, "--data.max_len") or 2048)
     train = export_prompts(
         game,
@@ -121,6 +123,18 @@ def default_flags(flags: Sequence[str]) -> list[str]:
         at = defaults.index("--actor.eps_clip_low_high")
         del defaults[at : at + 3]
     return defaults
+
+
+def _check_baselines(config: ClusterConfig, flags: Sequence[str], assisted: bool) -> None:
+    """Refuses baselines that would compare with nothing, before anything is started."""
+    from algorithms.cluster.executor import is_solo
+
+    estimator = _given([*default_flags(flags), *flags], "--algo.advantage.estimator")
+    assert estimator is not None  # it is among the defaults
+    check_estimator(config.objective, estimator)
+    num_samples = int(_given(flags, "--rollout.n_samples_per_prompt") or 1)
+    num_solo = sum(is_solo(i, config.solo_share) for i in range(num_samples)) if assisted else num_samples
+    check_modes(config.objective, num_samples, num_solo)
 
 
 def _given(flags: Sequence[str], flag: str) -> str | None:

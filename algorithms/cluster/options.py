@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aipo_env.errors import ConfigurationError
-from algorithms.cluster.settings import AGENT_FIELDS
-from algorithms.config import ObjectiveConfig
+from algorithms.cluster.settings import OWN_FIELDS
+from algorithms.config import AgentBaseline, ObjectiveConfig, PolicyBaseline
 
 CONFIG_VARIABLE = "AIPO_CLUSTER_CONFIG"
 """The environment variable that carries the config to Ray's workers."""
@@ -51,17 +51,23 @@ class ClusterConfig:
     """Folder for the trajectories of all rollouts, one file per engine; None to write none."""
     cache: Path = dataclasses.field(default_factory=_cache)
     """Folder of the exported prompts. On several nodes it has to be one that all of them see."""
-    agent_loss: str = "aipo"
+    policy_baseline: PolicyBaseline = ObjectiveConfig.policy_baseline
+    """What a rollout's reward is compared with for POLICY tokens. mode: the rollouts of the same prompt and the same mode,
+    assisted or solo. group: all rollouts of the prompt, as OpenRLHF does it."""
+    agent_loss: str = ObjectiveConfig.agent_loss
     """Term for AGENT tokens: aipo, mask, clone, is, luffy, or one that a module of `imports` registers."""
-    agent_weight: float = 1.0
+    agent_weight: float = ObjectiveConfig.agent_weight
     """lambda: weight of the AGENT term."""
-    c_min: float = 1.0
+    agent_baseline: AgentBaseline = ObjectiveConfig.agent_baseline
+    """What a reply's reward is compared with. solo: the mean of the group's solo rollouts; the group's mean where it has none.
+    group: the mean of all rollouts of the prompt."""
+    c_min: float = ObjectiveConfig.c_min
     """Floor of pi / mu where the advantage is positive. Read by aipo."""
-    c_max: float = 2.0
+    c_max: float = ObjectiveConfig.c_max
     """Cap of pi / mu. Read by aipo."""
-    delta: float = 0.2
+    delta: float = ObjectiveConfig.delta
     """Trust region in probability. Read by aipo and clone."""
-    luffy_gamma: float = 0.1
+    luffy_gamma: float = ObjectiveConfig.luffy_gamma
     """gamma of f(pi) = pi / (pi + gamma). Read by luffy."""
 
     def __post_init__(self) -> None:
@@ -95,9 +101,9 @@ class ClusterConfig:
 
     @property
     def objective(self) -> ObjectiveConfig:
-        """The AGENT part of the objective; OpenRLHF's own flags stand for the POLICY part."""
+        """Our part of the objective (`settings.OWN_FIELDS`); OpenRLHF's own flags stand for the rest."""
         own = {field.name for field in dataclasses.fields(self)}
-        return ObjectiveConfig(**{name: getattr(self, name) for name in AGENT_FIELDS if name in own})
+        return ObjectiveConfig(**{name: getattr(self, name) for name in OWN_FIELDS if name in own})
 
     def with_absolute_paths(self) -> ClusterConfig:
         """The config as Ray's workers need it, whose working directory is another."""

@@ -11,6 +11,7 @@ How the AGENT tokens get there (read in OpenRLHF 0.11.2; `algorithms/cluster/cha
   sequences, on the ordinary path and with dynamic batches.
 - `Actor.forward` multiplies log-probabilities by that mask. A forward pre-hook hands it a mask of ones, so those of the
   AGENT tokens stay; all further uses of the mask are untouched.
+- `advantages` holds the AGENT tokens' own advantages at their places (`algorithms/cluster/baselines.py` wrote them there).
 
 Dimensions: B sequences, L their longest number of tokens less 1, A the AGENT tokens among them.
 """
@@ -98,7 +99,7 @@ class AIPOPolicyLoss(nn.Module):
         Args:
             log_probs: log pi of every token under the current policy, not masked.
             old_log_probs: the same under the policy at the start of the updates.
-            advantages: one per token.
+            advantages: one per token, those of AGENT tokens at their places.
             action_mask: 1 at POLICY tokens.
             rollout_log_probs: the side channel.
             dp_size: number of data-parallel ranks, whose gradients are averaged.
@@ -148,7 +149,8 @@ class AIPOPolicyLoss(nn.Module):
     def pop_metrics(self) -> dict[str, float]:
         """The AGENT metrics (`docs/objective.md`, section 8) of all micro-batches since the last call, over all ranks.
 
-        Every rank must call it equally often. `agent/token_fraction` is the share of AGENT tokens among all that bear loss.
+        Every rank must call it equally often. `agent/token_fraction` is the share of AGENT tokens among all that bear loss,
+        `agent/advantage` the mean of their advantages. `tokens/trained` counts tokens of both kinds whose advantage is not 0.
         """
         if not self._sums:
             return {}
@@ -159,9 +161,10 @@ class AIPOPolicyLoss(nn.Module):
             torch.distributed.all_reduce(totals)
         sums = dict(zip(names, totals.unbind(), strict=True))
         policy, agent = float(sums.pop("tokens/policy")), float(sums["tokens/agent"])
+        trained = float(sums.pop("tokens/trained"))
         metrics = combine_metrics([sums])
         del metrics["tokens/agent"]
-        return metrics | {"agent/token_fraction": agent / max(agent + policy, 1.0)}
+        return metrics | {"tokens/trained": trained, "agent/token_fraction": agent / max(agent + policy, 1.0)}
 
     def _agent_sum(
         self,
@@ -174,11 +177,12 @@ class AIPOPolicyLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """The AGENT term's loss before its division by N; keeps the metrics."""
         logprobs_A = log_probs_BL[agent_BL]
+        advantages_A = advantages_BL[agent_BL]
         sources_A = torch.full_like(logprobs_A, int(Source.AGENT), dtype=torch.long)
         output = objective_loss(
             logprobs_A,
             old_log_probs_BL[agent_BL],
-            _agent_advantages(advantages_BL, policy_BL)[agent_BL],
+            advantages_A,
             sources_A,
             log_mu_BL[agent_BL],
             torch.zeros_like(sources_A),
@@ -187,6 +191,10 @@ class AIPOPolicyLoss(nn.Module):
         )
         sums = {name: value for name, value in output.sums.items() if name.startswith("agent/")}
         sums |= {"tokens/agent": output.sums["tokens/agent"], "tokens/policy": policy_BL.sum()}
+        sums["tokens/trained"] = (advantages_BL[policy_BL] != 0).sum()
+        if self.config.agent_loss != "mask":
+            sums["tokens/trained"] = sums["tokens/trained"] + (advantages_A != 0).sum()
+            sums["agent/advantage"] = advantages_A.sum()
         self._sums = {name: value + self._sums.get(name, 0) for name, value in sums.items()}
         return output.loss
 
@@ -247,20 +255,6 @@ def _mend_logged_return(replay_buffer: ReplayBuffer) -> None:
 
 def _ones_like(mask: object) -> object:
     return torch.ones_like(mask) if isinstance(mask, Tensor) else mask
-
-
-def _agent_advantages(
-    advantages_BL: Float[Tensor, "batch length"], policy_BL: Bool[Tensor, "batch length"]
-) -> Float[Tensor, "batch length"]:
-    """The advantages, with those behind a row's last POLICY token replaced by that token's.
-
-    OpenRLHF's advantage is the sum of the rewards from a token on, and the reward lies on the last action. So it is right
-    wherever an action follows, but not at a reply after which the episode was cut.
-    """
-    positions_L = torch.arange(policy_BL.shape[1], device=policy_BL.device)
-    last_B = torch.where(policy_BL, positions_L, -1).amax(dim=1)
-    places_BL = torch.minimum(positions_L[None, :], last_B[:, None]).clamp(min=0)
-    return advantages_BL.gather(1, places_BL) * (last_B >= 0)[:, None]
 
 
 def _positive(count: Tensor | float | None) -> Tensor | float | None:

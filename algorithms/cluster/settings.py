@@ -1,6 +1,7 @@
 """How the objective's settings and OpenRLHF's flags (0.11.2) correspond, and which of them are refused.
 
-POLICY tokens obey OpenRLHF's own flags; AGENT tokens obey the AGENT fields of `ObjectiveConfig`.
+POLICY tokens obey OpenRLHF's own flags, except for what their rewards are compared with (`policy_baseline`), which OpenRLHF has
+no flag for; AGENT tokens obey the AGENT fields of `ObjectiveConfig`.
 """
 
 from __future__ import annotations
@@ -9,16 +10,23 @@ import dataclasses
 from types import SimpleNamespace
 
 from aipo_env.errors import ConfigurationError
-from algorithms.config import ObjectiveConfig
+from algorithms.config import AGENT_LOSS_FIELDS, AdvantageEstimator, ObjectiveConfig
 
-AGENT_FIELDS = ("agent_loss", "agent_weight", "agent_normalizer", "c_min", "c_max", "delta", "luffy_gamma")
-"""The fields of `ObjectiveConfig` that the AGENT term reads; OpenRLHF's flags stand for all others."""
+OWN_FIELDS = (
+    *("policy_baseline", "agent_loss", "agent_weight", "agent_normalizer", "agent_baseline"),
+    *("c_min", "c_max", "delta", "luffy_gamma"),
+)
+"""The fields of `ObjectiveConfig` that are ours on a cluster too; OpenRLHF's flags stand for all others."""
 
-_ESTIMATORS = {
+_ESTIMATORS: dict[AdvantageEstimator, str] = {
     "mean": "dr_grpo",
     "mean_std": "group_norm",
     "leave_one_out": "rloo",
     "mean_whitened": "reinforce_baseline",
+}
+_GROUPLESS = {
+    "reinforce": "has no baseline but the mean over all tokens of the batch",
+    "flash_reinforce": "compares a reward with the mean of the whole batch",
 }
 _AGGREGATIONS = {"token_mean": "token-mean", "sequence_mean": "seq-mean-token-mean"}
 
@@ -26,7 +34,7 @@ _AGGREGATIONS = {"token_mean": "token-mean", "sequence_mean": "seq-mean-token-me
 def openrlhf_flags(config: ObjectiveConfig) -> list[str]:
     """OpenRLHF's flags for the POLICY part of an objective; flags that come later on a command line override them.
 
-    One difference remains: OpenRLHF's `group_norm` divides by std + 1e-9, `mean_std` by std + 1e-4.
+    One difference remains where a baseline is "group": OpenRLHF's `group_norm` divides by std + 1e-9, `mean_std` by std + 1e-4.
 
     Raises:
         ConfigurationError: OpenRLHF has no such setting.
@@ -59,8 +67,8 @@ def openrlhf_flags(config: ObjectiveConfig) -> list[str]:
 
 
 def agent_part(config: ObjectiveConfig) -> ObjectiveConfig:
-    """The config with its POLICY fields back at their defaults, as `AIPOPolicyLoss` takes it."""
-    return ObjectiveConfig(**{name: getattr(config, name) for name in AGENT_FIELDS})
+    """The config with all but `OWN_FIELDS` back at their defaults, as `AIPOPolicyLoss` and `install_baselines` take it."""
+    return ObjectiveConfig(**{name: getattr(config, name) for name in OWN_FIELDS})
 
 
 def check_agent_config(config: ObjectiveConfig) -> None:
@@ -70,7 +78,7 @@ def check_agent_config(config: ObjectiveConfig) -> None:
         ConfigurationError: a POLICY field is set, or the AGENT term's divisor is a count that OpenRLHF does not make.
     """
     for field in dataclasses.fields(config):
-        if field.name not in AGENT_FIELDS and getattr(config, field.name) != field.default:
+        if field.name not in OWN_FIELDS and getattr(config, field.name) != field.default:
             raise ConfigurationError(
                 f"{field.name} is not read by the cluster learner, whose POLICY tokens obey OpenRLHF's flags, but it is "
                 f"set to {getattr(config, field.name)!r}; pass the flags of openrlhf_flags(config), and agent_part(config) here"
@@ -79,6 +87,63 @@ def check_agent_config(config: ObjectiveConfig) -> None:
         raise ConfigurationError(
             "agent_normalizer must be 'policy_tokens' on a cluster, because OpenRLHF counts the actions of an optimizer "
             f"step and no other tokens, but it is {config.agent_normalizer!r}; leave it out and scale agent_weight instead"
+        )
+
+
+def our_estimator(estimator: str) -> AdvantageEstimator:
+    """Our name of an OpenRLHF estimator that compares the samples of a group."""
+    return next(ours for ours, theirs in _ESTIMATORS.items() if theirs == estimator)
+
+
+def reads_agent_baseline(config: ObjectiveConfig) -> bool:
+    """Whether the config's AGENT term has advantages."""
+    return "agent_baseline" in AGENT_LOSS_FIELDS[config.agent_loss]
+
+
+def check_estimator(config: ObjectiveConfig, estimator: str) -> None:
+    """Refuses baselines that an estimator has no place for.
+
+    Args:
+        config: of the run.
+        estimator: OpenRLHF's --algo.advantage.estimator.
+
+    Raises:
+        ConfigurationError: the estimator compares a reward with none of its group, and a baseline asks for a part of the group.
+    """
+    if estimator not in _GROUPLESS:
+        return
+    apart = ["policy_baseline"] if config.policy_baseline != "group" else []
+    if reads_agent_baseline(config) and config.agent_baseline != "group":
+        apart.append("agent_baseline")
+    if apart:
+        raise ConfigurationError(
+            f"--algo.advantage.estimator {estimator} {_GROUPLESS[estimator]}, so there is no group of which "
+            + " and ".join(f"--aipo.{name} {getattr(config, name)}" for name in apart)
+            + " could take a part; say "
+            + " ".join(f"--aipo.{name} group" for name in apart)
+            + ", which leaves the comparison to OpenRLHF, or use dr_grpo, group_norm, rloo or reinforce_baseline"
+        )
+
+
+def check_modes(config: ObjectiveConfig, num_samples: int, num_solo: int) -> None:
+    """Refuses groups in which no rollout has another one of its mode to be compared with.
+
+    Args:
+        config: of the run.
+        num_samples: in a group.
+        num_solo: of them without help.
+
+    Raises:
+        ConfigurationError: every POLICY token's advantage would be 0.
+    """
+    num_assisted = num_samples - num_solo
+    # That a group of one cannot be compared at all is OpenRLHF's to say.
+    if config.policy_baseline == "mode" and num_samples > 1 and max(num_solo, num_assisted) < 2:
+        raise ConfigurationError(
+            "--aipo.policy_baseline mode compares a rollout with those of the same prompt and mode, but of "
+            f"--rollout.n_samples_per_prompt {num_samples} samples {num_solo} is solo and {num_assisted} assisted: every "
+            "POLICY token's advantage would be 0. Raise --rollout.n_samples_per_prompt (8 to 16 are usual), or say "
+            "--aipo.policy_baseline group"
         )
 
 

@@ -9,6 +9,9 @@ from aipo_env import markup
 from aipo_env.trajectory import Segment, Source, Trajectory
 from algorithms.cluster.channel import action_ranges, encode
 
+SOLO = "aipo/solo"
+"""The counter that says whether a sample was played without help; the baselines read it (`algorithms/cluster/baselines.py`)."""
+
 _TRUNCATIONS = ("length", "max_turns", "max_chars")
 
 
@@ -67,7 +70,7 @@ def counters(trajectory: Trajectory, kept: Trajectory) -> dict[str, float]:
     known = sum(len(s.token_ids) for s in kept.segments if s.source is Source.AGENT and s.mu_known)
     solo, correct = float(not trajectory.assisted), float(trajectory.verdict == "correct")
     return {
-        "aipo/solo": solo,
+        SOLO: solo,
         "aipo/solo_correct": solo * correct,
         "aipo/assisted_correct": (1.0 - solo) * correct,
         "aipo/consults": float(trajectory.num_consults),

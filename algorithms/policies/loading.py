@@ -44,6 +44,21 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
 
+def policy_source(name: str) -> str | os.PathLike[str]:
+    """What `transformers` and vLLM load a policy from: its folder, or its hub id.
+
+    Args:
+        name: as for `load_policy`.
+    """
+    if name == "embedded":
+        return EMBEDDED
+    if name == "smollm2":
+        from algorithms.policies.smollm2 import smollm2_folder
+
+        return smollm2_folder()
+    return name
+
+
 def load_policy(name: str, device: str = "cpu") -> Policy:
     """Loads a policy in fp32.
 
@@ -57,13 +72,7 @@ def load_policy(name: str, device: str = "cpu") -> Policy:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source: str | os.PathLike[str] = name
-    if name == "embedded":
-        source = EMBEDDED
-    elif name == "smollm2":
-        from algorithms.policies.smollm2 import smollm2_folder
-
-        source = smollm2_folder()
+    source = policy_source(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source)

@@ -185,3 +185,34 @@ def test_a_broken_helper_propagates_and_leaves_the_model_as_it_was() -> None:
     with pytest.raises(ZeroDivisionError):
         Roller(policy, env, SamplingConfig(max_tokens=40)).rollout(requests(24), seed=2)
     assert policy.model.training
+
+
+def test_a_wave_of_its_own_is_sampled_as_in_the_whole() -> None:
+    policy = talkative(tiny_policy())
+    roller = Roller(policy, make_env(policy), SamplingConfig(max_tokens=30, batch_size=5))
+    whole = roller.rollout(requests(14), seed=3)
+    for wave in range(3):
+        part = dict(roller.iterate(requests(14)[5 * wave : 5 * wave + 5], 3, first_wave=wave))
+        assert [part[i].to_json() for i in sorted(part)] == [t.to_json() for t in whole[5 * wave : 5 * wave + 5]]
+    other = dict(roller.iterate(requests(14)[5:10], 3, first_wave=2))
+    assert [other[i].to_json() for i in sorted(other)] != [t.to_json() for t in whole[5:10]]
+
+
+@pytest.mark.parametrize("context", [3, 12, 26])
+def test_no_episode_outgrows_the_context(context: int) -> None:
+    policy = talkative(tiny_policy())
+    sampling = SamplingConfig(max_tokens=60, batch_size=12)
+    free = Roller(policy, make_env(policy), sampling).rollout(requests(12), seed=5)
+    held = Roller(policy, make_env(policy), sampling, context=context).rollout(requests(12), seed=5)
+    assert max(len(t.token_ids) for t in free) > context + len(REPLY)
+    for trajectory in held:
+        sampled = [i for i, s in enumerate(trajectory.sources) if s is Source.POLICY]
+        # A reply may stand beyond the end; nothing is sampled behind it, nor behind a prompt that fills the context.
+        assert max(sampled, default=0) < context
+        if len(trajectory.token_ids) >= context:
+            assert trajectory.stop_reason in ("length", "answer", "no_answer")
+    assert "length" in {t.stop_reason for t in held}
+    prompts = {t.count(Source.PROMPT) for t in held}
+    if context == 3:
+        assert min(prompts) >= 3
+        assert {t.stop_reason for t in held} == {"length"}

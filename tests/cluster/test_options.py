@@ -22,7 +22,8 @@ def test_every_flag_reaches_its_field() -> None:
         "--aipo.env rulebook-consult --aipo.env_options level 3 style terse --aipo.agents knowledge verify=a.b:C "
         "--aipo.num_tasks 10 --aipo.eval-tasks 5 --aipo.eval_options split test --aipo.solo_share 0.25 "
         "--aipo.consult_timeout 7 --aipo.seed 3 --aipo.traces t --aipo.cache c --aipo.imports json "
-        "--aipo.agent_weight 0.5 --aipo.c_min 0.5 --aipo.c_max inf --aipo.delta 0.1"
+        "--aipo.agent_weight 0.5 --aipo.c_min 0.5 --aipo.c_max inf --aipo.delta 0.1 "
+        "--aipo.policy-baseline group --aipo.agent-baseline group"
     )
     config = parse_options(line.split())
     assert config == ClusterConfig(
@@ -42,8 +43,35 @@ def test_every_flag_reaches_its_field() -> None:
         c_min=0.5,
         c_max=float("inf"),
         delta=0.1,
+        policy_baseline="group",
+        agent_baseline="group",
     )
-    assert config.objective == ObjectiveConfig(agent_weight=0.5, c_min=0.5, c_max=float("inf"), delta=0.1)
+    assert config.objective == ObjectiveConfig(
+        agent_weight=0.5,
+        c_min=0.5,
+        c_max=float("inf"),
+        delta=0.1,
+        policy_baseline="group",
+        agent_baseline="group",
+    )
+
+
+def test_the_defaults_are_the_single_machine_trainers() -> None:
+    assert ClusterConfig(env="rulebook-consult").objective == ObjectiveConfig()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("policy-baseline", "mode"), ("policy_baseline", "group"), ("agent-baseline", "solo")]
+)
+def test_baselines(flag: str, value: str) -> None:
+    config = parse_options(["--aipo.env", "rulebook-consult", f"--aipo.{flag}", value])
+    assert getattr(config.objective, flag.replace("-", "_")) == value
+
+
+def test_an_unknown_baseline_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["--aipo.env", "rulebook-consult", "--aipo.policy_baseline", "solo"])
+    assert "mode" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("loss", ["mask", "clone", "is", "luffy", "aipo"])
@@ -84,6 +112,7 @@ def test_a_process_that_others_started_says_so(monkeypatch: pytest.MonkeyPatch) 
         ({"eval_options": {"split": "test"}}, "eval_tasks"),
         ({"imports": ("no_such_module",)}, "no_such_module"),
         ({"agent_loss": "mask", "c_min": 0.5}, "c_min"),
+        ({"agent_loss": "mask", "agent_baseline": "group"}, "agent_baseline"),
         ({"agent_loss": "aippo"}, "did you mean 'aipo'"),
         ({"c_max": 0.5}, "c_max"),
     ],

@@ -57,8 +57,9 @@ class Batch:
     logprobs: Tensor
     old: Tensor
     advantages: Tensor
-    """As OpenRLHF computes them: 0 behind the last action."""
-    sequence_advantages: Tensor
+    """As OpenRLHF computes them, 0 behind the last action; at AGENT tokens their own, as `baselines.py` writes them."""
+    token_advantages: Tensor
+    """The same for the single-machine objective: at every token of its kind the sequence's."""
     channel: Tensor
     sources: Tensor
 
@@ -82,7 +83,7 @@ class Batch:
 
 @pytest.fixture
 def batch() -> Batch:
-    return make_batch(SOURCES)
+    return make_batch(SOURCES.clone())
 
 
 def make_batch(sources: Tensor) -> Batch:
@@ -95,14 +96,14 @@ def make_batch(sources: Tensor) -> Batch:
     # Multiples of 1/64 pass the channel without rounding; one agent token in three is of unknown mu.
     log_mu = -(noise(1.0).abs() * 64).round() / 64 * (noise(1.0) > -0.4)
     logprobs = old + noise(0.3)
-    sequence_advantages = torch.linspace(1.5, -1.2, len(sources), dtype=torch.float64)
+    sequence_advantages_B1 = torch.linspace(1.5, -1.2, len(sources), dtype=torch.float64)[:, None]
+    token_advantages = torch.where(sources == Source.AGENT, 0.7 - sequence_advantages_B1, sequence_advantages_B1)
     is_policy = sources == Source.POLICY
     followed = is_policy.flip(1).cumsum(1).flip(1) > 0
     channel = torch.where(is_policy, old - 0.1, 0.0)
     channel = torch.where(sources == Source.AGENT, 1 - log_mu, channel)
-    return Batch(
-        logprobs.requires_grad_(), old, sequence_advantages[:, None] * followed, sequence_advantages, channel, sources
-    )
+    advantages = token_advantages * (followed | (sources == Source.AGENT))
+    return Batch(logprobs.requires_grad_(), old, advantages, token_advantages, channel, sources)
 
 
 def gradient(loss: Tensor, batch: Batch) -> Tensor:
@@ -118,7 +119,7 @@ def expected_loss(batch: Batch, config: ObjectiveConfig) -> Tensor:
     return objective_loss(
         batch.logprobs.flatten(),
         batch.old.flatten(),
-        batch.sequence_advantages.repeat_interleave(columns),
+        batch.token_advantages.flatten(),
         sources_T,
         torch.where(batch.channel > 0, 1 - batch.channel, batch.channel).flatten(),
         sequence_ids_T,
@@ -196,12 +197,6 @@ def test_weight_zero_leaves_the_policy_loss(batch: Batch) -> None:
     assert torch.equal(gradient(mine, batch), gradient(stock, batch))
 
 
-def test_a_reply_at_the_end_has_the_advantage_of_its_trajectory(batch: Batch) -> None:
-    assert not batch.advantages[3, 5:].any()
-    loss = batch.loss(AIPOPolicyLoss(ClippedLoss(), ObjectiveConfig().with_agent_loss("is")))[0]
-    assert gradient(loss, batch)[3, 5:].all()
-
-
 def test_the_policy_loss_sees_no_marked_value(batch: Batch) -> None:
     loss_fn = AIPOPolicyLoss(ClippedLoss(), ObjectiveConfig())
     batch.loss(loss_fn)
@@ -214,8 +209,9 @@ def test_the_policy_loss_sees_no_marked_value(batch: Batch) -> None:
 def test_agent_only_and_empty_micro_batches_stay_differentiable(batch: Batch) -> None:
     loss_fn = AIPOPolicyLoss(ClippedLoss(), ObjectiveConfig())
     batch.sources[batch.sources == P] = T
+    batch.advantages.zero_()  # as `baselines.py` writes them where a sequence has no action
     loss, clip_ratio, ppo_kl, _, _ = batch.loss(loss_fn, batch_num_tokens=torch.tensor(3.0))
-    assert (loss.item(), clip_ratio.item(), ppo_kl.item()) == (0.0, 0.0, 0.0)  # without an action there is no advantage
+    assert (loss.item(), clip_ratio.item(), ppo_kl.item()) == (0.0, 0.0, 0.0)
     assert not gradient(loss, batch).any()
     batch.channel.zero_()
     for num_tokens in (torch.tensor(3.0), torch.tensor(0.0), 0.0):
@@ -235,9 +231,21 @@ def test_metrics_are_those_of_the_objective(batch: Batch) -> None:
     agent = SOURCES == A
     assert whole["agent/probability"] == pytest.approx(batch.logprobs[agent].exp().mean().item(), rel=1e-6)
     assert whole["agent/mu_known_fraction"] == pytest.approx((batch.channel[agent] != 1).double().mean().item())
+    assert whole["agent/advantage"] == pytest.approx(batch.advantages[agent].mean().item())
+    assert whole["tokens/trained"] == (agent | (SOURCES == P)).sum()
     assert whole["agent/token_fraction"] == pytest.approx(
         agent.sum().item() / (agent.sum() + (SOURCES == P).sum()).item()
     )
+
+
+@pytest.mark.parametrize(("agent_loss", "trained"), [("mask", 9), ("aipo", 17)])
+def test_tokens_without_advantage_are_not_trained(batch: Batch, agent_loss: str, trained: int) -> None:
+    batch.advantages[0] = 0
+    loss_fn = AIPOPolicyLoss(ClippedLoss(), ObjectiveConfig(agent_loss=agent_loss))
+    batch.loss(loss_fn)
+    metrics = loss_fn.pop_metrics()
+    assert metrics["tokens/trained"] == trained
+    assert ("agent/advantage" in metrics) is (agent_loss != "mask")
 
 
 def test_agent_tokens_as_actions_are_refused(batch: Batch) -> None:
@@ -314,9 +322,10 @@ def test_what_openrlhf_cannot_do_has_no_flags(config: ObjectiveConfig) -> None:
         openrlhf_flags(config)
 
 
-def test_the_agent_part_keeps_the_agent_fields() -> None:
-    part = agent_part(ObjectiveConfig(algorithm="gspo", kl_coef=0.1, c_max=math.inf, agent_weight=0.5))
-    assert part == ObjectiveConfig(c_max=math.inf, agent_weight=0.5)
+def test_the_agent_part_keeps_our_fields() -> None:
+    ours = {"c_max": math.inf, "agent_weight": 0.5, "policy_baseline": "group", "agent_baseline": "group"}
+    part = agent_part(ObjectiveConfig(algorithm="gspo", kl_coef=0.1, **ours))  # type: ignore[arg-type]
+    assert part == ObjectiveConfig(**ours)  # type: ignore[arg-type]
 
 
 class ToyActor(nn.Module):

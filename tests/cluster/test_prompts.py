@@ -113,6 +113,32 @@ def test_without_evaluation_there_is_no_file_for_it(tmp_path: Path) -> None:
     assert "--eval.dataset" not in prepare(config, MODEL)
 
 
+@pytest.mark.parametrize(
+    ("fields", "flags", "message"),
+    [
+        ({}, ["--rollout.n_samples_per_prompt", "2"], "1 is solo and 1 assisted"),
+        ({}, ["--algo.advantage.estimator=reinforce"], "reinforce has no baseline"),
+        ({"policy_baseline": "group"}, ["--algo.advantage.estimator", "flash_reinforce"], "agent_baseline solo"),
+    ],
+)
+def test_baselines_with_nothing_to_compare_are_refused(
+    fields: dict[str, str], flags: list[str], message: str, tmp_path: Path
+) -> None:
+    config = ClusterConfig(env="rulebook-consult", num_tasks=4, cache=tmp_path, **fields)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=message):
+        prepare(config, [*MODEL, *flags])
+    group = dataclasses.replace(config, policy_baseline="group", agent_baseline="group")
+    prepare(group, [*MODEL, *flags])
+
+
+@pytest.mark.parametrize(
+    ("env", "solo_share"), [("rulebook", 0.5), ("rulebook-consult", 0.0), ("rulebook-consult", 1.0)]
+)
+def test_two_samples_of_one_mode_can_be_compared(env: str, solo_share: float, tmp_path: Path) -> None:
+    config = ClusterConfig(env=env, num_tasks=4, cache=tmp_path, solo_share=solo_share)
+    assert "--data.prompt_dataset" in prepare(config, [*MODEL, "--rollout.n_samples_per_prompt", "2"])
+
+
 @pytest.mark.parametrize("flag", sorted(launch._OWNED))
 def test_flags_of_the_learner_are_refused(flag: str, tmp_path: Path) -> None:
     config = ClusterConfig(env="rulebook-consult", num_tasks=4, cache=tmp_path)

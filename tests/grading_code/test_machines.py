@@ -131,7 +131,8 @@ def copy() -> Iterator[Path]:
         package = folder / "aipo_env"
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "aipo_env" / "grading" / "code", package / "grading" / "code", ignore=ignore)
-        shutil.copy(ROOT / "aipo_env" / "errors.py", package)
+        for module in ("errors.py", "fences.py"):
+            shutil.copy(ROOT / "aipo_env" / module, package)
         (package / "__init__.py").touch()
         (package / "grading" / "__init__.py").touch()
         for module in ("hostile.py", "valid.py"):

@@ -28,8 +28,10 @@ import torch
 from torch import Tensor, distributed
 
 from aipo_env.trajectory import Trajectory
+from algorithms.cluster.baselines import install_baselines
 from algorithms.cluster.channel import action_ranges, encode
 from algorithms.cluster.policy_loss import install_policy_loss
+from algorithms.cluster.trajectories import SOLO
 from algorithms.config import ObjectiveConfig
 
 with warnings.catch_warnings():
@@ -113,7 +115,8 @@ def to_experience(trajectory: Trajectory, max_length: int = MAX_LENGTH) -> Exper
     response = {
         "prompt": trajectory.task_id, "label": "", "images": None, "reward": trajectory.reward, "scores": trajectory.reward,
         "observation_tokens": trajectory.token_ids, "action_ranges": action_ranges(trajectory),
-        "rollout_log_probs": encode(trajectory), "truncated": False, "extra_logs": {},
+        "rollout_log_probs": encode(trajectory), "truncated": False,
+        "extra_logs": {SOLO: float(not trajectory.assisted)},
     }  # fmt: skip
     return SamplesGenerator._process_response_into_experience(None, response, max_len=max_length)
 
@@ -187,7 +190,7 @@ def train(
     """One `ppo_train` on a batch of trajectories; one optimizer step unless the flags say otherwise.
 
     Args:
-        config: our AGENT term; None leaves OpenRLHF as it is.
+        config: our AGENT term and baselines; None leaves OpenRLHF as it is.
         micro_batches: of an optimizer step, on each rank.
         ranks: data-parallel ranks.
         updated: weights that the policy has moved to since the rollouts were scored.
@@ -272,6 +275,8 @@ def _train_here(
         strategy,
         SimpleNamespace(pad_token_id=0),
     )
+    if config is not None:
+        install_baselines(maker, config)
     experiences = maker.make_experience_batch([to_experience(trajectory) for trajectory in trajectories])
     if args.train.dynamic_batch_enable:
         experiences = balance_experiences(experiences, args)

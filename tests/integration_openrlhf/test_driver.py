@@ -14,7 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from aipo_env import Source, Trajectory
 from aipo_env.errors import ConfigurationError
+from algorithms import batch as batches
+from algorithms.advantages import agent_advantages, compute_advantages
 from algorithms.cluster import hooks
+from algorithms.config import ObjectiveConfig
 from tests.integration_openrlhf.checkpoint import EMBEDDED
 from tests.integration_openrlhf.driver import Run, run_driver
 from tests.integration_openrlhf.flaky import DOWN
@@ -114,6 +117,37 @@ def test_groups_hold_assisted_and_solo_samples(run: Run) -> None:
         assert [t.assisted for t in members] == [False, True] * (SAMPLES // 2)
     assert any(t.count(Source.AGENT) for t in training)
     assert not any(t.count(Source.AGENT) for t in training if not t.assisted)
+
+
+def trained_tokens(trajectories: list[Trajectory], policy_baseline: str) -> int:
+    """Tokens whose advantage is not 0, with the default estimator and the solo baseline for replies."""
+    rewards_S, groups_S = batches.rewards(trajectories), batches.group_ids(trajectories)
+    solo_S = torch.tensor([not t.assisted for t in trajectories])
+    policy_S = compute_advantages(rewards_S, 2 * groups_S + solo_S if policy_baseline == "mode" else groups_S, "mean")
+    agent_S = agent_advantages(rewards_S, groups_S, solo_S, "mean")
+    return sum(
+        t.count(Source.POLICY) * (policy != 0) + t.count(Source.AGENT) * (agent != 0)
+        for t, policy, agent in zip(trajectories, policy_S.tolist(), agent_S.tolist(), strict=True)
+    )
+
+
+def test_rewards_are_compared_as_on_one_machine(run: Run) -> None:
+    """Step by step, from what was rolled out: as many tokens have an advantage as with the default baselines."""
+    assert (ObjectiveConfig.policy_baseline, ObjectiveConfig.agent_baseline) == ("mode", "solo")
+    training, _ = split(run)
+    assert max(len(t.token_ids) for t in training) <= MAX_LEN  # nothing was cut
+    size = GROUPS * SAMPLES
+    steps = [training[start : start + size] for start in range(0, len(training), size)]
+    logged, means = run.scalars("train/tokens/trained"), run.scalars("train/agent/advantage")
+    assert [logged[step] for step in range(1, STEPS + 1)] == [trained_tokens(part, "mode") for part in steps]
+    assert any(trained_tokens(part, "mode") != trained_tokens(part, "group") for part in steps)
+    for step, part in enumerate(steps, 1):
+        solo_S = torch.tensor([not t.assisted for t in part])
+        advantages_S = agent_advantages(batches.rewards(part), batches.group_ids(part), solo_S, "mean")
+        counts_S = torch.tensor([t.count(Source.AGENT) for t in part])
+        if counts_S.any():
+            expected = float((advantages_S * counts_S).sum() / counts_S.sum())
+            assert means[step] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_first_rollouts_are_the_start_policys(run: Run, checkpoint: Path) -> None:

@@ -93,10 +93,12 @@ def trajectories(reward_scale: float = 1.0) -> list[Trajectory]:
             ]
         if index % 5 == 0:
             segments = segments[:-1]  # cut after a reply
-        if index % 4 == 0:
-            segments = [s for s in segments if s.source is not Source.AGENT]  # solo
+        group = index // GROUP_SIZE
+        solo = index % 2 == 0 and group < NUM_GROUPS - 1  # the last group has no solo sample
+        if solo:
+            segments = [s for s in segments if s.source is not Source.AGENT]
         reward = reward_scale * float(torch.rand((), generator=generator) < 0.5)
-        made.append(Trajectory("test-v0", "0", segments, reward=reward, group=index // GROUP_SIZE))
+        made.append(Trajectory("test-v0", "0", segments, reward=reward, group=group, assisted=not solo))
     return made
 
 
@@ -132,9 +134,13 @@ def relative_difference(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> f
     return max(float((mine[name] - theirs[name]).norm() / theirs[name].norm()) for name in theirs)
 
 
-def scale_of(algorithm: str) -> float:
-    """Rewards so large that OpenRLHF's std + 1e-9 and our std + 1e-4 are the same number where std divides."""
-    return 1e4 if algorithm in ("grpo", "dapo", "gspo") else 1.0
+def scale_of(config: ObjectiveConfig) -> float:
+    """Rewards so large that OpenRLHF's std + 1e-9 and our std + 1e-4 are the same number where both divide."""
+    return 1e4 if config.policy_rule.advantage == "mean_std" and "group" in baselines_of(config) else 1.0
+
+
+def baselines_of(config: ObjectiveConfig) -> tuple[str, str]:
+    return config.policy_baseline, config.agent_baseline
 
 
 @pytest.mark.parametrize("off_policy", [False, True], ids=["first update", "later update"])
@@ -146,7 +152,7 @@ def test_gradients_equal_the_single_machine_trainers(
     config = ObjectiveConfig(algorithm=algorithm, delta=0.003).with_agent_loss(variant)
     if algorithm == "gspo":
         config = dataclasses.replace(config, clip_low=0.05, clip_high=0.05)  # so that some sequences stay inside
-    batch, updated = trajectories(scale_of(algorithm)), moved if off_policy else None
+    batch, updated = trajectories(scale_of(config)), moved if off_policy else None
     expected = single_machine(policy, batch, config, tmp_path, updated)
     [step] = train(
         batch,
@@ -165,12 +171,38 @@ def test_gradients_equal_the_single_machine_trainers(
             assert 0 < step.metrics["agent/trust_region_fraction"] < 1
 
 
+@pytest.mark.parametrize("agent_baseline", ["solo", "group"])
+@pytest.mark.parametrize("policy_baseline", ["mode", "group"])
+@pytest.mark.parametrize("algorithm", ["grpo", "dapo", "rloo", "reinforce_baseline"])
+def test_baselines_equal_the_single_machine_trainers(
+    policy: Policy, actor: Any, algorithm: str, policy_baseline: str, agent_baseline: str, tmp_path: Path
+) -> None:
+    config = ObjectiveConfig(algorithm=algorithm, policy_baseline=policy_baseline, agent_baseline=agent_baseline)
+    batch = trajectories(scale_of(config))
+
+    def gradient_on_openrlhf(config: ObjectiveConfig) -> dict[str, Tensor]:
+        [step] = train(batch, actor, openrlhf_flags(config), agent_part(config), group_size=GROUP_SIZE, micro_batches=2)
+        return step.gradients[0]
+
+    gradient = gradient_on_openrlhf(config)
+    assert relative_difference(gradient, single_machine(policy, batch, config, tmp_path, None)) < RELATIVE
+    # And not because the batch could not tell the baselines apart.
+    others = {
+        "policy_baseline": {"mode", "group"} - {policy_baseline},
+        "agent_baseline": {"solo", "group"} - {agent_baseline},
+    }
+    for field, (value,) in others.items():
+        other = dataclasses.replace(config, **{field: value})
+        assert relative_difference(gradient, gradient_on_openrlhf(other)) > 1e-2, field
+
+
 @pytest.mark.parametrize(("micro_batches", "ranks"), [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2)])
 @pytest.mark.parametrize("algorithm", ["grpo", "dapo", "gspo"])
 def test_micro_batches_and_ranks_agree(
     policy: Policy, actor: Any, algorithm: str, micro_batches: int, ranks: int, tmp_path: Path
 ) -> None:
-    config, batch = ObjectiveConfig(algorithm=algorithm), trajectories(scale_of(algorithm))
+    config = ObjectiveConfig(algorithm=algorithm)
+    batch = trajectories(scale_of(config))
     expected = single_machine(policy, batch, config, tmp_path, None)
     steps = train(
         batch,
@@ -253,9 +285,9 @@ def test_policy_tokens_get_what_openrlhf_alone_gives_them(
     batch = trajectories()
     without = [dataclasses.replace(t, segments=[hidden(s) for s in t.segments]) for t in batch]
     config = {
-        "mask": ObjectiveConfig(agent_loss="mask"),
-        "weight 0": ObjectiveConfig(agent_weight=0.0),
-        "no agent tokens": ObjectiveConfig(),
+        "mask": ObjectiveConfig(agent_loss="mask", policy_baseline="group"),
+        "weight 0": ObjectiveConfig(agent_weight=0.0, policy_baseline="group", agent_baseline="group"),
+        "no agent tokens": ObjectiveConfig(policy_baseline="group", agent_baseline="group"),
     }[agent]
     options: dict[str, Any] = {"group_size": GROUP_SIZE, "micro_batches": 2, "updated": moved}
     options["reference"] = reference if "KL" in setting else None
@@ -312,8 +344,12 @@ def test_the_loss_equals_policy_loss_bit_for_bit(options: dict[str, Any], token_
 
 
 def test_the_advantages_differ_by_the_epsilon_alone(policy: Policy, actor: Any, tmp_path: Path) -> None:
-    """`group_norm` divides by std + 1e-9, `mean_std` by std + 1e-4: with rewards 0 and 1, two parts in 10,000."""
-    config, batch = ObjectiveConfig(algorithm="grpo"), trajectories()
+    """`group_norm` divides by std + 1e-9, `mean_std` by std + 1e-4: with rewards 0 and 1, two parts in 10,000.
+
+    So it is with the group's baselines alone: the others are computed by our `mean_std`.
+    """
+    config = ObjectiveConfig(algorithm="grpo", policy_baseline="group", agent_baseline="group")
+    batch = trajectories()
     expected = single_machine(policy, batch, config, tmp_path, None)
     [step] = train(batch, actor, openrlhf_flags(config), agent_part(config), group_size=GROUP_SIZE)
     assert 1e-5 < relative_difference(step.gradients[0], expected) < 4e-4

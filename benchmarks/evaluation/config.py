@@ -1,0 +1,168 @@
+"""What an evaluation can be told: plain data, importable without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from aipo_env.errors import ConfigurationError
+from benchmarks.evaluation.suites import check_sampling, find_suite
+
+Mode = Literal["solo", "assisted", "both"]
+Backend = Literal["transformers", "vllm"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """One evaluation: a policy on suites, alone, with help, or both. What is None is the suite's or the backend's default."""
+
+    suite: str
+    """The suites, with commas between: math500, aime24, aime25, gpqa-diamond, livecodebench, gsm8k, rulebook."""
+    policy: str = "embedded"
+    """ "embedded", "smollm2", or a directory or hub id that transformers loads; with --server it names the tokenizer alone."""
+    mode: Mode = "both"
+    """ "solo": nobody answers; "assisted": the helpers do; "both": one run of each."""
+    out: Path = Path("runs/eval")
+    """Folder of results.json, results.md, figures and traces; the same command goes on with what lies there."""
+    samples: int | None = None
+    """Samples of each task."""
+    temperature: float | None = None
+    """0 is greedy, with one sample."""
+    top_p: float | None = None
+    """Samples from the most likely tokens whose probabilities reach this sum; 1 from all."""
+    max_tokens: int | None = None
+    """Tokens behind the prompt, helpers' replies included."""
+    context: int | None = None
+    """Tokens that the model takes, prompt included; by default what a model of transformers says of itself."""
+    seed: int = 0
+    """Decides the sampling, the helpers' seeds and the resampling of the intervals."""
+    num_tasks: int | None = None
+    """The first tasks of each suite."""
+    tasks: tuple[int, ...] = ()
+    """The tasks with these indices, instead."""
+    data: tuple[str, ...] = ()
+    """Local data: PATH for all suites, or SUITE=PATH for one."""
+    agents: tuple[str, ...] = ()
+    """Helpers, each "name" or "name=package.module:Class"."""
+    helper_server: str | None = None
+    """Address of a server whose model plays those helpers that are given by name alone."""
+    helper_model: str | None = None
+    """The name under which it serves that model."""
+    prompt: str | None = None
+    """ "consult" invites to ask helpers, "plain" does not; or a text with {problem}. Both modes get the same one."""
+    env_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
+    """Options of the environments, as `--env-options max_consults 2 rulebook.level 3`; with a suite's name before the dot for
+    that suite alone."""
+    k: tuple[int, ...] = ()
+    """The k of pass@k, and the n of maj@n; by default powers of two up to the number of samples."""
+    backend: Backend = "transformers"
+    """What runs a policy that is loaded here."""
+    device: str = "cpu"
+    """A torch device, for transformers."""
+    engine_args: dict[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    """With --backend vllm, arguments of vllm.AsyncEngineArgs, as `--engine-args tensor_parallel_size 2`."""
+    server: str | None = None
+    """Address of an OpenAI-compatible server that returns token ids (vLLM), such as http://localhost:8000/v1."""
+    model: str | None = None
+    """The name under which the server serves the policy."""
+    batch_size: int | None = None
+    """Episodes that run at the same time in transformers (16); sampling depends on it."""
+    max_in_flight: int | None = None
+    """Episodes that run at the same time with vLLM or a server (256)."""
+    timeout: float | None = None
+    """With vLLM or a server, seconds for an episode."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work, and says what to change."""
+        if not self.suites:
+            raise ConfigurationError("--suite names at least one suite, such as math500 or math500,aime24.")
+        if len(set(self.suites)) < len(self.suites):
+            raise ConfigurationError(f"--suite names a suite twice: {self.suite}. Name each once.")
+        for name in self.suites:
+            check_sampling(name, self.samples_of(name), self.temperature_of(name))
+        if self.num_tasks is not None and self.tasks:
+            raise ConfigurationError(
+                "--num-tasks takes the first tasks, --tasks takes those you name: give one of them."
+            )
+        if self.tasks and len(self.suites) > 1:
+            raise ConfigurationError(
+                f"--tasks are indices of one suite, and --suite names {len(self.suites)}. Run them apart."
+            )
+        self._check_numbers()
+        self._check_backend()
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """The names of the suites."""
+        return tuple(name.strip() for name in self.suite.split(",") if name.strip())
+
+    @property
+    def modes(self) -> tuple[bool, ...]:
+        """Whether helpers answer, for each run of a suite."""
+        return {"solo": (False,), "assisted": (True,), "both": (False, True)}[self.mode]
+
+    @property
+    def batched(self) -> bool:
+        """Whether episodes are sampled in step in this process, and not each by itself."""
+        return self.server is None and self.backend == "transformers"
+
+    def temperature_of(self, suite: str) -> float:
+        """The temperature at which a suite is sampled."""
+        return find_suite(suite).temperature if self.temperature is None else self.temperature
+
+    def samples_of(self, suite: str) -> int:
+        """Samples of each task of a suite; a greedy policy that was asked for without a number takes one."""
+        if self.samples is not None:
+            return self.samples
+        return 1 if self.temperature == 0 else find_suite(suite).num_samples
+
+    def max_tokens_of(self, suite: str) -> int:
+        """Tokens behind the prompt of an episode of a suite."""
+        return find_suite(suite).max_tokens if self.max_tokens is None else self.max_tokens
+
+    def _check_numbers(self) -> None:
+        for name in ("samples", "max_tokens", "context", "num_tasks", "batch_size", "max_in_flight"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigurationError(f"--{name.replace('_', '-')} is a whole number of at least 1, got {value}.")
+        if self.seed < 0 or min(self.tasks, default=0) < 0 or min(self.k, default=1) < 1:
+            raise ConfigurationError(
+                f"--seed and --tasks are not negative and --k is 1 or more; got {self.seed}, {self.tasks} and {self.k}."
+            )
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+            raise ConfigurationError(f"--temperature is a number of at least 0 (0 is greedy), got {self.temperature}.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigurationError(f"--top-p is a probability above 0 and up to 1, got {self.top_p}.")
+        for name in self.suites:
+            if max(self.k, default=1) > (samples := self.samples_of(name)):
+                raise ConfigurationError(
+                    f"pass@{max(self.k)} needs at least {max(self.k)} samples of a task, and {name} has {samples}: raise "
+                    "--samples, or lower --k."
+                )
+
+    def _check_backend(self) -> None:
+        for address, name, flag in ((self.server, self.model, ""), (self.helper_server, self.helper_model, "helper-")):
+            if (address is None) != (name is None):
+                raise ConfigurationError(
+                    f"--{flag}server and --{flag}model go together: the address, and the model served there."
+                )
+        if self.server is not None and self.backend != "transformers":
+            raise ConfigurationError(
+                "--server and --backend vllm exclude each other: a server runs the policy, or this process."
+            )
+        here = "transformers"
+        misplaced: dict[str, object]
+        if self.batched:
+            misplaced = {
+                "--max-in-flight": self.max_in_flight, "--timeout": self.timeout, "--engine-args": self.engine_args or None,
+            }  # fmt: skip
+        else:
+            here = "--server" if self.server is not None else "--backend vllm"
+            misplaced = {
+                "--batch-size": self.batch_size,
+                "--device": None if self.device == "cpu" else self.device,
+                "--engine-args": (self.engine_args or None) if self.server is not None else None,
+            }
+        if given := ", ".join(flag for flag, value in misplaced.items() if value is not None):
+            raise ConfigurationError(f"{given} does nothing with {here}: leave it out.")

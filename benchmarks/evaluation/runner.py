@@ -1,0 +1,257 @@
+"""Running an evaluation from its configuration to its results; the same call goes on where it was cut."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aipo_env
+from aipo_env.errors import ConfigurationError, ServiceError
+from aipo_env.gym_env import ConsultEnv
+from aipo_env.registry import AgentLike
+from aipo_env.tasks.base import is_confidential
+from benchmarks.evaluation.config import EvaluationConfig
+from benchmarks.evaluation.episodes import RunEpisodes
+from benchmarks.evaluation.facts import WITHHELD, Finisher
+from benchmarks.evaluation.folder import EvaluationFolder, read_json, write_json
+from benchmarks.evaluation.game import MeteredGame, metered
+from benchmarks.evaluation.plan import RunPlan, plan_run
+from benchmarks.evaluation.results import command_line, evaluation_result, run_result, run_settings, versions
+from benchmarks.evaluation.samplers import Sampler, open_sampler
+from benchmarks.evaluation.suites import SUITES, Suite, find_suite
+
+if TYPE_CHECKING:
+    from algorithms.codec import TransformersCodec
+    from algorithms.policies import Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation came to."""
+
+    results: dict[str, object]
+    """What results.json holds."""
+    folder: Path
+    fault: str = ""
+    """Why it ended before its end; the same call goes on."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every episode was played and graded."""
+        return bool(self.results["complete"])
+
+
+def evaluate_policy(
+    config: EvaluationConfig,
+    *,
+    policy: Policy | None = None,
+    agents: Mapping[str, AgentLike] | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Evaluates a policy on suites; writes traces, results.json, results.md and figures to `config.out`.
+
+    Args:
+        config: what to evaluate, and how.
+        policy: a policy that is loaded already, in place of `config.policy`.
+        agents: the helpers, in place of `config.agents`: what `aipo_env.make(agents=...)` takes.
+        progress: shows bars on standard error.
+
+    Returns:
+        The results. They are incomplete where episodes were ended by a fault; the same call plays those again.
+
+    Raises:
+        ConfigurationError: for what cannot work, or a folder that holds another evaluation.
+        DataNotFoundError: when tasks or policy are neither local nor reachable.
+        OSError: when the disk is full; what was finished is on it.
+
+    Example:
+        >>> from benchmarks.evaluation import EvaluationConfig, evaluate_policy
+        >>> config = EvaluationConfig("rulebook", mode="solo", num_tasks=2, samples=2, out="/tmp/aipo-eval-example")
+        >>> evaluate_policy(config).complete
+        True
+    """
+    if policy is not None and not config.batched:
+        raise ConfigurationError("policy= is a model of transformers; leave out --server and --backend vllm.")
+    folder = EvaluationFolder(Path(config.out))
+    codec = policy.codec if policy is not None else _load_codec(config.policy)
+    # Data and helpers first: loading a large model takes longer than finding out that they are not there.
+    suites = {name: _OpenSuite(find_suite(name), config, codec, agents) for name in config.suites}
+    sampler: Sampler | None = None
+    try:
+        sampler = open_sampler(config, codec, policy)
+        shared: dict[str, object] = {
+            "policy": {**sampler.description, "tokenizer": codec.fingerprint},
+            "seed": config.seed,
+            "versions": versions(),
+        }
+        runs = [
+            _Run(suite, suite.plan(config, assisted=assisted, own_context=sampler.context), config, folder)
+            for suite in suites.values()
+            for assisted in config.modes
+        ]
+        folder.claim(shared, {run.plan.name: run.settings for run in runs})
+        command, others = command_line(config), _other_runs(folder, runs)
+        done: list[dict[str, object]] = []
+        fault = ""
+        for run in runs:
+            if not fault:
+                fault = run.play(sampler, progress=progress)
+            done.append(run.result(config))
+            complete = len(done) == len(runs) and all(r["complete"] for r in [*done, *others])
+            results = evaluation_result(shared, [*others, *done], complete=complete, command=command)
+            write_json(folder.results, results)
+        _write_report(results, folder.path)
+        return Evaluation(results, folder.path, fault)
+    finally:
+        if sampler is not None:
+            sampler.close()
+        for suite in suites.values():
+            suite.env.close()
+
+
+class _OpenSuite:
+    """A suite with its environment.
+
+    Args:
+        suite: the suite.
+        config: of the evaluation.
+        codec: the policy's tokenizer.
+        agents: in place of those of the configuration.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        config: EvaluationConfig,
+        codec: TransformersCodec,
+        agents: Mapping[str, AgentLike] | None,
+    ) -> None:
+        from algorithms.server_rollout import make_agents
+
+        named = (
+            make_agents(config.agents, config.helper_server, config.helper_model) if agents is None else dict(agents)
+        )
+        options: dict[str, Any] = {**suite.env_options, **_env_options(config, suite)}
+        if config.prompt is not None:
+            options["prompt"] = config.prompt
+        self.suite = suite
+        self.env: ConsultEnv = metered(aipo_env.make(suite.env_id, codec=codec, agents=named, **options))
+        assert isinstance(self.env.game, MeteredGame)
+        self.game: MeteredGame = self.env.game
+
+    def plan(self, config: EvaluationConfig, *, assisted: bool, own_context: int | None) -> RunPlan:
+        """The plan of one of the suite's runs."""
+        return plan_run(config, self.suite, self.env.tasks, assisted=assisted, own_context=own_context)
+
+
+class _Run:
+    """One run of a suite, played into its file of traces.
+
+    Args:
+        suite: with its environment.
+        plan: what is played.
+        config: of the evaluation.
+        folder: where it is kept.
+    """
+
+    def __init__(self, suite: _OpenSuite, plan: RunPlan, config: EvaluationConfig, folder: EvaluationFolder) -> None:
+        self._suite, self.plan = suite, plan
+        self._traces = folder.traces(plan.name)
+        self._relative = str(self._traces.relative_to(folder.path))
+        self.settings = run_settings(plan, suite.env, config)
+
+    def play(self, sampler: Sampler, *, progress: bool) -> str:
+        """Plays what is missing; returns why it ended before its end, or nothing."""
+        finish = Finisher(self._suite.game, self.plan.suite.answers)
+        confidential = is_confidential(self._suite.game.grading.tasks)
+        with _quiet_about_requests() if confidential else contextlib.nullcontext():
+            try:
+                sampler.play(self._suite.env, self.plan, self._traces, finish, progress=progress)
+            except ServiceError as error:
+                return f"{self.plan.name}: {error}"
+        return ""
+
+    def result(self, config: EvaluationConfig) -> dict[str, object]:
+        """What the run's episodes say so far."""
+        return run_result(
+            RunEpisodes.read(self.plan, self._traces),
+            self._suite.game,
+            self.settings,
+            traces=self._relative,
+            ks=config.k,
+        )
+
+
+def _load_codec(name: str) -> TransformersCodec:
+    from algorithms.server_rollout import load_codec
+
+    return load_codec(name)
+
+
+def _env_options(config: EvaluationConfig, suite: Suite) -> dict[str, str | int | float]:
+    """The environment's options for a suite: what the embedded policy needs, local data, and what the user set."""
+    options: dict[str, str | int | float] = {}
+    if config.policy == "embedded":
+        # It reads bare problems and nothing else.
+        options["prompt"] = "bare"
+        if suite.name == "rulebook":
+            options["style"] = "terse"
+    for text in config.data:
+        name, separator, path = text.partition("=")
+        if not separator or name not in SUITES:
+            options.setdefault("data", text)
+        elif name == suite.name:
+            options["data"] = path
+    for name, value in config.env_options.items():
+        owner, dot, option = name.partition(".")
+        if not dot:
+            options[name] = value
+        elif owner == suite.name:
+            options[option] = value
+        elif owner not in config.suites:
+            raise ConfigurationError(
+                f"--env-options {name}: {owner!r} is not one of the suites {', '.join(config.suites)}. Name an option, or "
+                "suite.option."
+            )
+    return options
+
+
+def _other_runs(folder: EvaluationFolder, runs: list[_Run]) -> list[dict[str, object]]:
+    """The runs of earlier commands in the same folder, as their results stand."""
+    if not folder.results.exists():
+        return []
+    mine = {run.plan.name for run in runs}
+    found: Any = read_json(folder.results)["runs"]
+    return [run for run in found if f"{run['suite']}.{run['mode']}" not in mine]
+
+
+@contextlib.contextmanager
+def _quiet_about_requests() -> Iterator[None]:
+    """Keeps out of the log what services say of requests: it may quote a confidential task."""
+
+    def withhold(record: logging.LogRecord) -> bool:
+        if record.args:
+            record.msg, record.args = f"a helper's service failed: {WITHHELD}", ()
+        return True
+
+    log = logging.getLogger("aipo_env")
+    log.addFilter(withhold)
+    try:
+        yield
+    finally:
+        log.removeFilter(withhold)
+
+
+def _write_report(results: dict[str, object], folder: Path) -> None:
+    """The readable forms of the results."""
+    from benchmarks.evaluation.plots import write_plots
+    from benchmarks.evaluation.tables import results_markdown
+
+    part = folder / ".results.md.part"
+    part.write_text(results_markdown(results), encoding="utf-8")
+    part.replace(folder / "results.md")
+    write_plots(results, folder)

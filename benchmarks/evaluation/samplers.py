@@ -1,0 +1,261 @@
+"""Playing a run's episodes: with a model of `transformers` in step, with vLLM in this process, or with a model server.
+
+Each sampler appends the episodes to a file of traces and goes on with what the file holds; see `aipo_env.trace_files`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import aipo_env
+from aipo_agents.backends.base import CompletionBackend, CompletionSampling
+from aipo_env.errors import ServiceError
+from aipo_env.gym_env import ConsultEnv
+from aipo_env.rollout import EpisodeSeeds
+from aipo_env.rollout_progress import RolloutProgress
+from aipo_env.run_record import RunRecord, record_path
+from aipo_env.trace_files import FAULTS, TraceFiles
+from aipo_env.trajectory import Trajectory
+from benchmarks.evaluation.config import EvaluationConfig
+from benchmarks.evaluation.fingerprints import folder_fingerprint, model_fingerprint
+from benchmarks.evaluation.plan import RunPlan
+
+if TYPE_CHECKING:
+    from algorithms.codec import TransformersCodec
+    from algorithms.policies import Policy
+
+Finish = Callable[[Trajectory], Trajectory]
+
+MAX_FAULTS_IN_A_ROW = 64
+"""So many episodes in a row that a fault ended, and a run stops: whoever should answer does not."""
+
+
+class Sampler(Protocol):
+    """Plays runs with one policy."""
+
+    description: dict[str, object]
+    """What the policy is; a change of it is another evaluation."""
+    context: int | None
+    """Tokens that the policy takes by its own account; None where it does not say."""
+
+    def play(self, env: ConsultEnv, plan: RunPlan, traces: Path, finish: Finish, *, progress: bool) -> None:
+        """Plays the episodes of a run that a file of traces lacks.
+
+        Args:
+            env: made with the policy's tokenizer.
+            plan: of the run.
+            traces: the file.
+            finish: what is made of each trajectory before it is written.
+            progress: shows a bar on standard error.
+
+        Raises:
+            ServiceError: when nobody answers any more.
+            OSError: when the disk is full or the like; the file then ends with a whole episode.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the policy."""
+        ...
+
+
+class BatchedSampler:
+    """A policy of `transformers`, sampled in step by `algorithms.rollout.Roller`.
+
+    The plan's episodes, those with the longest prompts first, are cut into batches of fixed size, and a batch's draws are a
+    function of the seed, its number and its episodes. A batch that was not finished is sampled again from its beginning, so
+    that what it adds is what it would have added at once. Prompts of like length share a batch: what is padded is computed.
+
+    Args:
+        policy: model and tokenizer.
+        device: where the model is.
+    """
+
+    def __init__(self, policy: Policy, device: str) -> None:
+        self._policy = policy
+        self.description: dict[str, object] = {
+            "name": policy.name,
+            "backend": "transformers",
+            "device": device,
+            "weights": model_fingerprint(policy.model),
+        }
+        positions = getattr(policy.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        self.context: int | None = None if positions is None else int(positions)
+
+    def play(self, env: ConsultEnv, plan: RunPlan, traces: Path, finish: Finish, *, progress: bool) -> None:
+        """See `Sampler`; no fault of a service ends these episodes."""
+        from algorithms.rollout import Roller, RolloutRequest
+        from algorithms.train_config import SamplingConfig
+
+        assert plan.batch_size is not None
+        sampling = SamplingConfig(plan.temperature, plan.top_p, plan.max_tokens, plan.batch_size)
+        roller = Roller(self._policy, env, sampling, context=plan.context)
+        lengths = {index: len(env.make_episode(index).segments[0].token_ids) for index in plan.tasks}
+        requests = [
+            RolloutRequest(index, plan.assisted, EpisodeSeeds(plan.seed, index, sample).episode, group, sample)
+            for group, index, sample in sorted(plan.episodes(), key=lambda episode: -lengths[episode[1]])
+        ]
+        name = self._policy.name
+        record = RunRecord.of(env, policy=name, seed=plan.seed, max_tokens=plan.max_tokens, tokenizer_name=name)
+        files = TraceFiles(traces, record, lambda trajectory: _foreign(trajectory, plan))
+        bar = RolloutProgress() if progress else None
+        try:
+            missing = [not files.finished.get(r.task_index, 0) >> r.sample & 1 for r in requests]
+            if bar is not None:
+                bar.start(sum(missing))
+            for number, start in enumerate(range(0, len(requests), plan.batch_size)):
+                end = start + plan.batch_size
+                if not any(missing[start:end]):
+                    continue
+                for position, sampled in roller.iterate(requests[start:end], plan.seed, first_wave=number):
+                    sampled.metadata["policy"] = name
+                    trajectory = finish(sampled)
+                    if missing[start + position]:
+                        files.write(trajectory)
+                        if bar is not None:
+                            bar.count(trajectory)
+        finally:
+            files.close()
+            if bar is not None:
+                bar.stop()
+
+    def close(self) -> None:
+        """Does nothing: the model goes with its last user."""
+
+
+class TurnSampler:
+    """A policy whose turns a backend samples, each episode by itself: a model server, or vLLM in this process.
+
+    Args:
+        backend: the model; closed with this object.
+        codec: the policy's tokenizer.
+        description: what the policy is; its name stands in the traces.
+        tokenizer_name: what the tokenizer can be loaded by.
+        max_in_flight: episodes that run at the same time.
+        timeout: seconds for an episode; None for no limit.
+        context: tokens that the model takes; None where that is not known.
+    """
+
+    def __init__(
+        self,
+        backend: CompletionBackend,
+        codec: TransformersCodec,
+        description: dict[str, object],
+        *,
+        tokenizer_name: str,
+        max_in_flight: int,
+        timeout: float | None,
+        context: int | None = None,
+    ) -> None:
+        self._backend, self._codec, self.description = backend, codec, description
+        self._tokenizer_name, self._max_in_flight, self._timeout = tokenizer_name, max_in_flight, timeout
+        self.context = context
+
+    def play(self, env: ConsultEnv, plan: RunPlan, traces: Path, finish: Finish, *, progress: bool) -> None:
+        """See `Sampler`; an episode that a fault ends is played again by the next call."""
+        asyncio.run(self._play(env, plan, traces, finish, progress))
+
+    def close(self) -> None:
+        """Closes the backend."""
+        asyncio.run(self._backend.aclose())
+
+    async def _play(self, env: ConsultEnv, plan: RunPlan, traces: Path, finish: Finish, progress: bool) -> None:
+        from algorithms.samplers import BackendPolicy
+
+        # Log-probabilities are what training needs; here they would double the traces.
+        sampling = CompletionSampling(plan.temperature, plan.top_p, plan.max_tokens, logprobs=False)
+        name = str(self.description["name"])
+        episodes = aipo_env.rollout(
+            env,
+            BackendPolicy(self._backend, self._codec, sampling, context_length=plan.context, name=name),
+            list(plan.tasks),
+            group_size=plan.num_samples,
+            max_in_flight=self._max_in_flight,
+            seed=plan.seed,
+            solo_share=0.0 if plan.assisted else 1.0,
+            max_tokens=plan.max_tokens,
+            timeout=self._timeout,
+            traces=traces,
+            finish=finish,
+            progress=progress,
+        )
+        faults_in_a_row = 0
+        async with episodes:
+            side = record_path(traces)
+            dataclasses.replace(RunRecord.read(side), tokenizer_name=self._tokenizer_name).write(side)
+            async for trajectory in episodes:
+                faults_in_a_row = faults_in_a_row + 1 if trajectory.stop_reason in FAULTS else 0
+                if faults_in_a_row == MAX_FAULTS_IN_A_ROW:
+                    raise ServiceError(
+                        f"{MAX_FAULTS_IN_A_ROW} episodes in a row were ended by a fault, the last one by "
+                        f"{trajectory.redacted().metadata.get('error')}"
+                    )
+
+
+def open_sampler(config: EvaluationConfig, codec: TransformersCodec, policy: Policy | None = None) -> Sampler:
+    """Loads the policy of an evaluation, or makes ready to ask its server.
+
+    Args:
+        config: of the evaluation.
+        codec: the policy's tokenizer.
+        policy: a policy that is loaded already; None loads `config.policy`.
+
+    Raises:
+        DataNotFoundError: when there is no such policy.
+        MissingDependencyError: when the backend is not installed.
+    """
+    if config.batched:
+        from algorithms.policies import load_policy
+
+        return BatchedSampler(policy or load_policy(config.policy, config.device), config.device)
+    shared: dict[str, Any] = {
+        "tokenizer_name": config.policy,
+        "max_in_flight": config.max_in_flight or 256,
+        "timeout": config.timeout,
+    }
+    if config.server is not None and config.model is not None:
+        from aipo_agents.backends.openai_server import OpenAIServer
+
+        server = OpenAIServer(config.server, config.model, timeout=config.timeout or _request_seconds(config))
+        description: dict[str, object] = {
+            "name": config.model,
+            "backend": "server",
+            "server": config.server,
+            "model": config.model,
+        }
+        return TurnSampler(server, codec, description, **shared)
+    from aipo_agents.backends.vllm_engine import VLLMEngine
+    from algorithms.policies.loading import policy_source
+
+    limit = {} if config.context is None else {"max_model_len": config.context}
+    engine_args: dict[str, Any] = {**limit, **config.engine_args}
+    source = str(policy_source(config.policy))
+    engine = VLLMEngine(source, name=config.policy, **engine_args)
+    description = {
+        "name": config.policy,
+        "backend": "vllm",
+        "engine_args": engine_args,
+        "weights": folder_fingerprint(source),
+    }
+    return TurnSampler(engine, codec, description, **shared, context=engine.context_length)
+
+
+def _request_seconds(config: EvaluationConfig) -> float:
+    """How long a turn may take: long enough for the longest one at five tokens a second."""
+    return max(600.0, 0.2 * max(config.max_tokens_of(name) for name in config.suites))
+
+
+def _foreign(trajectory: Trajectory, plan: RunPlan) -> str | None:
+    """Why a trajectory is not of this run; None where it is."""
+    index, sample = trajectory.task_index, trajectory.sample
+    if index not in plan.tasks or not 0 <= sample < plan.num_samples:
+        return f"sample {sample} of task {index} is not in the plan"
+    if trajectory.seed != EpisodeSeeds(plan.seed, index, sample).episode:
+        return f"sample {sample} of task {index} has another seed"
+    if trajectory.assisted != plan.assisted:
+        return f"sample {sample} of task {index} is {'assisted' if trajectory.assisted else 'solo'}"
+    return None

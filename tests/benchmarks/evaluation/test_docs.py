@@ -1,0 +1,55 @@
+"""What docs/evaluation.md says is so."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tyro
+
+from benchmarks import commands
+from benchmarks.evaluation import SUITES
+
+DOCS = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    aipo (.*)$", DOCS, re.MULTILINE))
+def test_commands_parse(line: str) -> None:
+    name, *arguments = shlex.split(line, comments=True)
+    command: Callable[..., int] = {"eval": commands.eval_policy, "compare": commands.compare}[name]
+    if arguments == ["--help"]:
+        return
+
+    @functools.wraps(command)
+    def stand_in(*args: object, **kwargs: object) -> bool:
+        inspect.signature(command).bind(*args, **kwargs)
+        return True
+
+    assert tyro.cli(stand_in, args=arguments)
+
+
+def test_the_table_shows_the_defaults() -> None:
+    for name, suite in SUITES.items():
+        (row,) = [line for line in DOCS.splitlines() if line.startswith("| `") and f"`{name}`" in line.split("|")[1]]
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        temperature, top_p = float(cells[3].split()[0]), float(cells[4])
+        shown = (int(cells[2]), temperature, top_p, int(cells[5].replace(",", "")))
+        assert shown == (suite.num_samples, suite.temperature, suite.top_p, suite.max_tokens), name
+        assert cells[6] == ", ".join(suite.breakdowns), name
+
+
+def test_every_option_that_is_named_exists() -> None:
+    known = {parameter.replace("_", "-") for parameter in commands.EvaluationConfig.__dataclass_fields__}
+    assert set(re.findall(r"--([a-z]+(?:-[a-z]+)*)", DOCS)) - known == {"help", "max-model-len"}
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    exec(compile(block, "evaluation.md", "exec"), {})  # noqa: S102
+    assert re.match(r"rulebook solo \{'n': 4, 'estimate': .*\} True\n", capsys.readouterr().out)
