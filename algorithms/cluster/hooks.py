@@ -97,13 +97,12 @@ def use_policy_actor() -> None:
 
 def use_trainers() -> None:
     """Makes OpenRLHF's driver start our trainers, which know the baselines, in place of its own."""
-    ray: Any = importlib.import_module("ray")
     from algorithms.cluster import trainers
 
     synchronous: Any = importlib.import_module("openrlhf.trainer.ppo_trainer")
-    synchronous.PPOTrainer = ray.remote(trainers.AIPOTrainer)
     asynchronous: Any = importlib.import_module("openrlhf.trainer.ppo_trainer_async")
-    asynchronous.PPOTrainerAsync = ray.remote(trainers.AIPOAsynchronousTrainer)
+    ours = trainers.synchronous_trainer(), trainers.asynchronous_trainer()
+    synchronous.PPOTrainer, asynchronous.PPOTrainerAsync = ours
 
 
 def hand_to_workers(variables: dict[str, str]) -> None:

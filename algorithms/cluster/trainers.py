@@ -1,4 +1,10 @@
-"""OpenRLHF's trainers, synchronous and asynchronous, with our baselines in them. Imported where OpenRLHF runs."""
+"""OpenRLHF's trainers, synchronous and asynchronous, with our baselines in them. Imported where OpenRLHF runs.
+
+Ray pickles the class of an actor by value where it cannot be imported by its name, and OpenRLHF's cannot: their names
+stand for what `ray.remote` made of them. A subclass that could be imported would meet two copies of its base in the
+actor's process, and `super()` in a method of the one fails for objects of the other. So the subclasses are made in
+functions, and whole families go by value.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +15,41 @@ from algorithms.cluster.baselines import install_baselines
 from algorithms.cluster.options import ClusterConfig
 
 _ray: Any = importlib.import_module("ray")
-_synchronous: Any = importlib.import_module("openrlhf.trainer.ppo_trainer")
-_asynchronous: Any = importlib.import_module("openrlhf.trainer.ppo_trainer_async")
+
+
+def synchronous_trainer() -> Any:
+    """The Ray actor of a synchronous run's trainer."""
+    module: Any = importlib.import_module("openrlhf.trainer.ppo_trainer")
+    return _ray.remote(_with_baselines(_behind(module.PPOTrainer), "AIPOTrainer"))
+
+
+def asynchronous_trainer() -> Any:
+    """The Ray actor of an asynchronous run's trainer, which starts one actor that samples and one that trains."""
+    module: Any = importlib.import_module("openrlhf.trainer.ppo_trainer_async")
+    base: Any = _behind(module.PPOTrainerAsync)
+    training_actor = _ray.remote(_with_baselines(_behind(module.TrainingActor), "AIPOTrainingActor"))
+
+    class AIPOAsynchronousTrainer(base):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # Where the base's constructor, in this actor's process, looks the name up.
+            base.__init__.__globals__["TrainingActor"] = training_actor
+            super().__init__(*args, **kwargs)
+
+    return _ray.remote(AIPOAsynchronousTrainer)
+
+
+def _with_baselines(base: Any, name: str) -> Any:
+    """A trainer whose experience maker compares rewards as the config says."""
+
+    class Trainer(base):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            install_baselines(self.experience_maker, ClusterConfig.from_environment().objective)
+
+    Trainer.__name__ = name
+    return Trainer
 
 
 def _behind(actor_class: Any) -> Any:
     """The class behind a Ray actor: an ActorClass itself cannot be subclassed."""
     return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
-
-
-_Trainer: Any = _behind(_synchronous.PPOTrainer)
-_TrainingActor: Any = _behind(_asynchronous.TrainingActor)
-_AsynchronousTrainer: Any = _behind(_asynchronous.PPOTrainerAsync)
-
-
-class AIPOTrainer(_Trainer):  # type: ignore[misc]
-    """The trainer of a synchronous run."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        install_baselines(self.experience_maker, ClusterConfig.from_environment().objective)
-
-
-class AIPOTrainingActor(_TrainingActor):  # type: ignore[misc]
-    """The part of an asynchronous trainer that trains."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        install_baselines(self.experience_maker, ClusterConfig.from_environment().objective)
-
-
-class AIPOAsynchronousTrainer(_AsynchronousTrainer):  # type: ignore[misc]
-    """The trainer of an asynchronous run, which starts one actor that samples and one that trains."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Replaced in this actor's own process, where OpenRLHF's constructor looks the name up.
-        _asynchronous.TrainingActor = _ray.remote(AIPOTrainingActor)
-        super().__init__(*args, **kwargs)

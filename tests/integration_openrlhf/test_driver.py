@@ -5,6 +5,7 @@ What is stood in for is in `without_gpu/replacements.py` and listed in `docs/clu
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from transformers import AutoModelForCausalLM
 from aipo_env import Source, Trajectory
 from aipo_env.errors import ConfigurationError
 from algorithms import batch as batches
-from algorithms.advantages import agent_advantages, compute_advantages
+from algorithms.advantages import agent_advantages
 from algorithms.cluster import hooks
+from algorithms.cluster.trajectories import cut
 from algorithms.config import ObjectiveConfig
 from tests.integration_openrlhf.checkpoint import EMBEDDED
-from tests.integration_openrlhf.driver import Run, run_driver
+from tests.integration_openrlhf.driver import Run, run_driver, trained_tokens
 from tests.integration_openrlhf.flaky import DOWN
 
 STEPS, GROUPS, SAMPLES, EVAL_TASKS, EVAL_SAMPLES = 4, 4, 4, 4, 2
@@ -119,23 +121,10 @@ def test_groups_hold_assisted_and_solo_samples(run: Run) -> None:
     assert not any(t.count(Source.AGENT) for t in training if not t.assisted)
 
 
-def trained_tokens(trajectories: list[Trajectory], policy_baseline: str) -> int:
-    """Tokens whose advantage is not 0, with the default estimator and the solo baseline for replies."""
-    rewards_S, groups_S = batches.rewards(trajectories), batches.group_ids(trajectories)
-    solo_S = torch.tensor([not t.assisted for t in trajectories])
-    policy_S = compute_advantages(rewards_S, 2 * groups_S + solo_S if policy_baseline == "mode" else groups_S, "mean")
-    agent_S = agent_advantages(rewards_S, groups_S, solo_S, "mean")
-    return sum(
-        t.count(Source.POLICY) * (policy != 0) + t.count(Source.AGENT) * (agent != 0)
-        for t, policy, agent in zip(trajectories, policy_S.tolist(), agent_S.tolist(), strict=True)
-    )
-
-
 def test_rewards_are_compared_as_on_one_machine(run: Run) -> None:
     """Step by step, from what was rolled out: as many tokens have an advantage as with the default baselines."""
     assert (ObjectiveConfig.policy_baseline, ObjectiveConfig.agent_baseline) == ("mode", "solo")
-    training, _ = split(run)
-    assert max(len(t.token_ids) for t in training) <= MAX_LEN  # nothing was cut
+    training = [dataclasses.replace(t, segments=cut(t.segments, MAX_LEN)) for t in split(run)[0]]
     size = GROUPS * SAMPLES
     steps = [training[start : start + size] for start in range(0, len(training), size)]
     logged, means = run.scalars("train/tokens/trained"), run.scalars("train/agent/advantage")

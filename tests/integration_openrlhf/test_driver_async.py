@@ -9,7 +9,7 @@ import pytest
 
 from aipo_env import Source, Trajectory
 from algorithms.cluster.trajectories import counters, cut
-from tests.integration_openrlhf.driver import Run, run_driver
+from tests.integration_openrlhf.driver import Run, run_driver, trained_tokens
 
 GROUPS, SAMPLES, MAX_LENGTH = 4, 4, 96
 
@@ -56,6 +56,9 @@ def test_training_goes_on_and_the_counters_show_the_faults(run: Run) -> None:
         assert means.keys() == samples.keys()
         total = sum(mean * samples[step] for step, mean in means.items())
         assert total == pytest.approx(sum(row[f"aipo/{name}"] for row in owed), abs=0.01), name
+    # As many tokens have an advantage as with the default baselines.
+    learnt = [dataclasses.replace(t, segments=cut(t.segments, MAX_LENGTH)) for t in kept]
+    assert sum(run.scalars("train/tokens/trained").values()) == trained_tokens(learnt, "mode")
     assert set(run.scalars("train/aipo/mu_known_share").values()) == {0.0}
     assert max(run.scalars("train/actor_grad_norm").values()) > 0
 

@@ -73,3 +73,17 @@ def pynccl(module: ModuleType) -> None:
                 tensor.copy_(received)
 
     module.PyNcclCommunicator = StoreCommunicator
+
+
+def vllm_linear_layers(module: ModuleType) -> None:
+    """Linear layers keep their weights as they were loaded, so that trained ones can take their place.
+
+    On CPUs with AVX-512, vLLM packs them for its own kernels and drops the parameters that OpenRLHF's weight sync loads into.
+    """
+
+    def dispatch_cpu_unquantized_gemm(layer: Any, remove_weight: bool) -> None:
+        import torch
+
+        layer.cpu_linear = torch.nn.functional.linear
+
+    module.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm

@@ -20,6 +20,7 @@ PATCHED = {
     "torch.distributed.device_mesh": "device_mesh",
     "openrlhf.trainer.ray.vllm_worker_wrap": "vllm_worker_wrap",
     "vllm.distributed.device_communicators.pynccl": "pynccl",
+    "vllm.model_executor.layers.utils": "vllm_linear_layers",
 }
 """Module -> the function of `replacements` that is called with it."""
 
