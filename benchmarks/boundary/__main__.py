@@ -1,7 +1,7 @@
 """`python -m benchmarks.boundary`: runs the study, then writes its tables, figures and `boundary.json`.
 
 `--minutes` stops it, and the same command goes on; `--only` runs a part. A run is one thread: give as many `--processes` as
-there are cores. The full form is about 180 runs of two to three minutes.
+there are cores. The full form is about 200 runs of two to three minutes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Settings:
     form: Form = "quick"
     """quick: the claim at one seed, a quarter of an hour on two cores. full: every run whose result is recorded."""
     only: tuple[str, ...] = ()
-    """Tables of the full form that are run: methods, noise, cells, or names of ablations; empty for all."""
+    """Tables of the full form that are run: methods, cells, teachers, noise, or names of ablations; empty for all."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the full form."""
     out: Path = Path("runs/boundary")

@@ -59,7 +59,7 @@ class RunSpec:
     """One training run of the study with its measurement: plain data, so that it can be sent to another process."""
 
     table: str
-    """Which part of the study it belongs to: "methods", "noise", "cells", or the name of an ablation."""
+    """Which part of the study it belongs to: "methods", "cells", "teachers", "noise", or the name of an ablation."""
     name: str
     """Its row there: the method, or the setting that is changed ("c_min 0.1")."""
     method: str = "aipo"
@@ -113,8 +113,7 @@ class RunSpec:
 def full_design(seeds: Iterable[int] = (0, 1, 2)) -> list[RunSpec]:
     """Every run whose result is recorded, the most important ones first."""
     seeds = tuple(seeds)
-    specs = [*methods(seeds), *cells(seeds), *noise(seeds), *ablations(seeds)]
-    return specs
+    return [*methods(seeds), *cells(seeds), *teachers(seeds), *noise(seeds), *ablations(seeds)]
 
 
 def quick_design() -> list[RunSpec]:
@@ -145,6 +144,16 @@ def cells(seeds: Iterable[int]) -> list[RunSpec]:
         for m in ("grpo", "mask")
         for a in ARCHITECTURES
         for r in ALGORITHMS
+    ]
+
+
+def teachers(seeds: Iterable[int]) -> list[RunSpec]:
+    """Answers to questions against full solutions, on the other architectures."""
+    return [
+        RunSpec("teachers", m, method=m, architecture=a, seed=s)
+        for s in seeds
+        for a in ("qwen3", "gpt_neox")
+        for m in ("aipo", "sft", "luffy_mixed")
     ]
 
 

@@ -193,6 +193,28 @@ def cells_table(found: Sequence[Cell]) -> str:
     )
 
 
+def teachers_table(found: Sequence[Cell]) -> str:
+    """AIPO beside those who are shown full solutions, by architecture."""
+    rows = [
+        [
+            cell.architecture,
+            _label(cell),
+            _with_median(cell.solo_by_seed()),
+            _seeds(cell.final("assisted")),
+            _seeds(cell.until_half("step"), 0),
+            _seeds([None if v is None else v / 1000 for v in cell.until_half("trained_tokens")], 0),
+        ]
+        for cell in sorted(in_order(found), key=lambda c: c.architecture)
+    ]
+    return markdown(
+        [
+            *("architecture", "method", "solo pass@1", "assisted pass@1", "steps until solo 0.5"),
+            "thousand trained tokens until then",
+        ],
+        rows,
+    )
+
+
 def ablation_table(found: Sequence[Cell], default: Cell | None) -> str:
     """One row per changed setting, the unchanged method first."""
     rows = []

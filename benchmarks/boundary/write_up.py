@@ -43,9 +43,10 @@ def write_up(study: Path, folder: Path, ids: Collection[str] | None = None) -> l
         parts += ["## Helpers and teachers that are often wrong", tables.noise_table(noisy)]
     if crossed := by_table.get("cells", []):
         parts += ["## Architectures and RLVR algorithms", tables.cells_table(crossed)]
-    changed = [
-        (name, cells) for name, cells in by_table.items() if name not in ("methods", "noise", "cells", UNCHANGED)
-    ]
+    if shown := by_table.get("teachers", []):
+        parts += ["## Answers to questions, and full solutions, on the other models", tables.teachers_table(shown)]
+    others = ("methods", "noise", "cells", "teachers", UNCHANGED)
+    changed = [(name, cells) for name, cells in by_table.items() if name not in others]
     if changed:
         figures.ablation_bars(changed, default, folder / "boundary_ablations.png")
         written.append(folder / "boundary_ablations.png")

@@ -50,6 +50,8 @@ RESULTS = [
     result("aipo", 0, [1, 0, 0, 0], [0.0, 0.0, 0.1], table="c_min", name="c_min 0.1", objective={"c_min": 0.1}),
     result("aipo", 0, [4, 4, 4, 4], [0.0, 0.5, 0.9], table="cells", architecture="qwen3", algorithm="grpo"),
     result("mask", 0, [0, 0, 0, 0], [0.0, 0.0, 0.0], table="cells", architecture="qwen3", algorithm="grpo"),
+    result("sft", 0, [4, 4, 4, 4], [0.0, 0.0, 1.0], table="teachers", architecture="qwen3"),
+    result("aipo", 0, [4, 4, 4, 2], [0.0, 0.5, 0.9], table="teachers", architecture="qwen3"),
 ]  # fmt: skip
 
 
@@ -97,6 +99,9 @@ def test_tables_show_what_was_measured() -> None:
     assert "| AIPO |  | 0.500 · **0.500** |  |  | 18 |  |" in noise
     crossed = tables.cells_table([c for c in found if c.table == "cells"])
     assert "| qwen3 | grpo | 1.000 · **1.000** | 10 | 0.000 |  |" in crossed
+    shown = tables.teachers_table([c for c in found if c.table == "teachers"]).splitlines()
+    assert shown[2] == "| qwen3 | **AIPO** | 0.875 · **0.875** | 0.900 | 10 | 1 |"
+    assert shown[3] == "| qwen3 | SFT, full solutions | 1.000 · **1.000** | 0.900 | 15 | 2 |"
     changed = tables.ablation_table([cell("c_min", "aipo")], cell("unchanged", "aipo"))
     assert changed.splitlines()[2].startswith("| **unchanged** | 0.750 · **0.750** | 10 |")
     assert "| c_min 0.1 | 0.062 · **0.062** | never |" in changed
