@@ -6,12 +6,17 @@ inside the model's own forward pass: whatever the architecture does to its logit
 soft-capping) still happens. A model that offers no output layer, or does not call it on (batch, length,
 hidden), gives full logits, of which the rows are picked afterwards; the result is the same.
 
+Where the logits of these rows would be large, they are never made: the rows go from the output layer's input to
+their log-probabilities tile by tile (`algorithms/chunked_head.py`). The layer itself is then given one row only; what
+the model makes of its values tells which transform the tiles need.
+
 Dimensions: B sequences, L padded length, T selected tokens in row-major order, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +26,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from aipo_env.errors import ConfigurationError
+from algorithms.chunked_head import LogitTransform, chunked_logprobs
+
+CHUNKED_FROM = 1 << 25
+"""Logits (rows x vocabulary) from which on they are computed tile by tile; fewer are faster in one piece."""
+_NOT_IN_CHUNKS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models that do something unknown to their logits."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +76,24 @@ def token_logprobs(
     # The logits at position t predict token t + 1.
     predicts_BL = torch.zeros_like(selected_BL)
     predicts_BL[:, :-1] = selected_BL[:, 1:]
+    unshared_BL = predicts_BL
     shared = None if prompt_lengths_B is None else _shared_prompts(model, input_ids_BL, prompt_lengths_B)
     if shared is not None:
         predicts_BL, arguments = _after_prompts(model, input_ids_BL, attention_mask_BL, predicts_BL, shared)
     else:
         arguments = {"input_ids": input_ids_BL, "attention_mask": attention_mask_BL, "use_cache": False}
+    token_ids_T = input_ids_BL[selected_BL]
+    if (head := _plain_head(model, len(token_ids_T))) is not None:
+        found = _in_chunks(model, head, arguments, predicts_BL, token_ids_T, temperature, with_entropy)
+        if found is not None:
+            return found
+        if shared is not None:  # the prompts' cache has been used up
+            predicts_BL, arguments = _after_prompts(model, input_ids_BL, attention_mask_BL, unshared_BL, shared)
     with _rows_before_output_layer(model, predicts_BL):
         logits = model(**arguments).logits
     # Never ambiguous: the last position predicts nothing, so one sequence of length L has fewer than L rows.
     logits_TV = logits[predicts_BL] if logits.shape[:2] == predicts_BL.shape else logits.squeeze(0)
-    return logprobs_from_logits(
-        logits_TV, input_ids_BL[selected_BL], temperature=temperature, with_entropy=with_entropy
-    )
+    return logprobs_from_logits(logits_TV, token_ids_T, temperature=temperature, with_entropy=with_entropy)
 
 
 def logprobs_from_logits(
@@ -175,6 +192,85 @@ def _after_prompts(
     return predicts_BL.gather(1, places_BL) & inside_BL, arguments
 
 
+def _plain_head(model: nn.Module, num_rows: int) -> nn.Linear | None:
+    """The output layer, if it is a plain matrix product whose result for so many rows would be large."""
+    layer = _output_layer(model)
+    # An adapter, a quantised or a sharded layer is no nn.Linear, or has no plain weight.
+    if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter or model in _NOT_IN_CHUNKS:
+        return None
+    if num_rows * layer.out_features < CHUNKED_FROM or layer.weight.shape != (layer.out_features, layer.in_features):
+        return None
+    return layer
+
+
+def _in_chunks(
+    model: nn.Module,
+    head: nn.Linear,
+    arguments: dict[str, object],
+    predicts_BL: Tensor,
+    token_ids_T: Tensor,
+    temperature: float,
+    with_entropy: bool,
+) -> TokenLogprobs | None:
+    """The log-probabilities without the logits; None where the model does something unknown to its logits."""
+    rows: list[Tensor] = []
+    values: list[Tensor] = []
+
+    def take_rows(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not args or args[0].shape[:-1] != predicts_BL.shape:
+            return None
+        rows.append(args[0][predicts_BL])
+        return (rows[-1][None, :1].detach(), *args[1:])
+
+    def see_values(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        values.append(output.detach().clone())  # some models change it in place
+
+    handles = [head.register_forward_pre_hook(take_rows), head.register_forward_hook(see_values)]
+    try:
+        logits = model(**arguments).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    transform = None
+    if len(rows) == len(values) == 1 and values[0].shape == logits.shape:
+        transform = _find_transform(model, values[0], logits.detach())
+    if transform is None:
+        _NOT_IN_CHUNKS.add(model)
+        return None
+    logprobs_T, entropy_T = chunked_logprobs(
+        rows[0],
+        head.weight,
+        head.bias,
+        token_ids_T,
+        temperature=temperature,
+        transform=transform,
+        with_entropy=with_entropy,
+    )
+    return TokenLogprobs(logprobs_T, entropy_T)
+
+
+def _find_transform(model: nn.Module, values: Tensor, logits: Tensor) -> LogitTransform | None:
+    """Which of the known transforms a model applies, by its effect on one row."""
+    config = getattr(model, "config", None)
+    text = getattr(config, "text_config", None) or config
+    # What the config names comes first: on a row of tiny values a cap looks like none.
+    scales = [getattr(text, "logit_scale", None), 1 / (getattr(text, "logits_scaling", None) or 1.0), 1.0]
+    softcaps = dict.fromkeys([getattr(text, "final_logit_softcapping", None), None])
+    known = [LogitTransform(float(scale), softcap) for softcap in softcaps for scale in scales if scale]
+    wide = torch.promote_types(values.dtype, torch.float32)
+    tolerance = 16 * torch.finfo(logits.dtype).eps
+    for transform in known:
+        if torch.allclose(transform.apply_(values.to(wide, copy=True)), logits.to(wide), tolerance, tolerance):
+            return transform
+    return None
+
+
+def _output_layer(model: nn.Module) -> nn.Module | None:
+    get_output_embeddings = getattr(model, "get_output_embeddings", None)
+    layer = get_output_embeddings() if callable(get_output_embeddings) else None
+    return layer if isinstance(layer, nn.Module) else None
+
+
 @contextmanager
 def _rows_before_output_layer(model: nn.Module, rows_BL: Bool[Tensor, "batch length"]) -> Iterator[None]:
     """Inside the context, the model's output layer sees (1, rows, H) where it would see (B, L, H)."""
@@ -184,9 +280,8 @@ def _rows_before_output_layer(model: nn.Module, rows_BL: Bool[Tensor, "batch len
             return None
         return (args[0][rows_BL].unsqueeze(0), *args[1:])
 
-    get_output_embeddings = getattr(model, "get_output_embeddings", None)
-    output_layer = get_output_embeddings() if callable(get_output_embeddings) else None
-    if not isinstance(output_layer, nn.Module):
+    output_layer = _output_layer(model)
+    if output_layer is None:
         yield
         return
     handle = output_layer.register_forward_pre_hook(keep_rows)

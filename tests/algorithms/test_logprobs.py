@@ -277,7 +277,7 @@ def test_padding_and_micro_batches_change_no_weight_gradient(algorithm):
     single = gradients([(pack([t], length=15), advantages_S[i : i + 1]) for i, t in enumerate(trajectories)])
     for other in (wider, single):
         for gradient, reference in zip(other, expected, strict=True):
-            torch.testing.assert_close(gradient, reference, rtol=1e-6, atol=1e-9)  # RMSNorm is fp32
+            torch.testing.assert_close(gradient, reference, rtol=1e-6, atol=1e-8)  # RMSNorm is fp32
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox"])
