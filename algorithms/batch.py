@@ -13,6 +13,9 @@ from aipo_env.trajectory import Source, Trajectory
 from algorithms.advantages import expand_to_tokens
 from algorithms.objective import Normalizer
 
+PASS_TOKENS = 128
+"""Padding that costs about as much as the fixed part of a pass."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MicroBatch:
@@ -45,7 +48,8 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """Cuts a batch into micro-batches of at most `size` sequences, those of like length together.
 
-    Every sequence lies whole in one micro-batch. The result depends on `size` only in how rows are grouped.
+    Every sequence lies whole in one micro-batch. The result depends on `size` only in how rows are grouped. A micro-batch ends
+    before it is full where the next sequence would make its padding longer by more than a further pass is worth.
 
     Args:
         trajectories: token-exact ones.
@@ -57,17 +61,24 @@ def micro_batches(
     """
     if agent_advantages_S is None:
         agent_advantages_S = advantages_S
-    order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].token_ids))
+    lengths = [len(t.token_ids) for t in trajectories]
+    order = sorted(range(len(trajectories)), key=lambda i: lengths[i])
     return [
-        _pack(
-            [(i, trajectories[i]) for i in order[start : start + size]],
-            advantages_S,
-            agent_advantages_S,
-            pad_id,
-            device,
-        )
-        for start in range(0, len(order), size)
+        _pack([(i, trajectories[i]) for i in part], advantages_S, agent_advantages_S, pad_id, device)
+        for part in _like_lengths(order, lengths, size)
     ]
+
+
+def _like_lengths(order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Cuts rows, the shortest first, into parts of at most `size`."""
+    part: list[int] = []
+    for row in order:
+        if part and (len(part) == size or len(part) * (lengths[row] - lengths[part[-1]]) > PASS_TOKENS):
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
 
 
 def _pack(
