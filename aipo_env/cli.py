@@ -2,50 +2,133 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import inspect
+import os
+import re
 import sys
+import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
+from aipo_env.config_files import expand_config, takes_config
+from aipo_env.console import interrupted
 from aipo_env.errors import AipoError, MissingDependencyError, unknown_id
 
 COMMAND_GROUP = "aipo.commands"
+Command = Callable[..., object]
+
+OK, NEGATIVE, USER_ERROR, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
+"""The exit codes: done; done with a negative result, or not complete, or a bug (with a traceback); a mistake in what was asked
+for; Ctrl-C; whoever read the output (`| head`) left."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `aipo <command> ...`; returns the exit code: 0, 1 for a negative result, 2 for a user's error, 130 for Ctrl-C."""
+    """Runs `aipo <command> ...`; returns the exit code (docs/command_line.md)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=COMMAND_GROUP)}
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(_overview({name: _load(entry) for name, entry in sorted(entries.items())}))
-            return 0
-        if arguments[0] == "--version":
-            print(importlib.metadata.version("aipo"))
-            return 0
-        name = arguments[0]
-        if name not in entries:
-            raise unknown_id("command", name, entries, "`aipo --help` lists them.")
-        command = _load(entries[name])
-        # A command may hand its arguments to another parser.
-        pass_on = getattr(command, "pass_on", None)
-        if pass_on is not None and (code := pass_on(arguments[1:])) is not None:
-            return int(code)
-        import tyro
-
-        result = tyro.cli(command, args=arguments[1:], prog=f"aipo {name}")
-        return result if isinstance(result, int) else 0
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
     except AipoError as error:
         print(f"aipo: {error}", file=sys.stderr)
-        return 2
+        return USER_ERROR
+    except ModuleNotFoundError as error:
+        if (extra := _extra_with(error.name or "")) is None:
+            raise
+        print(
+            f"aipo: this needs the package {error.name!r}, which is not installed: pip install 'aipo[{extra}]'.",
+            file=sys.stderr,
+        )
+        return USER_ERROR
     except KeyboardInterrupt:
-        print("aipo: interrupted; what was finished is on disk.", file=sys.stderr)
-        return 130
+        return interrupted("What was finished is on disk.")
+    except BrokenPipeError:
+        # Python flushes standard output once more at its end, where nobody could catch the error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
 
 
-def _load(entry: importlib.metadata.EntryPoint) -> Callable[..., object]:
+def _run(arguments: list[str]) -> int:
+    entries = {entry.name: entry for entry in _entries()}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(_entries()))
+        return OK
+    if arguments[0] == "--version":
+        print(importlib.metadata.version("aipo"))
+        return OK
+    name = arguments[0]
+    if name not in entries:
+        raise unknown_id("command", name, entries, "`aipo --help` lists them.")
+    command = _load(entries[name])
+    # A command may hand its arguments to another parser.
+    pass_on = getattr(command, "pass_on", None)
+    if pass_on is not None and (code := pass_on(arguments[1:])) is not None:
+        return int(code)
+    import tyro
+
+    own = expand_config(command, arguments[1:]) if takes_config(command) else arguments[1:]
     try:
-        command: Callable[..., object] = entry.load()
+        result = tyro.cli(with_config_option(command), args=own, prog=f"aipo {name}")
+    except SystemExit as error:
+        examples = getattr(command, "examples", ())
+        if not error.code and examples and not {"-h", "--help"}.isdisjoint(own):
+            print("\n".join(["", "Examples:", *(f"  {example}" for example in examples)]))
+        raise
+    return result if isinstance(result, int) else OK
+
+
+def commands() -> dict[str, Command]:
+    """Every command by name, those of other packages included; loads them all."""
+    return {entry.name: _load(entry) for entry in _entries()}
+
+
+def _entries() -> list[importlib.metadata.EntryPoint]:
+    return sorted(importlib.metadata.entry_points(group=COMMAND_GROUP), key=lambda entry: entry.name)
+
+
+def with_config_option(command: Command) -> Command:
+    """The command with `--config` in its help and its completions; what the file says is put into the arguments before."""
+    if not takes_config(command):
+        return command
+    import tyro
+
+    hint = Annotated[
+        Path | None,
+        tyro.conf.arg(
+            name="config",
+            help="TOML or YAML file with any of these options; the command line comes first.",
+            help_behavior_hint="(default: none)",
+        ),
+    ]
+
+    @functools.wraps(command)
+    def run(*values: Any, config_file: Path | None = None, **options: Any) -> object:
+        return command(*values, **options)
+
+    signature = inspect.signature(command)
+    option = inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+    del run.__wrapped__
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    run.__annotations__ = {**typing.get_type_hints(command, include_extras=True), "config_file": hint}
+    return run
+
+
+def _extra_with(module: str) -> str | None:
+    """The smallest extra that brings a package; None where none does, so that its absence is a bug of whoever imports it."""
+    from aipo_env.doctor import EXTRAS
+
+    package = re.escape(module.partition(".")[0]).replace("_", "[-_]")
+    pattern = re.compile(rf"{package}\b.*;\s*extra == ['\"]([\w-]+)['\"]")
+    bring = {found.group(1) for line in importlib.metadata.requires("aipo") or [] if (found := pattern.match(line))}
+    return next((extra for extra in EXTRAS if extra in bring), None)
+
+
+def _load(entry: importlib.metadata.EntryPoint) -> Command:
+    try:
+        command: Command = entry.load()
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"`aipo {entry.name}` needs the package {error.name!r}, which is not installed: pip install 'aipo[train]'."
@@ -53,20 +136,30 @@ def _load(entry: importlib.metadata.EntryPoint) -> Callable[..., object]:
     return command
 
 
-def _overview(commands: dict[str, Callable[..., object]]) -> str:
-    width = max(map(len, commands), default=0)
-    lines = [
-        f"  {name:<{width}}  {(inspect.getdoc(command) or '').splitlines()[0]}" for name, command in commands.items()
-    ]
+def _overview(entries: Sequence[importlib.metadata.EntryPoint]) -> str:
+    width = max((len(entry.name) for entry in entries), default=0)
     return "\n".join(
         [
             "usage: aipo <command> [options]",
             "",
-            *lines,
+            *(f"  {entry.name:<{width}}  {_summary(entry)}" for entry in entries),
             "",
-            "`aipo <command> --help` tells more about one of them.",
+            "First steps:",
+            "  aipo doctor                                      what is installed here, and what works",
+            "  aipo play rulebook-consult                       solve a task yourself, with the helpers",
+            "  aipo demo                                        see a small policy learn from its helpers (minutes)",
+            "  aipo train --config run.toml --out runs/mine     options from a file; Ctrl-C and the same command again go on",
+            "",
+            "`aipo <command> --help` tells more about one of them; `aipo completion --help` makes the Tab key know them.",
         ]
     )
+
+
+def _summary(entry: importlib.metadata.EntryPoint) -> str:
+    try:
+        return (inspect.getdoc(_load(entry)) or "").partition("\n")[0]
+    except Exception as error:  # the others can be used all the same, and this one tells by itself what is wrong
+        return f"(cannot be loaded: {type(error).__name__}: {str(error)[:80]})"
 
 
 if __name__ == "__main__":

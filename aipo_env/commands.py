@@ -3,18 +3,74 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
+import tyro
+
+from aipo_env.console import command, print_json
 from aipo_env.registry import env_spec, list_envs
 
 
-def envs() -> int:
-    """List the environments."""
-    width = max(map(len, list_envs()))
-    for env_id in list_envs():
-        print(f"{env_id:<{width}}  {env_spec(env_id).description}")
+@command("aipo envs", "aipo envs --json | jq -r '.[].id'")
+def envs(json: bool = False) -> int:
+    """List the environments.
+
+    Args:
+        json: one JSON list of id, description, and whether helpers answer.
+    """
+    specs = [env_spec(env_id) for env_id in list_envs()]
+    if json:
+        print_json([{"id": s.id, "description": s.description, "assisted": s.assisted} for s in specs])
+        return 0
+    width = max(len(s.id) for s in specs)
+    for spec in specs:
+        print(f"{spec.id:<{width}}  {spec.description}")
     return 0
 
 
+@command("aipo doctor", "aipo doctor --json --offline > machine.json")
+def doctor(json: bool = False, offline: bool = False) -> int:
+    """Look at what is installed and try what works here: grading, code sandbox, GPU, vLLM, plug-ins, data, hub.
+
+    Exits with 1 if something that is installed does not work; what is optional and not here is no fault.
+
+    Args:
+        json: one JSON object: "works", and "findings" with area, name, status (ok, absent, broken), detail and remedy.
+        offline: ask no server.
+    """
+    import dataclasses
+
+    from aipo_env.doctor import examine, report
+
+    findings = examine(offline=offline)
+    works = all(finding.status != "broken" for finding in findings)
+    if json:
+        print_json({"works": works, "findings": [dataclasses.asdict(finding) for finding in findings]})
+    else:
+        print("\n".join(report(findings)))
+    return 0 if works else 1
+
+
+@command(
+    "aipo completion bash > ~/.local/share/bash-completion/completions/aipo",
+    "aipo completion zsh > ~/.zfunc/_aipo  # with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc",
+    "aipo completion fish > ~/.config/fish/completions/aipo.fish",
+)
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]) -> int:
+    """Print the script that makes the Tab key complete commands, options and environment ids.
+
+    Run it again when another package adds commands or environments.
+
+    Args:
+        shell: which one reads it.
+    """
+    from aipo_env.completion import completion_script
+
+    print(completion_script(shell))
+    return 0
+
+
+@command("aipo grade pairs.jsonl", "aipo grade pairs.jsonl --policy gsm8k --json verdicts.jsonl")
 def grade(pairs: Path, /, json: Path | None = None, limit: int | None = None, policy: str = "math500") -> int:
     """Grade rows of `gold, pred` (and `form`) from a JSON Lines file, one verdict a row and a summary.
 

@@ -99,7 +99,7 @@ class TraceFiles:
         for number, trajectory in numbered_traces(self.path):
             if (reason := check(trajectory)) is not None:
                 raise ConfigurationError(
-                    f"{self.path}, line {number} is not of this run: {reason}. Give this run another traces=, or the "
+                    f"{self.path}, line {number} is not of this run: {reason}. Give this run another traces= (--out), or the "
                     "settings of that one."
                 )
             assert trajectory.task_index is not None
@@ -137,5 +137,5 @@ def _lock(file: IO[bytes], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ConfigurationError(
-            f"{path} is being written by another run. Wait for its end, or give this run another traces=."
+            f"{path} is being written by another run. Wait for its end, or give this run another traces= (--out)."
         ) from error

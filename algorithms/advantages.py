@@ -15,6 +15,7 @@ from torch import Tensor
 
 from aipo_env.errors import ConfigurationError
 from algorithms.config import AdvantageEstimator
+from algorithms.train_config import TrainConfig
 
 STD_EPSILON = 1e-4
 """Added to a group's standard deviation, as TRL does."""
@@ -236,3 +237,32 @@ def _check_same_length(rewards_S: Tensor, other_S: Tensor) -> None:
             "rewards and what goes with them need one entry per sample, but the shapes are "
             f"{tuple(rewards_S.shape)} and {tuple(other_S.shape)}; select the same samples of both"
         )
+
+
+def sample_advantages(
+    rewards_S: Float[Tensor, " samples"],
+    groups_S: Int[Tensor, " samples"],
+    solo_S: Bool[Tensor, " samples"],
+    policy_tokens_S: Int[Tensor, " samples"],
+    config: TrainConfig,
+) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
+    """The advantages of the POLICY tokens, and of the AGENT tokens, of each trajectory of a batch.
+
+    Derived in docs/objective.md, section 5: whether help came is no choice of the policy, so its own tokens are compared
+    within their mode; a reply is compared with what the policy gets without it, so its push ends when solo succeeds.
+
+    Args:
+        rewards_S: one reward each.
+        groups_S: the prompt's group.
+        solo_S: whether no helper answered.
+        policy_tokens_S: POLICY tokens of each.
+        config: of the run.
+    """
+    if config.overlong_buffer:
+        rewards_S = rewards_S + overlong_penalty(policy_tokens_S, config.sampling.max_tokens, config.overlong_buffer)
+    estimator = config.objective.policy_rule.advantage
+    compared_S = 2 * groups_S + solo_S if config.objective.policy_baseline == "mode" else groups_S
+    own_S = compute_advantages(rewards_S, compared_S, estimator, policy_tokens_S)
+    if config.objective.agent_baseline == "group":
+        return own_S, compute_advantages(rewards_S, groups_S, estimator, policy_tokens_S)
+    return own_S, agent_advantages(rewards_S, groups_S, solo_S, estimator, policy_tokens_S)

@@ -98,9 +98,12 @@ def _pack(
         count = len(trajectory.token_ids)
         ids[row, :count] = torch.tensor(trajectory.token_ids)
         mask[row, :count] = 1
-        sources[row, :count] = torch.tensor([int(s) for s in trajectory.sources])
         logprobs[row, :count] = torch.tensor(trajectory.logprobs)
         sequences[row] = index
+        start = 0
+        for segment in trajectory.segments:
+            sources[row, start : start + len(segment.token_ids)] = int(segment.source)
+            start += len(segment.token_ids)
     selected = (sources == Source.POLICY) | (sources == Source.AGENT)
     sequence_ids_T = sequences[selected]
     sources_T = sources[selected]

@@ -2,41 +2,88 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from aipo_env.console import command, finish_first, interrupted, print_json
+from aipo_env.errors import ConfigurationError
 from algorithms.cluster.plan import RunShape
 from algorithms.train_config import SamplingConfig, TrainConfig
 
-if TYPE_CHECKING:
-    from aipo_env import Trajectory
-    from algorithms.policies import Policy
 
-
+@command(
+    "aipo train --env-options level 2 style terse prompt bare --steps 100 --out runs/mine",
+    "aipo train --config run.toml --objective.agent-loss mask --out runs/mask  # the file, with one thing changed",
+    "aipo train --backend openrlhf --help  # on a cluster",
+    config=True,
+)
 def train(
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")], backend: Literal["local", "openrlhf"] = "local"
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")],
+    backend: Literal["local", "openrlhf"] = "local",
+    tracker: tuple[str, ...] = ("tensorboard",),
+    quiet: bool = False,
+    json: bool = False,
 ) -> int:
     """Train a policy on this machine; resumes what lies in --out.
+
+    Ctrl-C finishes the step, writes a checkpoint and ends with 130; the same command goes on from there.
 
     Args:
         config: of the run.
         backend: "openrlhf" trains on a cluster; all other flags are then those of algorithms/aipo_openrlhf.py.
+        tracker: who is told the metrics beside metrics.jsonl: any of tensorboard, wandb, trackio.
+        quiet: no bar, no words but errors.
+        json: one JSON object at the end: "out", "step", and "metrics" of the last step.
     """
+    from algorithms.checkpoint import PREFIX, list_checkpoints, save_checkpoint
     from algorithms.progress import quiet_libraries, step_progress
+    from algorithms.trackers import check_trackers
     from algorithms.trainer import Trainer
 
+    if backend != "local":
+        raise ConfigurationError(
+            f"--backend {backend} stands on the command line, with the flags of algorithms/aipo_openrlhf.py beside it; a "
+            "config file has options of the local trainer alone."
+        )
+    check_trackers(tracker)
     quiet_libraries()
     trainer = Trainer(config)
-    with step_progress("training", config.steps) as advance:
-        history = trainer.train(advance)
-    if history:
-        shown = {name: value for name, value in history[-1].items() if name.startswith("eval/")}
-        print("  ".join(f"{name.removeprefix('eval/')} {value:.3f}" for name, value in shown.items()))
-    print(f"metrics, traces, checkpoints and the trained policy are in {config.out}")
+    checkpoints = config.out / "checkpoints"
+    try:
+        with (
+            step_progress("training", config.steps, shown=not quiet) as advance,
+            finish_first("finishing this step and writing a checkpoint; Ctrl-C again stops at once.") as stop,
+        ):
+
+            def on_step(metrics: Mapping[str, float]) -> None:
+                advance(metrics)
+                # At the last step there is nothing left to stop.
+                if stop.asked and trainer.step < config.steps:
+                    if not (checkpoints / f"{PREFIX}{trainer.step:07d}").exists():
+                        save_checkpoint(checkpoints, trainer.step, trainer.state())
+                    raise KeyboardInterrupt
+
+            history = trainer.train(on_step, tracker)
+    except KeyboardInterrupt:
+        kept = list_checkpoints(checkpoints)
+        if not kept:
+            return interrupted(f"No step was finished; the same command starts again, in {config.out}.")
+        step = int(kept[-1].name.removeprefix(PREFIX))
+        return interrupted(f"The same command goes on after step {step} of {config.steps}; the run is in {config.out}.")
+    metrics = history[-1] if history else {}
+    if json:
+        print_json({"out": str(config.out), "step": trainer.step, "metrics": metrics})
+    elif not quiet:
+        shown = {name: value for name, value in metrics.items() if name.startswith("eval/")}
+        if shown:
+            print("  ".join(f"{name.removeprefix('eval/')} {value:.3f}" for name, value in shown.items()))
+        print(f"metrics, traces, checkpoints and the trained policy are in {config.out}")
     return 0
 
 
@@ -59,6 +106,12 @@ def _train_on_cluster(arguments: Sequence[str]) -> int | None:
 train.pass_on = _train_on_cluster  # type: ignore[attr-defined]
 
 
+@command(
+    "aipo rollout --num-tasks 8 --samples 2 --check",
+    "aipo rollout --env math500-consult --server http://localhost:8000/v1 --model my-model --policy path/to/its/tokenizer",
+    "aipo rollout --solo --json --quiet  # for scripts",
+    config=True,
+)
 def rollout(
     env: str = "rulebook-consult",
     policy: str = "embedded",
@@ -79,11 +132,12 @@ def rollout(
     timeout: float | None = None,
     helper_server: str | None = None,
     helper_model: str | None = None,
+    quiet: bool = False,
+    json: bool = False,
 ) -> int:
-    """Roll out a policy on an environment and write token-exact traces.
+    """Roll out a policy on an environment and write token-exact traces; the same command goes on where it was cut.
 
-    With --server the model behind it plays the policy, many episodes at the same time, and --policy names its tokenizer alone;
-    the same command goes on where it was cut.
+    With --server the model behind it plays the policy, many episodes at the same time, and --policy names its tokenizer alone.
 
     Args:
         env: environment id; `aipo envs` lists them.
@@ -105,13 +159,12 @@ def rollout(
         timeout: with --server, seconds for an episode.
         helper_server: address of a server whose model plays those helpers that are given by name alone.
         helper_model: the name under which it serves that model.
+        quiet: no bar, no words but errors.
+        json: one JSON object at the end: "traces", and accuracy, consults and cut episodes of "assisted" and "solo" ones.
     """
     import aipo_env
-    from aipo_env.run_record import RunRecord
     from algorithms import server_rollout
-    from algorithms.policies import load_policy
-    from algorithms.progress import count_progress, quiet_libraries
-    from algorithms.rollout import Roller, RolloutRequest
+    from algorithms.progress import quiet_libraries
 
     server_rollout.check_options(
         server=server, model=model, helper_server=helper_server, helper_model=helper_model, check=check,
@@ -123,45 +176,41 @@ def rollout(
         # It reads bare problems and nothing else.
         options = {"prompt": "bare", "style": "terse"} | options
     options["agents"] = server_rollout.make_agents(agents, helper_server, helper_model)
+    traces = out / "traces.jsonl"
+    again = f"The same command goes on from there; what is finished is in {traces}."
     if server is not None and model is not None:
         made = aipo_env.make(env, codec=server_rollout.load_codec(policy), **options)
-        return server_rollout.roll_out(
-            made, policy, server, model, num_tasks=num_tasks, samples=samples, solo=solo, out=out, seed=seed,
-            max_tokens=max_tokens, temperature=temperature, max_in_flight=max_in_flight or 256, timeout=timeout,
-        )  # fmt: skip
+        try:
+            return server_rollout.roll_out(
+                made, policy, server, model, num_tasks=num_tasks, samples=samples, solo=solo, traces=traces, seed=seed,
+                max_tokens=max_tokens, temperature=temperature, max_in_flight=max_in_flight or 256, timeout=timeout,
+                quiet=quiet, json=json,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            return interrupted(again)
+    from algorithms.local_rollout import largest_difference, roll_out
+    from algorithms.policies import load_policy
+
     loaded = load_policy(policy)
     made = aipo_env.make(env, codec=loaded.codec, **options)
     sampling = SamplingConfig(temperature=temperature, max_tokens=max_tokens, batch_size=batch_size or 16)
-    roller = Roller(loaded, made, sampling)
-    total = made.tasks.num_tasks
-    tasks = range(num_tasks if total is None else min(num_tasks, total))
-    requests = [
-        RolloutRequest(index, assisted=made.config.assisted and not solo, seed=seed, group=index, sample=sample)
-        for index in tasks
-        for sample in range(samples)
-    ]
-    finished: list[Trajectory] = []
-    record = RunRecord.of(made, policy=policy, seed=seed, max_tokens=max_tokens, tokenizer_name=policy)
-    server_rollout.claim(out / "traces.jsonl", record)
-    with (
-        aipo_env.TraceWriter(out / "traces.jsonl") as writer,
-        count_progress("episodes", len(requests)) as advance,
-    ):
-        for _, trajectory in roller.iterate(requests, seed):
-            trajectory.metadata |= {"policy": policy, "temperature": temperature}
-            writer.write(trajectory)
-            finished.append(trajectory)
-            advance()
-    made.close()
-    print(server_rollout.summary(finished))
+    try:
+        num_resumed = roll_out(
+            made, loaded, sampling, num_tasks=num_tasks, samples=samples, solo=solo, traces=traces, seed=seed, shown=not quiet,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        return interrupted(again)
+    server_rollout.report(traces, num_resumed, [], quiet=quiet, json=json)
     if check:
+        difference = largest_difference(loaded, traces, temperature)
         print(
-            f"largest difference to the recomputed log-probabilities: {_largest_difference(loaded, finished, temperature):.2g}"
+            f"largest difference to the recomputed log-probabilities: {difference:.2g}",
+            file=sys.stderr if json else None,
         )
-    print(f"traces are in {out / 'traces.jsonl'}")
     return 0
 
 
+@command("aipo replay runs/rollout/traces.jsonl", "aipo replay traces.jsonl --env rulebook-consult --policy embedded")
 def replay(
     traces: tyro.conf.Positional[Path],
     env: str | None = None,
@@ -169,6 +218,7 @@ def replay(
     agents: tuple[str, ...] = (),
     policy: str | None = None,
     show: int = 20,
+    json: bool = False,
 ) -> int:
     """Play recorded episodes again without any model, and tell what comes out differently.
 
@@ -182,6 +232,7 @@ def replay(
         agents: its helpers, each "name" or "name=package.module:Class"; nobody asks them, but the prompt describes them.
         policy: names the tokenizer of token-exact traces, as for `aipo rollout`.
         show: differences that are shown at most.
+        json: one JSON object: "episodes", "faithful", and "differences" with line, task_id, sample and what differs.
     """
     import aipo_env
     from algorithms.progress import quiet_libraries
@@ -189,6 +240,10 @@ def replay(
 
     quiet_libraries()
     result = aipo_env.replay(traces, game_of(traces, env, env_options, agents, policy))
+    if json:
+        differences = [dataclasses.asdict(mismatch) for mismatch in result.mismatches]
+        print_json({"episodes": result.num_trajectories, "faithful": result.faithful, "differences": differences})
+        return 0 if result.faithful else 1
     if result.faithful:
         print(f"{traces}: {result.num_trajectories} episodes, all as recorded")
         return 0
@@ -201,14 +256,73 @@ def replay(
     return 1
 
 
-def plan(run: Annotated[RunShape, tyro.conf.arg(name="")]) -> int:
+@command(
+    "aipo play",
+    "aipo play math500-consult --task 17 --out runs/play  # keeps the episodes",
+    "aipo play --as knowledge --policy runs/mine/policy  # a policy asks you",
+)
+def play(
+    env: tyro.conf.Positional[str] = "rulebook-consult",
+    role: Annotated[str, tyro.conf.arg(name="as")] = "policy",
+    policy: str = "embedded",
+    server: str | None = None,
+    model: str | None = None,
+    task: int | None = None,
+    seed: int | None = None,
+    agents: tuple[str, ...] = (),
+    env_options: dict[str, int | float | str] | None = None,
+    helper_server: str | None = None,
+    helper_model: str | None = None,
+    max_tokens: int = 512,
+    temperature: float = 0.6,
+    out: Path | None = None,
+) -> int:
+    """Play an environment yourself, in the terminal: solve its tasks with the helpers, or be a helper of a policy.
+
+    `aipo play math500-consult` makes you the policy; `aipo play --as knowledge` lets the embedded policy ask you. F1 explains
+    the keys. Needs the package textual (the extra "play").
+
+    Args:
+        env: environment id; `aipo envs` lists them.
+        role: "policy", or the name of a helper; a policy then plays, and asks you.
+        policy: with --as, who that is: "embedded", "smollm2", or a directory or hub id that transformers loads.
+        server: with --as, address of an OpenAI-compatible server that returns token ids (vLLM); --policy names the tokenizer.
+        model: the name under which the server serves the policy.
+        task: index of the first task, later ones count on; without it each is drawn.
+        seed: decides the tasks that are drawn, the helpers and the policy; without it each start is another one.
+        agents: helpers, each "name" or "name=package.module:Class".
+        env_options: options of the environment, as `--env-options level 3 max_consults 2`.
+        helper_server: address of a server whose model plays those helpers that are given by name alone.
+        helper_model: the name under which it serves that model.
+        max_tokens: with --as, tokens behind the prompt.
+        temperature: with --as, of the policy's sampling; 0 is greedy.
+        out: folder; finished episodes are appended to traces.jsonl there, for `aipo replay` and all that reads traces.
+    """
+    from algorithms.play_command import play as play_here
+
+    return play_here(
+        env, role, policy=policy, server=server, model=model, task=task, seed=seed, agents=agents,
+        env_options=dict(env_options or {}), helper_server=helper_server, helper_model=helper_model, max_tokens=max_tokens,
+        temperature=temperature, out=out,
+    )  # fmt: skip
+
+
+@command("aipo plan --model 7b --gpus 16 --helper-gpus 8 --prompts-per-step 128")
+def plan(run: Annotated[RunShape, tyro.conf.arg(name="")], json: bool = False) -> int:
     """Size a training run on a cluster: memory of each GPU and time of a step, from shapes alone.
 
     Exits with 1 if the run would not fit, or would wait for something; says for what, and what to change.
+
+    Args:
+        run: its shapes.
+        json: one JSON object with all of it.
     """
     from algorithms.cluster.plan import plan as work_out
 
     result = work_out(run)
+    if json:
+        print_json(dataclasses.asdict(result))
+        return 1 if result.problems else 0
     print(f"{result.parameters / 1e9:.2f} billion parameters; {run.episodes} episodes a step\n")
     for title, memory in (("a GPU that trains", result.training_gib), ("a GPU that rolls out", result.rollout_gib)):
         parts = ", ".join(f"{name} {gib:.1f}" for name, gib in memory.items())
@@ -224,6 +338,7 @@ def plan(run: Annotated[RunShape, tyro.conf.arg(name="")]) -> int:
     return 1 if result.problems else 0
 
 
+@command("aipo warmup --out runs/embedded")
 def warmup(out: Path = Path("runs/embedded"), steps: int = 2000, seed: int = 0) -> int:
     """Train the embedded policy's start weights again (supervised; minutes).
 
@@ -236,16 +351,20 @@ def warmup(out: Path = Path("runs/embedded"), steps: int = 2000, seed: int = 0) 
     from algorithms.warmup import WarmupConfig, warm_up
 
     quiet_libraries()
-    with step_progress("warm-up", steps) as advance:
-        warm_up(
-            WarmupConfig(steps=steps, seed=seed),
-            out,
-            lambda step, loss: advance({"step": step, "loss": loss}),
-        )
+    try:
+        with step_progress("warm-up", steps) as advance:
+            warm_up(
+                WarmupConfig(steps=steps, seed=seed),
+                out,
+                lambda step, loss: advance({"step": step, "loss": loss}),
+            )
+    except KeyboardInterrupt:
+        return interrupted("Nothing was written; the same command starts again.")
     print(f"the policy is in {out}; use it with --policy {out}")
     return 0
 
 
+@command("aipo demo", "aipo demo --steps 20 --out runs/quick  # to see that it works, not what is learnt")
 def demo(
     out: Path = Path("runs/demo"),
     seed: int = 0,
@@ -264,28 +383,8 @@ def demo(
     """
     from algorithms.demo import run_demo
 
-    run_demo(out, seed=seed, full=full, steps=steps, processes=processes)
+    try:
+        run_demo(out, seed=seed, full=full, steps=steps, processes=processes)
+    except KeyboardInterrupt:
+        return interrupted(f"The demo starts from the beginning each time; what it wrote so far is in {out}.")
     return 0
-
-
-def _largest_difference(policy: Policy, trajectories: list[Trajectory], temperature: float) -> float:
-    import torch
-
-    from aipo_env import Source
-    from algorithms.batch import micro_batches
-    from algorithms.logprobs import token_logprobs
-
-    largest = 0.0
-    for part in micro_batches(trajectories, torch.zeros(len(trajectories)), 8, pad_id=0):
-        with torch.no_grad():
-            again_T = token_logprobs(
-                policy.model,
-                part.input_ids_BL,
-                part.attention_mask_BL,
-                part.selected_BL,
-                temperature=temperature or 1.0,
-            ).logprobs_T
-        own_T = part.sources_T == Source.POLICY
-        if bool(own_T.any()):
-            largest = max(largest, float((again_T - part.behaviour_logprobs_T)[own_T].abs().max()))
-    return largest

@@ -7,13 +7,15 @@ same test problems, whose operands occur in no training problem.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 import os
 import shutil
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -149,7 +151,8 @@ def _train_all(configs: Mapping[str, TrainConfig], processes: int) -> dict[str, 
     """Trains the methods in processes of one thread each, which on small models is faster than threads."""
     context = multiprocessing.get_context("spawn")
     results: dict[str, Result] = {}
-    with concurrent.futures.ProcessPoolExecutor(processes, context) as pool, make_progress() as progress:
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_leave_interrupts_to_the_parent)
+    with _ended_at_once(pool), make_progress() as progress:
         futures = {pool.submit(_train_one, config): method for method, config in configs.items()}
         bars = {m: progress.add_task(m, total=config.steps, note="") for m, config in configs.items() if config.steps}
         waiting = set(futures)
@@ -161,6 +164,26 @@ def _train_all(configs: Mapping[str, TrainConfig], processes: int) -> dict[str, 
                 if metrics := _last_metrics(configs[method].out / "metrics.jsonl"):
                     progress.update(bar, completed=int(metrics["step"]), note=describe(metrics))
     return results
+
+
+@contextlib.contextmanager
+def _ended_at_once(pool: concurrent.futures.ProcessPoolExecutor) -> Iterator[None]:
+    """Closes the pool; after Ctrl-C or an error without waiting for the methods that still train."""
+    others = multiprocessing.active_children()
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _train_one(config: TrainConfig) -> Result:

@@ -28,6 +28,9 @@ from algorithms.config import ObjectiveConfig, declare_agent_loss
 PADDING = -1
 """Source of a row that is no token; any value outside `Source` does. No loss, no gradient, no count."""
 
+COEFFICIENT_EDGES = (0.0, 1e-4, 1e-2, 0.1, 0.5, 1.0, 1.5, 2.0)
+"""Where the bins of `agent/coefficient_from/*` begin; each ends where the next begins, and the last has no end."""
+
 _MAX_LOG_RATIO = 20.0  # keeps exp() finite; e^20 is far outside every clip
 
 
@@ -173,6 +176,16 @@ def register_agent_coefficient(name: str, coefficient: AgentCoefficient) -> None
     _AGENT_COEFFICIENTS[name] = coefficient
 
 
+def agent_coefficient(tokens: AgentTokens, config: ObjectiveConfig) -> Tensor:
+    """The coefficient w_t of each AGENT token, detached, before the trust region.
+
+    Args:
+        tokens: all that it may depend on.
+        config: names the coefficient and holds its bounds.
+    """
+    return _AGENT_COEFFICIENTS[config.agent_loss](tokens, config).detach()
+
+
 def objective_loss(
     logprobs_T: Float[Tensor, " tokens"],
     old_logprobs_T: Float[Tensor, " tokens"] | None,
@@ -316,7 +329,7 @@ def _agent_term(
     normalizer: Normalizer,
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """The loss on AGENT tokens."""
-    coefficient_A = _AGENT_COEFFICIENTS[config.agent_loss](tokens, config).detach()
+    coefficient_A = agent_coefficient(tokens, config)
     if coefficient_A.shape != logprobs_A.shape:
         raise ConfigurationError(
             f"the coefficient of agent_loss={config.agent_loss!r} must return one weight per AGENT token, "
@@ -341,6 +354,7 @@ def _agent_term(
     loss = -config.agent_weight * surrogate_A.sum() / divisor
     return loss, {
         "agent/coefficient": _total(trusted_A * coefficient_A),
+        **_coefficient_histogram(trusted_A * coefficient_A),
         "agent/floor_fraction": _total(coefficient_A > ratio_A),
         "agent/cap_fraction": _total(coefficient_A < ratio_A),
         "agent/trust_region_fraction": _total(~trusted_A),
@@ -348,6 +362,13 @@ def _agent_term(
         "agent/mu_known_fraction": _total(tokens.mu_logprobs_A != 0),
         "loss/agent": loss.detach(),
     }
+
+
+def _coefficient_histogram(coefficient_A: Float[Tensor, " agent"]) -> dict[str, Tensor]:
+    """How many tokens each bin holds; a coefficient below 0, which only a user's own may be, counts in the first."""
+    inner = torch.tensor(COEFFICIENT_EDGES[1:], dtype=coefficient_A.dtype, device=coefficient_A.device)
+    bin_A = torch.bucketize(coefficient_A, inner, right=True)
+    return {f"agent/coefficient_from/{edge:g}": _total(bin_A == k) for k, edge in enumerate(COEFFICIENT_EDGES)}
 
 
 def _inside_trust_region(tokens: AgentTokens, config: ObjectiveConfig) -> Bool[Tensor, " agent"]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,8 +17,8 @@ from rich.progress import (
 )
 
 
-def make_progress() -> Progress:
-    """A bar with counts, times and a free text."""
+def make_progress(*, shown: bool = True) -> Progress:
+    """A bar with counts, times and a free text, on standard error: standard output is for results."""
     return Progress(
         TextColumn("{task.description:<12}"),
         BarColumn(bar_width=24),
@@ -25,13 +26,15 @@ def make_progress() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+        disable=not shown,
     )
 
 
 @contextmanager
-def step_progress(label: str, total: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
+def step_progress(label: str, total: int, *, shown: bool = True) -> Iterator[Callable[[Mapping[str, float]], None]]:
     """Shows training steps; the yielded function takes the metrics of each."""
-    with make_progress() as progress:
+    with make_progress(shown=shown) as progress:
         task = progress.add_task(label, total=total, note="")
 
         def advance(metrics: Mapping[str, float]) -> None:
@@ -41,9 +44,9 @@ def step_progress(label: str, total: int) -> Iterator[Callable[[Mapping[str, flo
 
 
 @contextmanager
-def count_progress(label: str, total: int) -> Iterator[Callable[[], None]]:
+def count_progress(label: str, total: int, *, shown: bool = True) -> Iterator[Callable[[], None]]:
     """Shows a count; the yielded function adds one."""
-    with make_progress() as progress:
+    with make_progress(shown=shown) as progress:
         task = progress.add_task(label, total=total, note="")
         yield lambda: progress.advance(task)
 

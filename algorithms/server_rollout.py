@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aipo_env
 from aipo_env import ConsultEnv, Trajectory
+from aipo_env.console import print_json
 from aipo_env.errors import ConfigurationError, DataNotFoundError
 from aipo_env.registry import DEFAULT_AGENTS, AgentLike, parse_agents
 from aipo_env.run_record import RunRecord, record_path
@@ -98,14 +100,16 @@ def roll_out(
     num_tasks: int,
     samples: int,
     solo: bool,
-    out: Path,
+    traces: Path,
     seed: int,
     max_tokens: int,
     temperature: float,
     max_in_flight: int,
     timeout: float | None,
+    quiet: bool = False,
+    json: bool = False,
 ) -> int:
-    """Plays the episodes that `out` does not hold yet; returns 1 if a fault ended some of them.
+    """Plays the episodes that `traces` does not hold yet; returns 1 if a fault ended some of them.
 
     Args:
         env: made with the policy's tokenizer; closed at the end.
@@ -115,18 +119,19 @@ def roll_out(
         num_tasks: the first tasks of the family.
         samples: episodes of each task.
         solo: no helper answers.
-        out: folder of traces.jsonl.
+        traces: the file; episodes are appended as they finish.
         seed: decides the sampling and the helpers.
         max_tokens: tokens behind the prompt.
         temperature: of the sampling.
         max_in_flight: episodes that run at the same time.
         timeout: seconds for an episode; None for no limit.
+        quiet: no bar, no words but errors.
+        json: a JSON object in place of the words.
     """
     from aipo_agents.backends.base import CompletionSampling
     from aipo_agents.backends.openai_server import OpenAIServer
     from algorithms.samplers.backend_policy import BackendPolicy
 
-    traces = out / "traces.jsonl"
     total = env.tasks.num_tasks
     codec = env.codec
     assert codec is not None
@@ -145,7 +150,7 @@ def roll_out(
             max_tokens=max_tokens,
             timeout=timeout,
             traces=traces,
-            progress=True,
+            progress=not quiet,
         )
         try:
             async with episodes:
@@ -158,42 +163,66 @@ def roll_out(
         return [str(t.metadata.get("error")) for t in ended], episodes.num_resumed
 
     faults, num_resumed = asyncio.run(play())
-    if num_resumed:
-        print(f"{num_resumed} episodes were there already")
-    print(summary(aipo_env.read_traces(traces)))
-    print(f"traces are in {traces}")
-    if faults:
-        print(
-            f"{len(faults)} episodes were ended by a fault ({errors_path(traces)}); the same command plays them again"
-        )
-        print(f"the first of them by {faults[0]}")
+    report(traces, num_resumed, faults, quiet=quiet, json=json)
     return 1 if faults else 0
 
 
-def claim(traces: Path, record: RunRecord) -> None:
-    """Writes the record of a run beside traces that are appended to; a file of several environments gets none."""
-    side = record_path(traces)
-    if not traces.exists() or not traces.stat().st_size:
-        side.parent.mkdir(parents=True, exist_ok=True)
-        record.write(side)
-    elif side.exists():
-        old = RunRecord.read(side)
-        if any(getattr(old, name) != getattr(record, name) for name in ("env_id", "options", "agents", "tokenizer")):
-            side.unlink()
+def report(traces: Path, num_resumed: int, faults: Sequence[str], *, quiet: bool, json: bool) -> None:
+    """Says what a file of traces holds.
+
+    Args:
+        traces: the file.
+        num_resumed: episodes that were in it before.
+        faults: what ended episodes that are not in it.
+        quiet: the faults alone, on standard error.
+        json: one JSON object in place of the words.
+    """
+    if json:
+        print_json(
+            {
+                "traces": str(traces),
+                "resumed": num_resumed,
+                "faults": list(faults),
+                **counts(aipo_env.read_traces(traces)),
+            }
+        )
+        return
+    if not quiet:
+        if num_resumed:
+            print(f"{num_resumed} episodes were there already")
+        print(summary(aipo_env.read_traces(traces)))
+        print(f"traces are in {traces}")
+    if faults:
+        print(
+            f"{len(faults)} episodes were ended by a fault ({errors_path(traces)}); the same command plays them again\n"
+            f"the first of them by {faults[0]}",
+            file=sys.stderr if quiet else None,
+        )
+
+
+def counts(trajectories: Iterable[Trajectory]) -> dict[str, dict[str, object]]:
+    """Episodes, accuracy, consults and cut episodes, of assisted episodes and of solo ones, as far as there are any."""
+    finished = list(trajectories)
+    values: dict[str, dict[str, object]] = {}
+    for name, assisted in (("assisted", True), ("solo", False)):
+        if part := [t for t in finished if t.assisted == assisted]:
+            correct = sum(t.verdict == "correct" for t in part)
+            values[name] = {
+                "env": part[0].env_id,
+                "episodes": len(part),
+                "correct": correct,
+                "accuracy": correct / len(part),
+                "consults": sum(t.num_consults for t in part) / len(part),
+                "cut": sum(t.stop_reason in ("length", "max_turns", "max_chars") for t in part),
+            }
+    return values
 
 
 def summary(trajectories: Iterable[Trajectory]) -> str:
-    """Accuracy, consults and cut episodes, in a line for assisted episodes and one for solo ones."""
-    lines = []
-    finished = list(trajectories)
-    for assisted in (True, False):
-        part = [t for t in finished if t.assisted == assisted]
-        if part:
-            correct = sum(t.verdict == "correct" for t in part)
-            consults = sum(t.num_consults for t in part) / len(part)
-            cut = sum(t.stop_reason in ("length", "max_turns", "max_chars") for t in part)
-            lines.append(
-                f"{part[0].env_id}, {'assisted' if assisted else 'solo'}: {correct} of {len(part)} correct "
-                f"({correct / len(part):.3f}); {consults:.2f} consults an episode; {cut} cut by a budget"
-            )
+    """`counts` in words, a line for assisted episodes and one for solo ones."""
+    lines = [
+        f"{c['env']}, {name}: {c['correct']} of {c['episodes']} correct ({c['accuracy']:.3f}); {c['consults']:.2f} consults an "
+        f"episode; {c['cut']} cut by a budget"
+        for name, c in counts(trajectories).items()
+    ]
     return "\n".join(lines) or "no episode was finished"

@@ -24,14 +24,17 @@ from aipo_env.errors import ConfigurationError
 from aipo_env.registry import AgentLike, env_spec, parse_agents
 from aipo_env.trajectory import Source, TraceWriter, Trajectory
 from algorithms import batch as batches
-from algorithms.advantages import agent_advantages, compute_advantages, informative_groups, overlong_penalty
+from algorithms.advantages import informative_groups, sample_advantages
 from algorithms.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from algorithms.evaluation import evaluate
 from algorithms.logprobs import token_logprobs
 from algorithms.objective import combine_metrics, objective_loss
 from algorithms.policies import Policy, load_policy
 from algorithms.rollout import Roller, RolloutRequest
+from algorithms.token_weights import record_agent_logprobs
+from algorithms.trackers import open_trackers
 from algorithms.train_config import TrainConfig
+from algorithms.versions import note_versions
 
 Metrics = dict[str, float]
 _TASKS, _SAMPLING, _EVAL = range(3)
@@ -130,8 +133,10 @@ class Trainer:
         # Where the advantage is zero the gradient is: such rows count in the divisors, and cost no pass.
         learns_S = (advantages_S != 0) | (agent_advantages_S != 0) | (self._reference is not None)
         learns = learns_S.nonzero().squeeze(1).tolist()
+        learning = [trajectories[i] for i in learns]
+        traced = config.trace_every > 0 and (self.step == 0 or (self.step + 1) % config.trace_every == 0)
         parts = batches.micro_batches(
-            [trajectories[i] for i in learns],
+            learning,
             advantages_S[learns],
             config.micro_batch_size,
             pad_id=self.policy.tokenizer.pad_token_id or 0,
@@ -157,6 +162,8 @@ class Trainer:
                     temperature=config.sampling.temperature,
                     prompt_lengths_B=part.prompt_lengths_B,
                 ).logprobs_T
+                if traced and update == 0:
+                    record_agent_logprobs(learning, part, logprobs_T.detach())
                 output = objective_loss(
                     logprobs_T,
                     None if old is None else old[index],
@@ -194,26 +201,28 @@ class Trainer:
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
-    def train(self, on_step: Callable[[Metrics], None] | None = None) -> list[Metrics]:
+    def train(
+        self, on_step: Callable[[Metrics], None] | None = None, trackers: Sequence[str] = ("tensorboard",)
+    ) -> list[Metrics]:
         """Runs to `config.steps`, resuming from the newest checkpoint in `config.out` if there is one.
 
         Args:
             on_step: called with the metrics of each step.
+            trackers: what is told the metrics beside metrics.jsonl (`algorithms.trackers`).
 
         Returns:
             The history, evaluations included.
         """
-        from torch.utils.tensorboard import SummaryWriter
-
         out = self.config.out
         out.mkdir(parents=True, exist_ok=True)
         self._claim(out)
         self.resume(out)
+        note_versions(out, self.step)
         clock = time.perf_counter() - self.seconds
         with (
             (out / "metrics.jsonl").open("a", encoding="utf-8") as log,
             TraceWriter(out / "traces.jsonl") as traces,
-            SummaryWriter(str(out / "tensorboard"), purge_step=self.step + 1) as board,
+            open_trackers(trackers, out, self.step, dataclasses.asdict(self.config)) as tracked,
         ):
             while self.step < self.config.steps:
                 metrics, trajectories = self.train_step()
@@ -228,8 +237,8 @@ class Trainer:
                         traces.write(trajectory)
                 log.write(json.dumps(metrics) + "\n")
                 log.flush()
-                for name, value in metrics.items():
-                    board.add_scalar(name, value, self.step)
+                for tracker in tracked:
+                    tracker.log(self.step, metrics)
                 if self._due(self.config.checkpoint_every) or last:
                     save_checkpoint(out / "checkpoints", self.step, self.state())
                 if on_step is not None:
@@ -308,20 +317,13 @@ class Trainer:
         self, trajectories: Sequence[Trajectory]
     ) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
         """The advantages of the POLICY tokens, and of the AGENT tokens, of each trajectory."""
-        config = self.config
-        rewards_S = batches.rewards(trajectories)
-        counts_S = torch.tensor(list(batches.policy_token_counts(trajectories)))
-        if config.overlong_buffer:
-            rewards_S = rewards_S + overlong_penalty(counts_S, config.sampling.max_tokens, config.overlong_buffer)
-        # Derived in docs/objective.md, section 5: whether help came is no choice of the policy, so its own tokens are compared
-        # within their mode; a reply is compared with what the policy gets without it, so its push ends when solo succeeds.
-        groups_S, estimator = batches.group_ids(trajectories), config.objective.policy_rule.advantage
-        solo_S = torch.tensor([not t.assisted for t in trajectories])
-        compared_S = 2 * groups_S + solo_S if config.objective.policy_baseline == "mode" else groups_S
-        advantages_S = compute_advantages(rewards_S, compared_S, estimator, counts_S)
-        if config.objective.agent_baseline == "group":
-            return advantages_S, compute_advantages(rewards_S, groups_S, estimator, counts_S)
-        return advantages_S, agent_advantages(rewards_S, groups_S, solo_S, estimator, counts_S)
+        return sample_advantages(
+            batches.rewards(trajectories),
+            batches.group_ids(trajectories),
+            torch.tensor([not t.assisted for t in trajectories]),
+            torch.tensor(list(batches.policy_token_counts(trajectories))),
+            self.config,
+        )
 
     @torch.no_grad()
     def _logprobs(self, model: torch.nn.Module, part: batches.MicroBatch) -> Tensor:
@@ -387,6 +389,10 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
     assisted = [t for t in trajectories if t.assisted]
     metrics: Metrics = {"reward": sum(t.reward for t in trajectories) / max(1, len(trajectories))}
     metrics |= {f"tokens/{source.name.lower()}": sum(t.count(source) for t in trajectories) for source in Source}
+    sampled = [x for t in trajectories for s in t.segments if s.source is Source.POLICY for x in s.logprobs]
+    if sampled:
+        # Of what was sampled: an unbiased estimate of the entropy at the sampler's temperature.
+        metrics["policy/entropy"] = -sum(sampled) / len(sampled)
     for name, part in (("solo", solo), ("assisted", assisted)):
         if part:
             metrics[f"train/{name}_accuracy"] = sum(t.verdict == "correct" for t in part) / len(part)

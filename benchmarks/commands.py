@@ -9,11 +9,20 @@ from typing import Annotated
 
 import tyro
 
+from aipo_env.console import command, interrupted, print_json
 from aipo_env.errors import AipoError
 from benchmarks.evaluation.config import EvaluationConfig
 
 
-def eval_policy(config: Annotated[EvaluationConfig, tyro.conf.arg(name="")]) -> int:
+@command(
+    "aipo eval --suite rulebook --num-tasks 50 --samples 4",
+    "aipo eval --suite math500,aime24 --policy Qwen/Qwen2.5-1.5B-Instruct --backend vllm --out runs/eval",
+    "aipo eval --config eval.toml --mode solo",
+    config=True,
+)
+def eval_policy(
+    config: Annotated[EvaluationConfig, tyro.conf.arg(name="")], quiet: bool = False, json: bool = False
+) -> int:
     """Evaluate a policy on benchmarks, alone and with help; the same command goes on where it was cut.
 
     Exits with 0 when all is done, 1 when episodes are missing (a dead server, a full disk), 2 for a user's error, 130 for
@@ -21,6 +30,8 @@ def eval_policy(config: Annotated[EvaluationConfig, tyro.conf.arg(name="")]) -> 
 
     Args:
         config: of the evaluation.
+        quiet: no bar, no words but errors.
+        json: what results.json holds, in place of the words.
     """
     from algorithms.progress import quiet_libraries
     from benchmarks.evaluation.runner import evaluate_policy
@@ -29,18 +40,20 @@ def eval_policy(config: Annotated[EvaluationConfig, tyro.conf.arg(name="")]) -> 
     quiet_libraries()
     again = f"The same command goes on from there; what is finished is in {config.out}."
     try:
-        evaluation = evaluate_policy(config, progress=True)
+        evaluation = evaluate_policy(config, progress=not quiet)
     except AipoError:
         raise
     except KeyboardInterrupt:
-        print(f"aipo: interrupted. {again}", file=sys.stderr)
-        return 130
+        return interrupted(again)
     except OSError as error:
         room = "Make room on the disk. " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
         print(f"aipo: {error}. {room}{again}", file=sys.stderr)
         return 1
-    print("\n".join(summary_lines(evaluation.results)))
-    print(f"results.json, results.md, figures and traces are in {config.out}")
+    if json:
+        print_json(evaluation.results)
+    elif not quiet:
+        print("\n".join(summary_lines(evaluation.results)))
+        print(f"results.json, results.md, figures and traces are in {config.out}")
     if evaluation.complete:
         return 0
     if evaluation.fault:
@@ -49,6 +62,7 @@ def eval_policy(config: Annotated[EvaluationConfig, tyro.conf.arg(name="")]) -> 
     return 1
 
 
+@command("aipo compare runs/eval-before runs/eval-after")
 def compare(first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], out: Path | None = None) -> int:
     """Compare two evaluations on the tasks that they have in common, paired by task.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from algorithms import commands
+from aipo_env.cli import commands
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("line", re.findall(r"^    aipo (.*)$", README, re.MULTILINE))
 def test_commands_parse(line: str) -> None:
     name, *arguments = shlex.split(line, comments=True)
-    command = getattr(commands, name)
+    command = commands()[name]
     if arguments == ["--help"]:
         return
 

@@ -110,13 +110,6 @@ def test_replay_of_local_rollouts_finds_what_was_changed(capsys: pytest.CaptureF
     )
     code, out, _ = run(capsys, "replay", path, "--show", 1)
     assert (code, "and 1 differences more" in out) == (1, True)
-    # Another environment in the same file: nothing tells any more how to play it again.
-    code, _, err = run(
-        capsys, "rollout", "--num-tasks", 1, "--max-tokens", 60, "--out", tmp_path, "--env-options", "level", 3
-    )
-    assert code == 0, err
-    code, _, err = run(capsys, "replay", path)
-    assert (code, "pass --env" in err) == (2, True)
 
 
 def test_replay_of_a_training_run_and_of_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

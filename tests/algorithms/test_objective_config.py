@@ -13,6 +13,7 @@ from aipo_env.trajectory import Source
 from algorithms.config import AGENT_LOSS_FIELDS, PRESETS, ObjectiveConfig
 from algorithms.objective import (
     _AGENT_COEFFICIENTS,
+    COEFFICIENT_EDGES,
     AgentTokens,
     Normalizer,
     ObjectiveOutput,
@@ -174,6 +175,7 @@ def test_metrics_by_hand():
         "policy/rollout_ratio": (1 / 3 + 3) / 4,
         "policy/rollout_clip_fraction": 1 / 4,
         "agent/coefficient": (0 + 1 + 0.8) / 3,  # cap 2 but outside the trust region, floor, pi
+        **{f"agent/coefficient_from/{edge:g}": (edge in (0, 0.5, 1)) / 3 for edge in COEFFICIENT_EDGES},
         "agent/floor_fraction": 1 / 3,
         "agent/cap_fraction": 1 / 3,
         "agent/trust_region_fraction": 1 / 3,

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from aipo_env import Source, Trajectory, read_traces
 from aipo_env.errors import ConfigurationError, DataFormatError
+from aipo_env.viewer.signals import LOGPROBS_KEY
 from algorithms.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from algorithms.config import ObjectiveConfig
 from algorithms.rollout import RolloutRequest
@@ -390,3 +391,17 @@ def test_the_config_needs_no_torch() -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert dataclasses.is_dataclass(TrainConfig)
+
+
+def test_traces_tell_what_the_policy_thought_of_replies(tmp_path: Path) -> None:
+    """log pi of the AGENT tokens that were learnt from, of traced steps alone."""
+    make(tmp_path, steps=2, trace_every=2).train()
+    rows = list(read_traces(tmp_path / "traces.jsonl"))
+    asked = [t for t in rows if t.count(Source.AGENT) and LOGPROBS_KEY in t.metadata]
+    assert asked
+    for trajectory in asked:
+        values = trajectory.metadata[LOGPROBS_KEY]
+        assert isinstance(values, list)
+        assert len(values) == trajectory.count(Source.AGENT)
+        assert all(value < 0 for value in values)
+    assert not any(LOGPROBS_KEY in t.metadata for t in rows if not t.count(Source.AGENT))

@@ -1,0 +1,80 @@
+"""What the commands have in common: examples, config files, output for scripts, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+def command(*examples: str, config: bool = False) -> Callable[[Command], Command]:
+    """Tells `aipo` more about a command than its signature and its docstring do.
+
+    Args:
+        examples: command lines that its --help ends with, each with a comment behind two blanks and a "#".
+        config: whether its options may stand in a file (`--config`).
+    """
+
+    def tell(function: Command) -> Command:
+        function.__dict__.update(examples=examples, takes_config=config)
+        return function
+
+    return tell
+
+
+def print_json(value: object) -> None:
+    """Prints one JSON document, the only thing that a command with --json writes to standard output."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def interrupted(message: str) -> int:
+    """Says on standard error that Ctrl-C ended the command, what is kept and how it goes on; returns the exit code."""
+    print(f"aipo: interrupted. {message}", file=sys.stderr)
+    return INTERRUPTED
+
+
+class StopRequest:
+    """Whether Ctrl-C was pressed; see `finish_first`."""
+
+    asked = False
+
+
+@contextmanager
+def finish_first(notice: str) -> Iterator[StopRequest]:
+    """Inside, the first Ctrl-C is a request that the caller reads between two steps; the second one interrupts.
+
+    Outside of the main thread, where no signal arrives, nothing changes.
+
+    Args:
+        notice: what is said on standard error at the first Ctrl-C.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if request.asked:
+            raise KeyboardInterrupt
+        request.asked = True
+        print(f"aipo: {notice}", file=sys.stderr, flush=True)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN or before is None:
+        # A job in the background of a script: Ctrl-C is not meant for it.
+        yield request
+        return
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGINT, before)

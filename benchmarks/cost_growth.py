@@ -1,0 +1,230 @@
+"""How the learner's cost grows: tokens per processor second and memory by group size, consults, context and vocabulary.
+
+    python -m benchmarks.cost_growth [--repeats N] [--json FILE]
+
+Each row changes one size and leaves the others at the settings. The rollouts of a batch are made, not played: a prompt of
+`context` tokens, then `consults` times a turn and a helper's reply, then a last turn. Sampling draws the turns' tokens and
+forces the replies' (`algorithms.decoder`); the update is `Trainer.update` on the batch. Both count the policy's tokens, so
+that a long prompt and replies show as cost. Seconds are the processor's, which other jobs of the machine change little.
+Each row runs in a process of its own; memory is the growth of its peak resident memory over what it held before the batch:
+gradients, the optimizer's moments, cache, activations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from aipo_env.trajectory import Segment, Source, Trajectory
+from algorithms.progress import make_progress
+from benchmarks import report
+
+SWEEPS: dict[str, tuple[int, ...]] = {
+    "samples": (4, 8, 16, 32),
+    "consults": (0, 1, 2, 4),
+    "context": (32, 128, 512),
+    "vocabulary": (128, 8_192, 32_768, 131_072),
+}
+"""The sizes that are tried, one at a time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """A batch of rollouts and the model's vocabulary."""
+
+    samples: int = 8
+    """Rollouts of each prompt."""
+    consults: int = 1
+    """Turns that a reply follows."""
+    context: int = 64
+    """Tokens of a prompt."""
+    vocabulary: int = 128
+    """Of the embedded model's architecture, freshly initialised."""
+    prompts: int = 4
+    """Groups in the batch."""
+    turn: int = 16
+    """Tokens of a turn."""
+    reply: int = 16
+    """Tokens of a reply."""
+
+    def __post_init__(self) -> None:
+        """Refuses what is no batch."""
+        least = {"samples": 2, "consults": 0, "context": 2, "vocabulary": 128, "prompts": 1, "turn": 1, "reply": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name} is at least {value}; got {getattr(self, name)}.")
+
+    @property
+    def policy_tokens(self) -> int:
+        """Tokens of the whole batch that the policy samples."""
+        return self.prompts * self.samples * (self.consults + 1) * self.turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    base: Sizes = Sizes()
+    """The sizes that a row does not change."""
+    repeats: int = 5
+    """Timed passes of each row, after one that is not."""
+    threads: int = 1
+    """That torch computes with."""
+    json: Path | None = None
+    """Also writes the results here."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be timed."""
+        if min(self.repeats, self.threads) < 1:
+            raise ValueError(f"repeats and threads are at least 1; got {self.repeats} and {self.threads}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """One row."""
+
+    sampled: report.Spread
+    """Policy tokens per processor second of sampling."""
+    updated: report.Spread
+    """Policy tokens per processor second of the update."""
+    peak_mib: float
+    """Growth of the peak resident memory."""
+
+
+def rows(base: Sizes) -> Iterator[tuple[str, Sizes]]:
+    """What is varied, and the sizes of each row."""
+    for name, values in SWEEPS.items():
+        for value in values:
+            yield name, dataclasses.replace(base, **{name: value})
+
+
+def make_batch(sizes: Sizes, seed: int = 0) -> list[Trajectory]:
+    """Trajectories of these sizes; prompts are equal within a group, rewards differ within it."""
+    rng = np.random.default_rng(seed)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in rng.integers(4, sizes.vocabulary, size=count))
+
+    batch = []
+    for group in range(sizes.prompts):
+        prompt = Segment(Source.PROMPT, "", token_ids=ids(sizes.context))
+        for sample in range(sizes.samples):
+            segments = [prompt]
+            for turn in range(sizes.consults + 1):
+                segments.append(Segment(Source.POLICY, "", ids(sizes.turn), logprobs=(-1.0,) * sizes.turn))
+                if turn < sizes.consults:
+                    segments.append(Segment(Source.AGENT, "", ids(sizes.reply), agent="knowledge"))
+            batch.append(Trajectory("made", "", segments, float(sample % 2), group=group, sample=sample))
+    return batch
+
+
+def measure(sizes: Sizes, settings: Settings) -> Cost:
+    """One row's speeds and memory, in this process."""
+    import torch
+
+    from algorithms.codec import TransformersCodec
+    from algorithms.policies import Policy
+    from algorithms.policies.embedded_model import build_model, build_tokenizer
+    from algorithms.train_config import TrainConfig
+    from algorithms.trainer import Trainer
+
+    torch.set_num_threads(settings.threads)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    model.resize_token_embeddings(sizes.vocabulary, mean_resizing=False)
+    trainer = Trainer(
+        TrainConfig(prompts_per_step=sizes.prompts, samples_per_prompt=sizes.samples),
+        policy=Policy("made", model, TransformersCodec(tokenizer)),
+    )
+    before = _peak_resident()
+    sampling, updating = [], []
+    for repeat in range(settings.repeats + 1):
+        batch = make_batch(sizes, repeat)
+        started = time.process_time()
+        _sample(trainer, batch)
+        sampled = time.process_time()
+        trainer.update(batch)
+        sampling.append(sizes.policy_tokens / (sampled - started))
+        updating.append(sizes.policy_tokens / (time.process_time() - sampled))
+    peak = (_peak_resident() - before) / 2**20
+    return Cost(report.spread(sampling[1:]), report.spread(updating[1:]), peak)
+
+
+def _sample(trainer: object, batch: Sequence[Trajectory]) -> None:
+    """Samples as many tokens as the turns have, and forces the replies."""
+    import torch
+
+    from algorithms.decoder import BatchDecoder
+    from algorithms.rollout import sample
+    from algorithms.train_config import SamplingConfig
+    from algorithms.trainer import Trainer
+
+    assert isinstance(trainer, Trainer)
+    generator = torch.Generator().manual_seed(0)
+    decoder = BatchDecoder(trainer.model, [t.segments[0].token_ids for t in batch])
+    for place, segment in enumerate(batch[0].segments[1:], start=1):
+        if segment.source is Source.POLICY:
+            for _ in segment.token_ids:
+                token_ids_B, _ = sample(decoder.logits_BV, SamplingConfig(), generator)
+                decoder.step(token_ids_B[:, None])
+        else:
+            decoder.step(torch.tensor([t.segments[place].token_ids for t in batch]))
+
+
+def benchmark(settings: Settings) -> dict[str, object]:
+    """Runs every row in a process of its own; returns the report."""
+    about = report.machine(("aipo", "torch", "transformers"), threads=settings.threads)
+    context = multiprocessing.get_context("spawn")
+    results = []
+    with make_progress() as progress:
+        bar = progress.add_task("rows", total=sum(map(len, SWEEPS.values())), note="")
+        for name, sizes in rows(settings.base):
+            # One process a row: memory that an earlier row freed is not always given back.
+            with context.Pool(1) as pool:
+                results.append({"varied": name, "sizes": sizes, "cost": pool.apply(measure, (sizes, settings))})
+            progress.advance(bar)
+    about["load_at_end"] = round(os.getloadavg()[0], 2)
+    return {"machine": about, "settings": settings, "results": results}
+
+
+def print_costs(result: dict[str, object]) -> None:
+    """The report as a table."""
+    table = []
+    for row in result["results"]:  # type: ignore[attr-defined]
+        cost: Cost = row["cost"]
+        value = getattr(row["sizes"], row["varied"])
+        table.append([f"{row['varied']} {value:,}", cost.sampled.text(), cost.updated.text(), f"{cost.peak_mib:,.0f}"])
+    about: dict[str, object] = result["machine"]  # type: ignore[assignment]
+    settings: Settings = result["settings"]  # type: ignore[assignment]
+    columns = ["", "sampled / processor s", "updated / processor s", "peak, MiB"]
+    notes = [f"Medians of {settings.repeats} passes (least .. largest); the policy's tokens alone are counted."]
+    report.print_report("How cost grows", about | {"base": dataclasses.asdict(settings.base)}, columns, table, notes)
+
+
+def _peak_resident() -> int:
+    """The process's peak resident memory in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark from the command line."""
+    settings = tyro.cli(Settings, args=arguments, description=(__doc__ or "").split("\n", 1)[0])
+    result = benchmark(settings)
+    print_costs(result)
+    if settings.json is not None:
+        report.write_json(settings.json, result)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
