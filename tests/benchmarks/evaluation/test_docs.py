@@ -1,36 +1,16 @@
-"""What docs/evaluation.md says is so."""
+"""What docs/evaluation.md says is so; its commands are parsed by tests/docs/test_pages.py."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import re
-import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tyro
 
 from benchmarks import commands
 from benchmarks.evaluation import SUITES
 
 DOCS = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("line", re.findall(r"^    aipo (.*)$", DOCS, re.MULTILINE))
-def test_commands_parse(line: str) -> None:
-    name, *arguments = shlex.split(line, comments=True)
-    command: Callable[..., int] = {"eval": commands.eval_policy, "compare": commands.compare}[name]
-    if arguments == ["--help"]:
-        return
-
-    @functools.wraps(command)
-    def stand_in(*args: object, **kwargs: object) -> bool:
-        inspect.signature(command).bind(*args, **kwargs)
-        return True
-
-    assert tyro.cli(stand_in, args=arguments)
 
 
 def test_the_table_shows_the_defaults() -> None:

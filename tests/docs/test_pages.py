@@ -1,0 +1,56 @@
+"""What the pages and README say is run here."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import shlex
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import tyro
+
+from aipo_env.cli import commands as known_commands
+from tests.docs.pages import PAGES, ROOT, blocks, commands
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.language == "python" for b in blocks(p))], ids=_name)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page share a namespace, as a reader who types them in order has it."""
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    for block in blocks(page):
+        if block.language == "python" and block.reason is None:
+            code = "\n" * (block.line - 1) + block.code  # tracebacks show the page's line
+            exec(compile(code, str(page), "exec"), module.__dict__)  # noqa: S102
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), [pytest.param(p, line, id=f"{_name(p)}: {line}") for p in PAGES for line in commands(p)]
+)
+def test_commands_parse(page: Path, line: str) -> None:
+    name, *arguments = shlex.split(line, comments=True)
+    if not arguments or arguments == ["--help"] or "--config" in arguments or "openrlhf" in arguments:
+        assert name in known_commands()
+        return
+    command = known_commands()[name]
+
+    @functools.wraps(command)
+    def stand_in(*args: object, **kwargs: object) -> bool:
+        inspect.signature(command).bind(*args, **kwargs)
+        return True
+
+    assert tyro.cli(stand_in, args=arguments)
+
+
+def test_what_is_not_run_is_listed() -> None:
+    """A new marker has to be counted here, so that none slips in."""
+    not_run = {f"{_name(b.page)}:{b.reason}" for page in PAGES for b in blocks(page) if b.reason is not None}
+    assert not_run == {"docs/guides/backend.md:needs a server"}, sorted(not_run)
