@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from aipo_agents.backends.cache_argument import cache_argument
+
 
 class BatchDecoder:
     """The cache and the positions of a batch of sequences.
@@ -33,6 +35,7 @@ class BatchDecoder:
         parameters = inspect.signature(model.forward).parameters
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._takes_positions = "position_ids" in parameters
+        self._cache_argument = cache_argument(model.forward) or "past_key_values"
         self.logits_BV = self._prefill(prompts)
         """What each row's next token is drawn from, in fp32."""
 
@@ -83,8 +86,8 @@ class BatchDecoder:
         output = self._model(
             input_ids=ids_BW,
             attention_mask=self._mask_BT if self._padded else None,
-            past_key_values=self._cache,
             use_cache=True,
+            **{self._cache_argument: self._cache},
             **({"position_ids": positions_BW} if self._takes_positions else {}),
             **self._extra,
         )

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from aipo_agents.backends.cache_argument import cache_argument
 from aipo_env.errors import ConfigurationError
 from algorithms.chunked_head import LogitTransform, chunked_logprobs
 
@@ -134,7 +135,7 @@ def _shared_prompts(model: nn.Module, input_ids_BL: Tensor, prompt_lengths_B: Se
     parameters = inspect.signature(model.forward).parameters
     # Activation checkpointing switches the cache off.
     checkpointing = getattr(model, "is_activation_checkpointing", False)
-    if checkpointing or not {"past_key_values", "position_ids"} <= parameters.keys():
+    if checkpointing or cache_argument(model.forward) is None or "position_ids" not in parameters:
         return None
     lengths = [length - 1 for length in prompt_lengths_B]
     ids = input_ids_BL.tolist()
@@ -169,8 +170,8 @@ def _after_prompts(
         input_ids=prompts_UP,
         attention_mask=mask_UP if padded else None,
         position_ids=(mask_UP.cumsum(dim=1) - 1).clamp(min=0),
-        past_key_values=cache,
         use_cache=True,
+        **{cache_argument(body.forward) or "past_key_values": cache},
     )
     rows_B = torch.tensor(shared.rows, device=device)
     cache.batch_select_indices(rows_B)
@@ -186,7 +187,7 @@ def _after_prompts(
         # Nothing real stands behind padding on the right, so where no prompt is padded causality masks enough.
         "attention_mask": torch.cat([mask_UP[rows_B], mask_BL], dim=1) if padded else None,
         "position_ids": offsets_BL,
-        "past_key_values": cache,
+        cache_argument(model.forward) or "past_key_values": cache,
         "use_cache": True,
     }
     return predicts_BL.gather(1, places_BL) & inside_BL, arguments

@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from aipo_agents.backends.cache_argument import cache_argument
+
 
 class RunningBatch:
     """Sequences of one causal language model, decoded together.
@@ -27,6 +29,7 @@ class RunningBatch:
         self._model = model
         self._device = next(model.parameters()).device
         parameters = inspect.signature(model.forward).parameters
+        self._cache_argument = cache_argument(model.forward) or "past_key_values"
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._takes_positions = "position_ids" in parameters
         self._cache = DynamicCache(config=model.config)
@@ -87,8 +90,8 @@ class RunningBatch:
         output = self._model(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=cache,
             use_cache=True,
+            **{self._cache_argument: cache},
             **({"position_ids": positions} if self._takes_positions else {}),
             **self._extra,
         )
