@@ -134,7 +134,8 @@ def _shared_prompts(model: nn.Module, input_ids_BL: Tensor, prompt_lengths_B: Se
     """The prompts, if sharing them saves work and the model can do it."""
     parameters = inspect.signature(model.forward).parameters
     # Activation checkpointing switches the cache off.
-    checkpointing = getattr(model, "is_activation_checkpointing", False)
+    # What `is_gradient_checkpointing` and its newer name `is_activation_checkpointing` look at.
+    checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     if checkpointing or cache_argument(model.forward) is None or "position_ids" not in parameters:
         return None
     lengths = [length - 1 for length in prompt_lengths_B]

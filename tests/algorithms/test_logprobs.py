@@ -316,3 +316,22 @@ def test_prompts_that_rows_share_are_computed_once_with_the_same_values_and_grad
     torch.testing.assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-5)
     for shared, plain in zip(found[1][1], found[0][1], strict=True):
         torch.testing.assert_close(shared, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_activation_checkpointing_shares_no_prompts():
+    """It switches the cache off, in which the prompts would be; the log-probabilities stay what they were."""
+    model = make_model("llama")
+    generator = torch.Generator().manual_seed(2)
+    input_ids_BL = torch.randint(37, (4, 9), generator=generator)
+    input_ids_BL[:, :5] = input_ids_BL[0, :5]
+    selected_BL = torch.arange(9).expand(4, 9) >= 5
+    arguments = (model, input_ids_BL, torch.ones_like(input_ids_BL), selected_BL)
+    expected = token_logprobs(*arguments).logprobs_T
+    new = "activation_checkpointing_enable"  # its name in newer versions of transformers
+    getattr(model, new if hasattr(model, new) else "gradient_checkpointing_enable")()
+    model.train()
+    calls = []
+    model.model.register_forward_hook(lambda module, args, kwargs, output: calls.append(module), with_kwargs=True)
+    found = token_logprobs(*arguments, prompt_lengths_B=[5] * 4).logprobs_T
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    assert len(calls) == 1  # one pass, none for the prompts
