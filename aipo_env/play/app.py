@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from rich.text import Text
@@ -279,23 +280,38 @@ class PlayApp(App[int]):
 
     def action_ask(self, name: str) -> None:
         """Asks a helper what the editor says."""
-        self._say(
-            turns.ask(self.editor.text, self._selection(), name), f"Write what {name} is asked, then press the key."
-        )
+
+        def ask() -> None:
+            turn = turns.ask(self.editor.text, self._selection(), name)
+            self._say(turn, f"Write what {name} is asked, then press the key.")
+
+        self._once_typed(ask)
 
     def action_answer(self) -> None:
         """Answers with what the editor says."""
-        turn = turns.answer(self.editor.text, self._selection(), self.episode.config.answers)
-        self._say(turn, "Write the answer, then press the key.")
+
+        def answer() -> None:
+            turn = turns.answer(self.editor.text, self._selection(), self.episode.config.answers)
+            self._say(turn, "Write the answer, then press the key.")
+
+        self._once_typed(answer)
 
     def action_send(self) -> None:
         """Sends what the editor says as it is: a turn, or a helper's reply."""
-        self._say(self.editor.text if self.editor.text.strip() else "", "There is nothing to send yet.")
+
+        def send() -> None:
+            self._say(self.editor.text if self.editor.text.strip() else "", "There is nothing to send yet.")
+
+        self._once_typed(send)
 
     def action_decline(self) -> None:
         """Says that there is no answer; the policy sees a notice."""
         self.session.person.say(None)
         self.editor.clear()
+
+    def _once_typed(self, act: Callable[[], None]) -> None:
+        """Acts when the editor has taken the keys before this one: it gets them through a queue, and our keys do not."""
+        self.editor.call_later(act)
 
     def _say(self, text: str, empty: str) -> None:
         if not text:
@@ -305,6 +321,9 @@ class PlayApp(App[int]):
 
     def action_edit(self) -> None:
         """Opens the text in the person's own editor."""
+        self._once_typed(self._edit)
+
+    def _edit(self) -> None:
         program = self.session.plays_policy and self.episode.config.answers == "program"
         try:
             with self.suspend():

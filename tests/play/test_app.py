@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("textual", reason="the extra 'play' is not installed")
 
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Static
 
@@ -328,3 +329,19 @@ def test_a_program_is_written_and_run(tmp_path: Path, monkeypatch: pytest.Monkey
         assert "CORRECT" in screen(app)
 
     drive(PlaySession(aipo_env.make("livecodebench-consult"), Person("policy"), task_index=0), script)
+
+
+def test_keys_that_come_at_once_are_taken_in_their_order(tmp_path: Path) -> None:
+    """As when a text is pasted, or typed fast, with the key that sends it close behind."""
+    session = PlaySession(make(), Person("policy"), task_index=3, seed=3, traces=tmp_path / "traces.jsonl")
+
+    async def script(app: PlayApp, pilot: Pilot[int]) -> None:
+        for character in "1234567890":
+            app.post_message(events.Key(character, character))
+        app.post_message(events.Key("f9", None))
+        await until(pilot, lambda: app.state == "over")
+        await pilot.press("q")
+
+    drive(session, script)
+    (trajectory,) = read_traces(tmp_path / "traces.jsonl")
+    assert trajectory.segments[1].text == r"\boxed{1234567890}"
