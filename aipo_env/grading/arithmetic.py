@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cmath
 import math
+import time
 from fractions import Fraction
 
 Value = Fraction | complex
@@ -14,6 +15,42 @@ MAX_BITS = 4096
 
 class NoValue(Exception):
     """The tree has no scalar value at this point: undefined, too large, or not a scalar."""
+
+
+class OutOfBudget(Exception):
+    """A decision took too many steps or too long; nothing is known. ``reason`` says which."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Budget:
+    """Bounds the work and the time of one decision, however many evaluations it takes.
+
+    Steps make verdicts repeatable; the clock is for what no count of steps foresees.
+    """
+
+    __slots__ = ("deadline", "left", "until_clock")
+
+    def __init__(self, steps: int = 40_000, seconds: float = 0.6) -> None:
+        self.left, self.until_clock = steps, 0
+        self.deadline = time.monotonic() + seconds
+
+    def spend(self, steps: int) -> None:
+        """Take steps away.
+
+        Raises:
+            OutOfBudget: if no steps or no time is left.
+        """
+        self.left -= steps
+        self.until_clock -= steps
+        if self.left < 0:
+            raise OutOfBudget("steps")
+        if self.until_clock <= 0:
+            self.until_clock = 64
+            if time.monotonic() > self.deadline:
+                raise OutOfBudget("time")
 
 
 def to_complex(value: Value) -> complex:

@@ -12,7 +12,8 @@ from functools import lru_cache
 from types import TracebackType
 
 from aipo_env.grading import exact
-from aipo_env.grading.choices import grade_choice
+from aipo_env.grading.arithmetic import OutOfBudget
+from aipo_env.grading.choices import extract_choice, grade_choice
 from aipo_env.grading.clean import Refused, clean
 from aipo_env.grading.compare import compare
 from aipo_env.grading.extract import extract_answer
@@ -24,6 +25,7 @@ from aipo_env.grading.pool import WorkerPool
 from aipo_env.grading.scalars import Outcome
 from aipo_env.grading.trees import is_constant
 from aipo_env.grading.verdicts import Grade, Verdict
+from aipo_env.grading.words import is_words
 
 DEFAULT_TIMEOUT = 0.9
 """Seconds that the computer algebra system may take for one answer."""
@@ -52,6 +54,27 @@ def _read_gold(gold: str) -> tuple[str | None, Node | None]:
         return cleaned, parse(cleaned)
     except Unreadable:
         return cleaned, None
+
+
+def readable_gold(gold: str, policy: GradingPolicy | None = None) -> bool:
+    r"""Return whether a gold can be told from other answers: it is read, not only matched as the same text.
+
+    A data set asks this of each row when it is loaded: with an unreadable gold nearly every right answer is wrong.
+
+    Args:
+        gold: the reference answer, as `Grader.grade_answer` gets it.
+        policy: conventions; `MATH500` by default.
+    """
+    policy = policy or MATH500
+    if policy.kind == "choice":
+        return extract_choice(gold, policy.letters) is not None
+    text, tree = _read_gold(gold)
+    try:
+        return (
+            bool(text) and (tree is not None or is_words(text)) and bool(compare(text, tree, text, tree, policy).equal)
+        )
+    except (OutOfBudget, RecursionError):
+        return False
 
 
 _graders: weakref.WeakSet[Grader] = weakref.WeakSet()
@@ -196,6 +219,8 @@ class Grader:
             outcome = compare(gold_text, gold_tree, cleaned, tree, policy)
         except RecursionError:
             return Grade(False, Verdict.UNPARSABLE, "guard.nesting", answer)
+        except OutOfBudget as spent:
+            return Grade(False, Verdict.TIMEOUT, f"budget.{spent.reason}", answer)
         if outcome.equal is not None:
             return _grade(outcome, answer)
         if policy.kind == "integer":

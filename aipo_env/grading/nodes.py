@@ -117,3 +117,19 @@ class Text:
 
 
 Node = Num | Sym | Add | Mul | Pow | Call | PlusMinus | Quantity | Sequence | Matrix | Relation | SetOperation | Text
+
+
+def children(node: Node) -> list[Node]:
+    """Return the parts of a node that are trees themselves, in the order written."""
+    match node:
+        case Add(parts) | Mul(parts) | Call(_, parts) | Relation(parts) | SetOperation(_, parts):
+            return parts
+        case Sequence():
+            return node.items
+        case Pow(base, exponent):
+            return [base, exponent]
+        case PlusMinus(inner) | Quantity(inner):
+            return [inner]
+        case Matrix(rows):
+            return [entry for row in rows for entry in row]
+    return []

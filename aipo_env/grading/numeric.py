@@ -13,7 +13,7 @@ import math
 from fractions import Fraction
 from functools import lru_cache
 
-from aipo_env.grading.arithmetic import NoValue, Value, add, finite, multiply, power, to_complex
+from aipo_env.grading.arithmetic import Budget, NoValue, Value, add, finite, multiply, power, to_complex
 from aipo_env.grading.functions import EXACT, UNARY
 from aipo_env.grading.monomials import common_monomial
 from aipo_env.grading.nodes import (
@@ -32,7 +32,6 @@ from aipo_env.grading.nodes import (
 from aipo_env.grading.quadrature import integrate
 from aipo_env.grading.trees import has_variables
 
-MAX_STEPS = 20_000
 MAX_RANGE = 2_000
 
 
@@ -53,27 +52,12 @@ def _coordinate(name: str, point: int, positive: bool) -> Fraction:
     return size if positive or point % 2 == 0 else -size
 
 
-class Budget:
-    """Bounds the work of one comparison, however many evaluations it takes."""
-
-    __slots__ = ("left",)
-
-    def __init__(self, steps: int = MAX_STEPS) -> None:
-        self.left = steps
-
-    def spend(self, steps: int) -> None:
-        """Take steps away.
-
-        Raises:
-            NoValue: if none are left.
-        """
-        self.left -= steps
-        if self.left < 0:
-            raise NoValue("steps")
-
-
 class Evaluator:
-    """Evaluates trees at one point. After use, ``opaque`` tells whether a placeholder function took part."""
+    """Evaluates trees at one point.
+
+    After use, ``placeholders`` tells whether functions without a value took part, ``opaque`` whether one of
+    them may equal something else in disguise.
+    """
 
     def __init__(
         self,
@@ -93,7 +77,7 @@ class Evaluator:
         """
         self.budget = budget if budget is not None else Budget()
         self.point, self.positive, self.whole = point, positive, whole
-        self.opaque = False
+        self.opaque = self.placeholders = False
         self.bound: dict[str, Value] = {}
 
     def value(self, node: Node) -> Value:
@@ -249,6 +233,7 @@ class Evaluator:
 
     def _placeholder(self, name: str, values: list[Value]) -> Value:
         # f(x) and f(y) differ whatever f is; but an integral or a gcd might equal something else in disguise.
+        self.placeholders = True
         self.opaque = self.opaque or len(name.rstrip("'").partition("_")[0]) > 1
         digest = _hash("function " + name)
         total = 0.5 + digest[0] / 256 + 0j

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from aipo_env.grading.arithmetic import NoValue, Value
+from aipo_env.grading.arithmetic import Budget, NoValue, Value
 from aipo_env.grading.nodes import Mul, Node, Num
-from aipo_env.grading.numeric import POINTS, Budget, Evaluator
+from aipo_env.grading.numeric import POINTS, Evaluator
 from aipo_env.grading.policy import GradingPolicy
 from aipo_env.grading.trees import counts, has_variables, needs_positive
 
@@ -63,7 +63,7 @@ def _compare_constants(gold: Node, answer: Node, policy: GradingPolicy, budget: 
     except NoValue as error:
         # The gold is a number; an answer that has no value is not that number. What we do not model is not
         # judged.
-        return Outcome(None if str(error) in ("structure", "steps") else False, "number.undefined")
+        return Outcome(None if str(error) == "structure" else False, "number.undefined")
     opaque = left.opaque or right.opaque
     if isinstance(gold_value, Fraction) and isinstance(answer_value, Fraction):
         if gold_value == answer_value:

@@ -36,6 +36,11 @@ def compare_words(
     return None
 
 
+def is_words(text: str) -> bool:
+    """Whether a cleaned text is words without mathematics."""
+    return _plain(text) is not None and any(char.isalpha() for char in text)
+
+
 def _plain(text: str) -> str | None:
     """Return the words of a text without markup and punctuation; None if it has mathematics.
 
