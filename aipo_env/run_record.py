@@ -15,6 +15,7 @@ from aipo_env.episode import TokenCodec
 from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.game import ConsultGame, describe
 from aipo_env.gym_env import ConsultEnv
+from aipo_env.installation import DISTRIBUTION
 from aipo_env.protocol import ConsultRequest, Reply
 from aipo_env.registry import make_game
 
@@ -91,7 +92,7 @@ class RunRecord:
             max_tokens=max_tokens,
             tokenizer=None if game.codec is None else game.codec.fingerprint,
             tokenizer_name=tokenizer_name,
-            versions={"aipo": _version("aipo"), "python": platform.python_version()},
+            versions={DISTRIBUTION: _version(DISTRIBUTION), "python": platform.python_version()},
             started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         )
 

@@ -14,6 +14,7 @@ from aipo_env.console import INTERRUPTED
 from aipo_env.episode import POLICY
 from aipo_env.errors import ConfigurationError, MissingDependencyError
 from aipo_env.game import describe
+from aipo_env.installation import install_command
 from aipo_env.play.person import Person
 from aipo_env.play.session import PlaySession, check_role
 from aipo_env.registry import AgentLike, env_spec
@@ -103,7 +104,7 @@ def check_terminal() -> None:
     try:
         import textual  # noqa: F401
     except ModuleNotFoundError as error:
-        raise MissingDependencyError("`aipo play` needs the package textual: pip install 'aipo[play]'.") from error
+        raise MissingDependencyError(f"`aipo play` needs the package textual: {install_command('play')}") from error
     missing = [name for name, stream in (("input", sys.stdin), ("output", sys.stdout)) if not stream.isatty()]
     if missing or os.environ.get("TERM") == "dumb":
         what = (

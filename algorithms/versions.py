@@ -8,8 +8,10 @@ import json
 import platform
 from pathlib import Path
 
+from aipo_env.installation import DISTRIBUTION
+
 FILE = "versions.jsonl"
-_PACKAGES = ("aipo", "torch", "transformers", "numpy", "gymnasium", "math-verify")
+_PACKAGES = (DISTRIBUTION, "torch", "transformers", "numpy", "gymnasium", "math-verify")
 
 
 def note_versions(out: Path, step: int) -> None:

@@ -13,6 +13,7 @@ import tyro
 
 from aipo_env.console import command
 from aipo_env.errors import AipoError, ConfigurationError, DataNotFoundError
+from aipo_env.installation import install_command
 from aipo_env.run_record import RunRecord, record_path
 from aipo_env.viewer import Learner, RunInfo, TokenReader, TraceStore, build_page, make_server
 
@@ -112,7 +113,7 @@ def _learner(traces: Path, notes: list[str]) -> Learner | None:
 
         return TokenWeights.read(config)
     except ModuleNotFoundError as error:
-        notes.append(f"Advantages and coefficients need the package {error.name!r}: pip install 'aipo[train]'.")
+        notes.append(f"Advantages and coefficients need the package {error.name!r}: {install_command('train')}")
     except AipoError as error:
         notes.append(str(error))
     return None
@@ -130,7 +131,7 @@ def _reader(traces: Path, policy: str | None, notes: list[str]) -> TokenReader |
 
         codec = load_codec(name)
     except ModuleNotFoundError as error:
-        notes.append(f"The texts of single tokens need the package {error.name!r}: pip install 'aipo[train]'.")
+        notes.append(f"The texts of single tokens need the package {error.name!r}: {install_command('train')}")
         return None
     except (AipoError, OSError) as error:
         notes.append(str(error))

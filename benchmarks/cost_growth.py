@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from aipo_env.installation import DISTRIBUTION
 from aipo_env.trajectory import Segment, Source, Trajectory
 from algorithms.progress import make_progress
 from benchmarks import report
@@ -182,7 +183,7 @@ def _sample(trainer: object, batch: Sequence[Trajectory]) -> None:
 
 def benchmark(settings: Settings) -> dict[str, object]:
     """Runs every row in a process of its own; returns the report."""
-    about = report.machine(("aipo", "torch", "transformers"), threads=settings.threads)
+    about = report.machine((DISTRIBUTION, "torch", "transformers"), threads=settings.threads)
     context = multiprocessing.get_context("spawn")
     results = []
     with make_progress() as progress:

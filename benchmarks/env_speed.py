@@ -46,10 +46,21 @@ from pathlib import Path
 import tyro
 
 import aipo_env
+from aipo_env.installation import DISTRIBUTION, install_command
 from aipo_env.protocol import ConsultRequest, Reply
 from benchmarks import report
 
-PACKAGES = ("aipo", "gymnasium", "numpy", "math-verify", "sympy", "skyrl-gym", "gem-llm", "datasets", "pylatexenc")
+PACKAGES = (
+    DISTRIBUTION,
+    "gymnasium",
+    "numpy",
+    "math-verify",
+    "sympy",
+    "skyrl-gym",
+    "gem-llm",
+    "datasets",
+    "pylatexenc",
+)
 TARGET_MICROSECONDS = 50.0
 """Of a step of ours with an integer answer."""
 WRONG_EVERY = 4
@@ -253,7 +264,7 @@ def peer_cases(rows: Sequence[Problem]) -> tuple[list[Case], list[str]]:
         try:
             cases.append(make())
         except ImportError as error:
-            notes.append(f"{name} did not take part: {error} (pip install 'aipo[bench]')")
+            notes.append(f"{name} did not take part: {error} ({install_command('bench')})")
     return cases, notes
 
 

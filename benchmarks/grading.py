@@ -35,9 +35,10 @@ from typing import Any, Literal
 import tyro
 
 from aipo_env.errors import DataNotFoundError
+from aipo_env.installation import DISTRIBUTION
 from benchmarks import report
 
-PACKAGES = ("aipo", "math-verify", "latex2sympy2-extended", "sympy", "openrlhf", "verl", "pylatexenc")
+PACKAGES = (DISTRIBUTION, "math-verify", "latex2sympy2-extended", "sympy", "openrlhf", "verl", "pylatexenc")
 Name = Literal["aipo", "math-verify", "prm800k-style", "hendrycks-style"]
 GRADERS: tuple[Name, ...] = ("aipo", "math-verify", "prm800k-style", "hendrycks-style")
 INTEGERS = [("204", "204"), ("025", "25"), ("1234", "1,234"), ("204", "205"), ("17", "71"), ("-3", "3")]

@@ -42,11 +42,12 @@ import aipo_env
 from aipo_env import ConsultRequest, Reply, TurnRequest
 from aipo_env.game import ConsultGame
 from aipo_env.grading import Grade, grade_answer, grade_async
+from aipo_env.installation import DISTRIBUTION, install_command
 from aipo_env.registry import make_game
 from aipo_env.tasks.base import Task, check_index
 from benchmarks import report
 
-PACKAGES = ("aipo", "gymnasium", "pettingzoo", "numpy", "fhaviary", "gem-llm")
+PACKAGES = (DISTRIBUTION, "gymnasium", "pettingzoo", "numpy", "fhaviary", "gem-llm")
 NUM_CONSULTS = 3
 NUM_TURNS = NUM_CONSULTS + 1
 IN_FLIGHT_OF_TURNS = 64
@@ -339,7 +340,7 @@ def peer_cases(makers: Sequence[tuple[str, Callable[[], Case]]]) -> tuple[list[C
         try:
             cases.append(make())
         except ImportError as error:
-            notes.append(f"{name} did not take part: {error} (pip install 'aipo[bench]')")
+            notes.append(f"{name} did not take part: {error} ({install_command('bench')})")
     return cases, notes
 
 

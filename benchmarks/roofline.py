@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from aipo_env.installation import DISTRIBUTION
 from benchmarks import report
 from benchmarks.trainer_speed import Settings as TrainerSettings
 from benchmarks.trainer_speed import make_ours
@@ -129,7 +130,7 @@ def benchmark(settings: Settings) -> dict[str, object]:
 
     quiet_libraries()
     torch.set_num_threads(settings.threads)
-    about = report.machine(("aipo", "torch", "transformers"), threads=settings.threads)
+    about = report.machine((DISTRIBUTION, "torch", "transformers"), threads=settings.threads)
     model = load_policy("embedded").model
     products = product_rates([*LARGE, *layer_shapes(model, 256), *layer_shapes(model, 2048)], settings.repeats)
     vector = torch.ones(READ_MIB * 2**18)

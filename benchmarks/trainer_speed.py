@@ -61,6 +61,7 @@ import numpy as np
 import tyro
 
 from aipo_env.grading import Grade
+from aipo_env.installation import DISTRIBUTION, install_command
 from aipo_env.tasks.base import Task, TaskSet
 from aipo_env.tasks.rulebook import RulebookTasks
 from aipo_env.trajectory import Source, Trajectory
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
 
     from algorithms.policies import Policy
 
-PACKAGES = ("aipo", "torch", "transformers", "tokenizers", "trl", "accelerate", "datasets")
+PACKAGES = (DISTRIBUTION, "torch", "transformers", "tokenizers", "trl", "accelerate", "datasets")
 TASK_OPTIONS: dict[str, int | float | str] = {"level": 2, "operators": "@", "style": "terse"}
 BETAS = (0.9, 0.99)
 MAX_GRAD_NORM = 1.0
@@ -283,7 +284,7 @@ def peer_missing() -> str | None:
     """Why TRL cannot take part, or None."""
     for name in ("trl", "datasets", "accelerate"):
         if importlib.util.find_spec(name) is None:
-            return f"TRL did not take part: {name} is not installed (pip install 'aipo[bench]')"
+            return f"TRL did not take part: {name} is not installed ({install_command('bench')})"
     return None
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from aipo_env import doctor
 from aipo_env.cli import main
+from aipo_env.installation import install_command
 
 
 def findings(**options: bool) -> dict[str, doctor.Finding]:
@@ -52,7 +53,7 @@ def test_versions_that_do_not_fit_and_packages_that_are_not_there(monkeypatch: p
     found = findings(offline=True)
     assert (found["core"].status, "(wanted >=900)" in found["core"].detail) == ("broken", True)
     assert (found["llm"].status, "lacks no-such-package" in found["llm"].detail) == ("absent", True)
-    assert found["llm"].remedy == "pip install 'aipo[llm]'"
+    assert found["llm"].remedy == install_command("llm")
     assert main(["doctor", "--offline", "--json"]) == 1
 
 

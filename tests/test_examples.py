@@ -15,6 +15,7 @@ import pytest
 import aipo_env
 from aipo_env import EnvSpec, registry
 from aipo_env.errors import ConfigurationError
+from aipo_env.installation import install_command
 
 PLUGIN = Path(__file__).parents[1] / "examples" / "aipo-example-plugin"
 
@@ -23,7 +24,7 @@ PLUGIN = Path(__file__).parents[1] / "examples" / "aipo-example-plugin"
 def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables of a process in which the plug-in is installed."""
     if importlib.util.find_spec("hatchling") is None:
-        pytest.skip("building the example needs hatchling: pip install 'aipo[dev]'")
+        pytest.skip(f"building the example needs hatchling: {install_command('dev')}")
     target = tmp_path_factory.mktemp("plugin")
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--no-index"]
     # Built from a copy: a build leaves nothing in the repository.

@@ -33,6 +33,7 @@ from aipo_agents.backends.openai_replies import (
     logprobs_source,
 )
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
+from aipo_env.installation import install_command
 
 if TYPE_CHECKING:
     import aiohttp
@@ -126,7 +127,7 @@ class OpenAIServer:
             raise ConfigurationError("api_key holds characters that no HTTP header can carry; check for a line break.")
         if importlib.util.find_spec("aiohttp") is None:
             raise MissingDependencyError(
-                "talking to a model server needs aiohttp, which is not installed; pip install 'aipo[llm]'."
+                f"talking to a model server needs aiohttp, which is not installed: {install_command('llm')}"
             )
         self.base_url = base_url.rstrip("/")
         self.model = model

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from aipo_agents.backends.base import ChatSampling, CompletionSampling, Generation, Message
 from aipo_agents.backends.tokenizing import Tokenizing, stop_position
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
+from aipo_env.installation import install_command
 from aipo_env.protocol import FinishReason, Usage
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class TransformersModel:
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError as error:
             raise MissingDependencyError(
-                "TransformersModel needs torch and transformers: pip install 'aipo[train]'"
+                f"TransformersModel needs torch and transformers: {install_command('train')}"
             ) from error
         if isinstance(model, str):
             source = model

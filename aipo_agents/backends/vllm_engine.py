@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from aipo_agents.backends.base import ChatSampling, CompletionSampling, Generation, Message
 from aipo_agents.backends.tokenizing import Tokenizing, stop_position
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
+from aipo_env.installation import install_command
 from aipo_env.protocol import FinishReason, Usage
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class VLLMEngine:
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
         except ImportError as error:
-            raise MissingDependencyError("VLLMEngine needs vLLM: pip install 'aipo[vllm]'") from error
+            raise MissingDependencyError(f"VLLMEngine needs vLLM: {install_command('vllm')}") from error
         engine_args.setdefault("enable_prefix_caching", True)
         # One line of statistics every few seconds is a server's matter.
         engine_args.setdefault("disable_log_stats", True)

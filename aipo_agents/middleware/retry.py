@@ -14,6 +14,7 @@ from aipo_agents.middleware.checks import check_count, check_number
 from aipo_agents.middleware.deadlines import after_waiting
 from aipo_agents.middleware.faults import is_service_failure
 from aipo_env.errors import MissingDependencyError, ServiceError
+from aipo_env.installation import install_command
 from aipo_env.protocol import Agent, ConsultRequest, Reply
 
 if TYPE_CHECKING:
@@ -109,5 +110,5 @@ def _import_tenacity() -> ModuleType:
     try:
         import tenacity
     except ImportError as error:
-        raise MissingDependencyError("Retry needs the package tenacity: pip install 'aipo[llm]'.") from error
+        raise MissingDependencyError(f"Retry needs the package tenacity: {install_command('llm')}") from error
     return tenacity

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError, unknown_id
+from aipo_env.installation import install_command
 
 DATA_VARIABLE = "AIPO_DATA"
 """Environment variable that names a folder with `<family>/<split>.jsonl` files."""
@@ -290,5 +291,5 @@ def not_here(source: HubSource, why: str, split: str) -> DataNotFoundError:
     return DataNotFoundError(
         f"{source.family} is not here: {why}. {gate}Either pass data= (or set {DATA_VARIABLE}) to a local copy: a {formats} "
         f"file with the fields {', '.join(source.fields)}, or a folder with {source.family}/{split}{source.suffixes[0]}; or "
-        f"make {source.repository} reachable on the Hugging Face hub with `pip install 'aipo[eval]'`."
+        f"make {source.repository} reachable on the Hugging Face hub with `{install_command('eval')}`."
     )

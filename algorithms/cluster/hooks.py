@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aipo_env.errors import ConfigurationError, MissingDependencyError
+from aipo_env.installation import install_command
 
 OPENRLHF_VERSION = "0.11.2"
 """The version whose source was read and which the tests run."""
@@ -54,7 +55,7 @@ def check_openrlhf() -> None:
         version = importlib.metadata.version("openrlhf")
     except importlib.metadata.PackageNotFoundError as error:
         raise MissingDependencyError(
-            f"training on a cluster needs OpenRLHF {OPENRLHF_VERSION}, which is not installed: pip install 'aipo[openrlhf]'"
+            f"training on a cluster needs OpenRLHF {OPENRLHF_VERSION}, which is not installed: {install_command('openrlhf')}"
         ) from error
     if version != OPENRLHF_VERSION:
         raise ConfigurationError(

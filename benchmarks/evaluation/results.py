@@ -13,6 +13,7 @@ from aipo_agents.llm import LLMAgent
 from aipo_agents.request_key import key_digest
 from aipo_env.game import ConsultGame, describe
 from aipo_env.gym_env import ConsultEnv
+from aipo_env.installation import DISTRIBUTION
 from aipo_env.prompts import templates
 from aipo_env.protocol import Agent
 from aipo_env.run_record import RunRecord
@@ -24,7 +25,7 @@ from benchmarks.evaluation.game import MeteredGame
 from benchmarks.evaluation.plan import RunPlan
 
 FORMAT = 1
-_PACKAGES = ("aipo", "torch", "transformers", "vllm", "datasets", "math-verify", "sympy", "numpy")
+_PACKAGES = (DISTRIBUTION, "torch", "transformers", "vllm", "datasets", "math-verify", "sympy", "numpy")
 _Json = dict[str, object]
 
 

@@ -8,7 +8,7 @@ r"""Metrics as Hugging Face `evaluate` modules, loadable by path without a netwo
     metric = evaluate.load("benchmarks/metrics/math_answer")
     metric.compute(predictions=[r"so it is \boxed{0.5}"], references=[r"\frac{1}{2}"], policy="math500")
 
-`PassAtK` and `MathAnswer` are the classes behind the two; they need `pip install 'aipo[eval]'`, the functions do not.
+`PassAtK` and `MathAnswer` are the classes behind the two; they need the extra `eval`, the functions do not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aipo_env.errors import MissingDependencyError
+from aipo_env.installation import install_command
 from benchmarks.metrics.scores import grade, math_answer_scores, pass_at_k_scores
 
 if TYPE_CHECKING:
@@ -40,6 +41,6 @@ def __getattr__(name: str) -> object:
         if error.name not in ("evaluate", "datasets"):
             raise
         raise MissingDependencyError(
-            f"{name} needs the package {error.name}. Run: pip install 'aipo[eval]'."
+            f"{name} needs the package {error.name}. Run: {install_command('eval')}"
         ) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,7 @@ import pytest
 import aipo_env
 from aipo_env import Source, read_traces
 from aipo_env.cli import main
+from aipo_env.installation import install_command
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal"),
@@ -183,4 +184,4 @@ def test_mistakes_are_explained_before_anything_is_shown(
 def test_without_textual(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "textual", None)
     assert main(["play"]) == 2
-    assert "pip install 'aipo[play]'" in capsys.readouterr().err
+    assert install_command("play") in capsys.readouterr().err

@@ -31,9 +31,10 @@ from aipo_env.tasks.reasoning_gym.names import DATASETS
 from aipo_env.tasks.reasoning_gym.rules import RULES, follows_rule, guard
 from aipo_env.tasks.reasoning_gym.tasks import ReasoningGymTasks
 from aipo_env.testing import check_consult_env, check_taskset
+from aipo_env.installation import install_command
 
 needs_package = pytest.mark.skipif(
-    not names.installed(), reason="reasoning-gym is not installed: pip install 'aipo[rg]'"
+    not names.installed(), reason=f"reasoning-gym is not installed: {install_command('rg')}"
 )
 
 

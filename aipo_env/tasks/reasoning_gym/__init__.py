@@ -1,4 +1,4 @@
-"""`rg/<name>`: the procedural tasks of the package reasoning-gym, as `pip install 'aipo[rg]'` brings them.
+"""`rg/<name>`: the procedural tasks of the package reasoning-gym, as the extra `rg` brings them.
 
 Its generators and scorers run in one process of their own (`process.py`, `worker.py`): with a fixed hash seed, because
 some generators order sets; apart from the caller's global random state, which some of them use; and killable, because

@@ -14,6 +14,7 @@ from typing import Any
 
 from aipo_env.errors import GradingError, MissingDependencyError
 from aipo_env.grading.worker import receive_message, send_message
+from aipo_env.installation import install_command
 from aipo_env.tasks.reasoning_gym.names import installed
 
 START_SECONDS = 120.0
@@ -70,7 +71,7 @@ class ReasoningGymProcess:
         if not installed():
             raise MissingDependencyError(
                 "the environments rg/... need the package reasoning-gym, which is not installed. Install it with: "
-                "pip install 'aipo[rg]'"
+                f"{install_command('rg')}"
             )
         ours, theirs = socket.socketpair()
         path = [entry for entry in sys.path if entry and os.path.isabs(entry)]

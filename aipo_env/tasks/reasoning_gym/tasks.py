@@ -11,6 +11,7 @@ import numpy as np
 
 from aipo_env.errors import ConfigurationError, GradingError, MissingDependencyError, unknown_id
 from aipo_env.grading import Grade, Verdict
+from aipo_env.installation import install_command
 from aipo_env.tasks.base import Task, check_index
 from aipo_env.tasks.reasoning_gym.names import DATASETS, installed
 from aipo_env.tasks.reasoning_gym.process import PROCESS
@@ -53,7 +54,7 @@ class ReasoningGymTasks:
         if not installed():
             raise MissingDependencyError(
                 f"rg/{dataset} needs the package reasoning-gym, which is not installed. Install it with: "
-                "pip install 'aipo[rg]'"
+                f"{install_command('rg')}"
             )
         config = dict(config or {})
         if taken := config.keys() & {"seed", "size"}:

@@ -123,10 +123,11 @@ sys.modules["tenacity"] = None
 from aipo_agents.middleware import Retry
 from aipo_agents.verify import VerifyAgent
 from aipo_env.errors import MissingDependencyError
+from aipo_env.installation import install_command
 try:
     Retry(VerifyAgent())
 except MissingDependencyError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert "pip install 'aipo[llm]'" in done.stdout
+    assert install_command("llm") in done.stdout

@@ -1,0 +1,51 @@
+"""What this library is installed as, and the command that adds one of its extras to this very installation."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shlex
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+DISTRIBUTION = "aipo-rl"
+"""The distribution's name. `aipo` on the package index is another project's."""
+
+
+def install_command(extra: str = "") -> str:
+    """The shell command that installs an extra where this installation came from: a clone, an address, or the index.
+
+    Args:
+        extra: a name of `[project.optional-dependencies]`; none for the library alone.
+
+    Example:
+        >>> install_command("eval").startswith("pip install ")
+        True
+    """
+    wanted = f"[{extra}]" if extra else ""
+    origin = _origin()
+    if origin is None:
+        return _pip(f"{DISTRIBUTION}{wanted}")
+    url = str(origin.get("url", ""))
+    if "dir_info" not in origin:
+        scheme = origin.get("vcs_info", {}).get("vcs", "")
+        return _pip(f"{DISTRIBUTION}{wanted} @ {f'{scheme}+' if scheme else ''}{url}")
+    folder = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
+    place = "." if Path(folder) == Path.cwd() else folder
+    return _pip(f"{place}{wanted}", editable=bool(origin["dir_info"].get("editable")))
+
+
+def _pip(what: str, *, editable: bool = False) -> str:
+    return f"pip install {'-e ' if editable else ''}{shlex.quote(what)}"
+
+
+def _origin() -> dict[str, Any] | None:
+    """Where it was installed from (PEP 610), if not from the index; a source tree that nobody installed counts as a clone."""
+    try:
+        text = importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        clone = Path(__file__).resolve().parent.parent
+        return {"url": clone.as_uri(), "dir_info": {"editable": True}}
+    return json.loads(text) if text else None
