@@ -19,6 +19,7 @@ import pytest
 import aipo_env
 from aipo_env.errors import ConfigurationError, GradingError, MissingDependencyError, UnknownIdError
 from aipo_env.grading import Verdict
+from aipo_env.installation import install_command
 from aipo_env.registry import gymnasium_id
 from aipo_env.tasks.reasoning_gym import names
 from aipo_env.tasks.reasoning_gym.expressions import (
@@ -31,7 +32,6 @@ from aipo_env.tasks.reasoning_gym.names import DATASETS
 from aipo_env.tasks.reasoning_gym.rules import RULES, follows_rule, guard
 from aipo_env.tasks.reasoning_gym.tasks import ReasoningGymTasks
 from aipo_env.testing import check_consult_env, check_taskset
-from aipo_env.installation import install_command
 
 needs_package = pytest.mark.skipif(
     not names.installed(), reason=f"reasoning-gym is not installed: {install_command('rg')}"

@@ -7,6 +7,7 @@ import pytest
 
 from aipo_agents.middleware import RateLimitTimeout, Retry
 from aipo_env.errors import ConfigurationError, ServiceError
+from aipo_env.installation import install_command
 from aipo_env.protocol import Reply
 from tests.agents.middleware.asking import Service, ask, many, once
 
@@ -123,7 +124,6 @@ sys.modules["tenacity"] = None
 from aipo_agents.middleware import Retry
 from aipo_agents.verify import VerifyAgent
 from aipo_env.errors import MissingDependencyError
-from aipo_env.installation import install_command
 try:
     Retry(VerifyAgent())
 except MissingDependencyError as error:
