@@ -36,6 +36,7 @@ from aipo_env.registry import (
 )
 from aipo_env.replay import Mismatch, Replay, replay
 from aipo_env.rollout import Rollouts, collect_rollouts, rollout
+from aipo_env.training_split import require_training_split
 from aipo_env.trajectory import Segment, Source, TraceWriter, Trajectory, read_traces, write_traces
 from aipo_env.vector_env import ConsultVectorEnv
 
@@ -82,6 +83,7 @@ __all__ = [
     "register_env",
     "render_transcript",
     "replay",
+    "require_training_split",
     "rollout",
     "write_traces",
 ]

@@ -13,18 +13,26 @@ from aipo_env.registry import env_spec, list_envs
 
 @command("aipo envs", "aipo envs --json | jq -r '.[].id'")
 def envs(json: bool = False) -> int:
-    """List the environments.
+    """List the environments: those with a training split, and those that are for evaluation alone.
 
     Args:
-        json: one JSON list of id, description, and whether helpers answer.
+        json: one JSON list of id, description, whether helpers answer, and the splits.
     """
     specs = [env_spec(env_id) for env_id in list_envs()]
     if json:
-        print_json([{"id": s.id, "description": s.description, "assisted": s.assisted} for s in specs])
+        print_json(
+            [{"id": s.id, "description": s.description, "assisted": s.assisted, "splits": s.splits} for s in specs]
+        )
         return 0
     width = max(len(s.id) for s in specs)
-    for spec in specs:
-        print(f"{spec.id:<{width}}  {spec.description}")
+    kinds = {
+        "for training (the split train)": [s for s in specs if "train" in s.splits],
+        "for evaluation alone": [s for s in specs if s.splits and "train" not in s.splits],
+        "splits not known": [s for s in specs if not s.splits],
+    }
+    for title, members in kinds.items():
+        lines = [f"{s.id:<{width}}  {s.description}{' (also test)' * (s.splits[1:] != ())}" for s in members]
+        print("\n".join([f"# {title}", *lines]) if lines else "", end="\n" * bool(lines))
     return 0
 
 

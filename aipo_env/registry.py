@@ -54,12 +54,17 @@ class EnvSpec:
     description: str = ""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Defaults that differ from those of `make`."""
+    splits: tuple[str, ...] = ()
+    """Of the family: "train" is for training, "test" for evaluation. Empty where it has none, or nobody says."""
 
 
-def _family(name: str, tasks: str, description: str, **options: object) -> list[EnvSpec]:
+_TEST, _BOTH = ("test",), ("train", "test")
+
+
+def _family(name: str, tasks: str, description: str, splits: tuple[str, ...], **options: object) -> list[EnvSpec]:
     return [
-        EnvSpec(name, tasks, assisted=False, description=description + ", solo", options=options),
-        EnvSpec(f"{name}-consult", tasks, assisted=True, description=description + ", with helpers", options=options),
+        EnvSpec(name, tasks, False, description + ", solo", options, splits),
+        EnvSpec(f"{name}-consult", tasks, True, description + ", with helpers", options, splits),
     ]
 
 
@@ -67,22 +72,24 @@ def _reasoning_gym() -> list[EnvSpec]:
     """The data sets of reasoning-gym, where it is installed; does not import it."""
     tasks = "aipo_env.tasks.reasoning_gym.tasks:ReasoningGymTasks"
     names = reasoning_gym_names.DATASETS if reasoning_gym_names.installed() else ()
-    return [spec for name in names for spec in _family(f"rg/{name}", tasks, f"reasoning-gym {name}", dataset=name)]
+    described = [(name, f"reasoning-gym {name}") for name in names]
+    return [spec for name, text in described for spec in _family(f"rg/{name}", tasks, text, _BOTH, dataset=name)]
 
 
 _envs: dict[str, EnvSpec] = {
     spec.id: spec
     for spec in (
-        *_family("math500", "aipo_env.tasks.math500:Math500Tasks", "MATH-500 competition problems"),
-        *_family("gsm8k", "aipo_env.tasks.gsm8k:Gsm8kTasks", "GSM8K word problems"),
-        *_family("aime24", "aipo_env.tasks.aime:Aime24Tasks", "AIME 2024 competition problems"),
-        *_family("aime25", "aipo_env.tasks.aime:Aime25Tasks", "AIME 2025 competition problems"),
-        *_family("gpqa-diamond", "aipo_env.tasks.gpqa:GpqaDiamondTasks", "GPQA-Diamond science questions"),
-        *_family("livecodebench", "aipo_env.tasks.livecodebench:LiveCodeBenchTasks", "LiveCodeBench programs"),
+        *_family("math500", "aipo_env.tasks.math500:Math500Tasks", "MATH-500 competition problems", _TEST),
+        *_family("gsm8k", "aipo_env.tasks.gsm8k:Gsm8kTasks", "GSM8K word problems", _BOTH),
+        *_family("aime24", "aipo_env.tasks.aime:Aime24Tasks", "AIME 2024 competition problems", _TEST),
+        *_family("aime25", "aipo_env.tasks.aime:Aime25Tasks", "AIME 2025 competition problems", _TEST),
+        *_family("gpqa-diamond", "aipo_env.tasks.gpqa:GpqaDiamondTasks", "GPQA-Diamond science questions", _TEST),
+        *_family("livecodebench", "aipo_env.tasks.livecodebench:LiveCodeBenchTasks", "LiveCodeBench programs", _TEST),
         *_family(
             "rulebook",
             "aipo_env.tasks.rulebook:RulebookTasks",
             "procedural problems with undefined operators",
+            _BOTH,
         ),
         *_reasoning_gym(),
     )
@@ -356,6 +363,7 @@ def make_vec(
     action_mode: ActionMode = "text",
     render_mode: str | None = None,
     seed: int | Sequence[int | None] | None = None,
+    allow_test_split: bool = False,
     **options: Any,
 ) -> ConsultVectorEnv:
     """Makes a vector environment: episodes that step together and whose helpers are asked at the same time.
@@ -366,11 +374,14 @@ def make_vec(
         action_mode: "text" or "structured".
         render_mode: None or "ansi".
         seed: used by the first `reset` that brings none: an int for seed, seed + 1, ..., or one for each.
+        allow_test_split: no warning where a loop plays one episode after the other of tasks that are for evaluation.
         options: as for `make`.
     """
     game = make_game(env_id, **options)
     game.require_agents(game.agent_names)
-    return ConsultVectorEnv(game, num_envs, action_mode=action_mode, render_mode=render_mode, seed=seed)
+    return ConsultVectorEnv(
+        game, num_envs, action_mode=action_mode, render_mode=render_mode, seed=seed, allow_test_split=allow_test_split
+    )
 
 
 def make_game(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidAction
 from aipo_env.game import ActionMode, ConsultGame, Observation
 from aipo_env.gym_env import consult_record, render_transcript
 from aipo_env.protocol import Answer, Consult, Reply, TokenAction
+from aipo_env.tasks.base import is_for_evaluation
 from aipo_env.trajectory import Trajectory
 
 Step = tuple[dict[str, Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
@@ -43,6 +45,7 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
         action_mode: "text" or "structured".
         render_mode: None or "ansi".
         seed: used by the first `reset` that brings none.
+        allow_test_split: no warning where a loop plays one episode after the other of tasks that are for evaluation.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
         action_mode: ActionMode = "text",
         render_mode: str | None = None,
         seed: int | Sequence[int | None] | None = None,
+        allow_test_split: bool = False,
     ) -> None:
         if render_mode not in (None, "ansi"):
             raise ConfigurationError(f"render_mode is None or 'ansi', got {render_mode!r}.")
@@ -75,6 +79,8 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
         self._initial_seed = seed
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._episodes: list[Episode] = []
+        self._warns = is_for_evaluation(game.tasks) and not allow_test_split
+        self._follows = [False] * num_envs  # whether an episode is one that came by itself, behind another
 
     @property
     def episodes(self) -> list[Episode]:
@@ -115,6 +121,7 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
         ]
         self.telemetry = [[] for _ in range(self.num_envs)]
         self.finished = [None] * self.num_envs
+        self._follows = [False] * self.num_envs
         infos: dict[str, Any] = {}
         for number, episode in enumerate(self._episodes):
             infos = self._add_info(infos, self.game.info(episode, episode.segments), number)
@@ -147,6 +154,7 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
                 final = {"final_obs": self.game.observe(episode), "final_info": info}
                 infos = self._add_info(infos, final, number)
                 self.finished[number] = episode.trajectory()
+                self._warn(number)
                 self._episodes[number] = fresh = self._begin(number, {})
                 info = self.game.info(fresh, fresh.segments)
             infos = self._add_info(infos, info, number)
@@ -168,6 +176,17 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
         generator = self._generators[number]
         assert generator is not None
         return self.game.begin(generator, options)
+
+    def _warn(self, number: int) -> None:
+        """Of episodes that were played to their end though nobody asked for them: training does that, evaluation does not."""
+        if self._warns and self._follows[number]:
+            self._warns = False
+            warnings.warn(
+                f"this loop plays drawn tasks of {self.game.env_id}, which are for evaluation, one after the other. If it "
+                "trains, take a training set (`aipo envs` lists them); if not, say allow_test_split=True.",
+                stacklevel=3,
+            )
+        self._follows[number] = True
 
     def _ask(self) -> None:
         waiting = [(number, episode) for number, episode in enumerate(self._episodes) if episode.requests]

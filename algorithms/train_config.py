@@ -40,6 +40,12 @@ class TrainConfig:
     """Environment id; the solo rollouts of a group use the same tasks and the same prompt."""
     env_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
     """Options of `aipo_env.make` (level, max_consults, prompt, data, ...)."""
+    eval_env: str | None = None
+    """Environment id of the evaluations; None for the split "test" of `env`. Rules among `env_options` hold there too."""
+    eval_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
+    """Options that differ for the evaluations (data, level, ...)."""
+    allow_test_split: bool = False
+    """Trains even on a split that is for evaluation."""
     agents: tuple[str, ...] = ()
     """The helpers, each "name" or "name=package.module:Class"; empty for the environment's default."""
     policy: str = "embedded"

@@ -22,6 +22,7 @@ from torch import Tensor
 import aipo_env
 from aipo_env.errors import ConfigurationError
 from aipo_env.registry import AgentLike, env_spec, parse_agents
+from aipo_env.training_split import evaluation_env
 from aipo_env.trajectory import Source, TraceWriter, Trajectory
 from algorithms import batch as batches
 from algorithms.advantages import informative_groups, sample_advantages
@@ -68,6 +69,13 @@ class Trainer:
                 "'-consult', or solo_share=1."
             )
         self.env = aipo_env.make(config.env, codec=self.policy.codec, **options)
+        aipo_env.require_training_split(self.env.tasks, config.env, allow_test_split=config.allow_test_split)
+        evaluated = env_spec(config.eval_env or config.env)
+        if evaluated.splits and "test" not in evaluated.splits:
+            raise ConfigurationError(
+                f"evaluation needs tasks that are not trained on, and {evaluated.id} has no split 'test'. Name another "
+                "environment with eval_env, such as math500-consult."
+            )
         self.roller = Roller(self.policy, self.env, config.sampling)
         self._reference = self._reference_copy() if config.objective.kl_coef > 0 else None
         self.optimizer = torch.optim.AdamW(
@@ -348,11 +356,12 @@ class Trainer:
             group["lr"] = config.learning_rate * rise * fall
 
     def _eval_roller(self, num_tasks: int) -> tuple[Roller, list[int]]:
-        options: dict[str, Any] = dict(self.config.env_options) | {
-            "split": "test",
-            "agents": self.env.agents or self.env.agent_names,
-        }
-        env = aipo_env.make(self.config.env, codec=self.policy.codec, **options)
+        config = self.config
+        env_id, options = evaluation_env(
+            config.env, dict[str, Any](config.env_options), config.eval_env, {"split": "test"} | config.eval_options
+        )
+        options["agents"] = self.env.agents or self.env.agent_names
+        env = aipo_env.make(env_id, codec=self.policy.codec, **options)
         total = env.tasks.num_tasks
         return Roller(self.policy, env, self.config.sampling), list(
             range(num_tasks if total is None else min(num_tasks, total))

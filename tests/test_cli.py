@@ -34,7 +34,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_envs(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "envs")
     assert code == 0
-    assert any(line.startswith("rulebook-consult ") for line in out.splitlines())
+    training, _, evaluation = out.partition("# for evaluation alone\n")
+    assert any(line.startswith("rulebook-consult ") for line in training.splitlines())
+    assert re.search(r"^math500-consult ", evaluation, re.MULTILINE)
+    assert not re.search(r"^math500", training, re.MULTILINE)
 
 
 def test_unknown_commands_and_wrong_values_are_explained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -114,6 +117,7 @@ def test_output_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
         "id": "rulebook",
         "description": "procedural problems with undefined operators, solo",
         "assisted": False,
+        "splits": ["train", "test"],
     } in (json.loads(out))
     code, out, _ = run(capsys, "plan", "--json", "--model", "7b", "--gpus", "16", "--helper-gpus", "8")
     planned = json.loads(out)

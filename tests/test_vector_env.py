@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def plain(observation: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("mode", ["text", "structured"])
 def test_every_id_through_gymnasium(env_id: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_data(tmp_path, monkeypatch)
-    env = gymnasium.make_vec(gymnasium_id(env_id), num_envs=4, action_mode=mode)
+    env = gymnasium.make_vec(gymnasium_id(env_id), num_envs=4, action_mode=mode, allow_test_split=True)
     assert isinstance(env, ConsultVectorEnv)
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     observation, infos = env.reset(seed=3)
@@ -207,6 +208,24 @@ def test_render_and_close() -> None:
     assert closed == ["verify"]
     with pytest.warns(UserWarning, match="does nothing"):
         assert make().render() is None
+
+
+def test_repair_02_a_loop_over_a_test_split_warns_once() -> None:
+    def play(split: str, steps: int, **options: Any) -> None:
+        env = aipo_env.make_vec("rulebook-consult", 2, split=split, **options)
+        env.reset(seed=0)
+        for _ in range(steps):
+            env.step([r"\boxed{1}"] * 2)
+
+    # One episode for each reset is how an evaluation goes; the next one is begun without being asked for.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        play("test", 1)
+        play("train", 4)
+        play("test", 4, allow_test_split=True)
+    with pytest.warns(UserWarning, match="for evaluation") as caught:
+        play("test", 4)
+    assert len(caught) == 1
 
 
 def test_gymnasiums_own_vector_environment_works_too() -> None:

@@ -31,9 +31,10 @@ class Task:
 class TaskSet(Protocol):
     """A source of tasks, finite or infinite.
 
-    A family may have more: `async grade_async(task, answer)`, grading that blocks nobody; `answers`, "program" where an
-    answer is one; `confidential`, whether its texts must not be written down; `provenance()`, what its data are;
-    `default_agents`, the helpers that make sense for it.
+    A family may have more: `split`, "train" or "test", which says what its tasks are for (`is_for_evaluation`);
+    `async grade_async(task, answer)`, grading that blocks nobody; `answers`, "program" where an answer is one;
+    `confidential`, whether its texts must not be written down; `provenance()`, what its data are; `default_agents`, the
+    helpers that make sense for it.
     """
 
     name: str
@@ -56,6 +57,11 @@ class TaskSet(Protocol):
     def grade(self, task: Task, answer: str) -> Grade:
         """Grades an answer that the policy wrote (the contents of its answer tag)."""
         ...
+
+
+def is_for_evaluation(tasks: TaskSet) -> bool:
+    """Whether the tasks are of a split that no policy should be trained on; a family without splits does not say so."""
+    return getattr(tasks, "split", None) in ("test", "validation")
 
 
 def is_confidential(tasks: TaskSet) -> bool:

@@ -27,7 +27,6 @@ class Gsm8kTasks(DataSetTasks):
         self, split: str = "test", *, data: str | os.PathLike[str] | None = None, revision: str | None = None
     ) -> None:
         super().__init__(SOURCE, split, data, revision)
-        self._split = split
         for number, row in enumerate(self._rows, start=1):
             if "####" not in str(row["answer"]):
                 raise DataFormatError(
@@ -38,7 +37,7 @@ class Gsm8kTasks(DataSetTasks):
         """The task of this row."""
         row = self._rows[check_index(index, self.num_tasks, self.name)]
         gold = str(row["answer"]).rsplit("####", 1)[1].strip().replace(",", "")
-        return Task(id=f"gsm8k/{self._split}/{index}", problem=str(row["question"]), gold=gold)
+        return Task(id=f"gsm8k/{self.split}/{index}", problem=str(row["question"]), gold=gold)
 
     def grade(self, task: Task, answer: str) -> Grade:
         """Compares numbers."""

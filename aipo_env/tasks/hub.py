@@ -95,6 +95,8 @@ class DataSetTasks:
     def __init__(
         self, source: HubSource, split: str, data: str | os.PathLike[str] | None, revision: str | None
     ) -> None:
+        self.split = source.own_split(split)
+        """What the tasks are for: "train" or "test"."""
         self._rows, self._provenance = load_rows(source, split, data, revision)
         self.num_tasks: int | None = len(self._rows)
 

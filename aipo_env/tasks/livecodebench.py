@@ -61,7 +61,7 @@ class LiveCodeBenchTasks:
         time_limit_s: float = 6.0,
         allow_weak_isolation: bool = False,
     ) -> None:
-        SOURCE.own_split(split)
+        self.split = SOURCE.own_split(split)
         if isinstance(time_limit_s, bool) or not isinstance(time_limit_s, int | float) or not 0 < time_limit_s < 3600:
             raise ConfigurationError(f"time_limit_s is in seconds, above 0 and below 3600; got {time_limit_s!r}.")
         if allow_weak_isolation not in (True, False):

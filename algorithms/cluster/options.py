@@ -28,7 +28,7 @@ class ClusterConfig:
     """What a run on OpenRLHF needs beside OpenRLHF's flags."""
 
     env: str
-    """Environment id, for example math500-consult; evaluation plays the same tasks' rules without helpers."""
+    """Environment id of a training set, for example gsm8k-consult (with --aipo.env_options split train)."""
     env_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
     """Options of `aipo_env.make` (split, max_consults, prompt, data, level, ...)."""
     agents: tuple[str, ...] = ()
@@ -41,6 +41,11 @@ class ClusterConfig:
     """The first tasks to evaluate on, every --eval.steps steps, without helpers; 0 for no evaluation."""
     eval_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
     """Options that differ for the evaluation, usually the split: `--aipo.eval-options split test`."""
+    eval_env: str | None = None
+    """Environment id of the evaluation, for example math500-consult; None for the same as `env`. It is played without helpers,
+    by the rules among `env_options`."""
+    allow_test_split: bool = False
+    """Trains even on a split that is for evaluation."""
     solo_share: float = 0.5
     """Share of each group that is rolled out without help. 1 trains without helpers at all."""
     consult_timeout: float = 60.0
@@ -92,11 +97,12 @@ class ClusterConfig:
             raise ConfigurationError(
                 f"--aipo.consult_timeout is in seconds and positive, got {self.consult_timeout!r}."
             )
-        if self.eval_options and not self.eval_tasks:
-            raise ConfigurationError(
-                f"--aipo.eval_options {self.eval_options} are read by the evaluation, and --aipo.eval_tasks is 0. Say on how "
-                "many tasks to evaluate, or leave the options out."
-            )
+        for name in ("eval_options", "eval_env"):
+            if getattr(self, name) and not self.eval_tasks:
+                raise ConfigurationError(
+                    f"--aipo.{name} {getattr(self, name)} is read by the evaluation, and --aipo.eval_tasks is 0. Say on how "
+                    "many tasks to evaluate, or leave it out."
+                )
         _ = self.objective
 
     @property

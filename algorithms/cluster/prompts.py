@@ -14,6 +14,7 @@ from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.game import ConsultGame
 from aipo_env.registry import make_game, parse_agents
 from aipo_env.tasks.base import is_confidential
+from aipo_env.training_split import evaluation_env, require_training_split
 from algorithms.cluster.options import ClusterConfig
 from algorithms.codec import TransformersCodec
 
@@ -65,14 +66,16 @@ def training_game(config: ClusterConfig, codec: TransformersCodec | None = None)
     """The game that is trained on.
 
     Raises:
-        ConfigurationError: for options that do not fit, or helpers that nobody plays.
+        ConfigurationError: for options that do not fit, helpers that nobody plays, or a split that is for evaluation.
     """
-    return _make(config, codec, config.env_options)
+    game = _make(config, codec, config.env, config.env_options)
+    require_training_split(game.tasks, config.env, allow_test_split=config.allow_test_split)
+    return game
 
 
 def evaluation_game(config: ClusterConfig, codec: TransformersCodec | None = None) -> ConsultGame:
     """The game of the evaluation: the same rules and prompt, whose episodes are played without help."""
-    return _make(config, codec, {**config.env_options, **config.eval_options})
+    return _make(config, codec, *evaluation_env(config.env, config.env_options, config.eval_env, config.eval_options))
 
 
 def export_prompts(
@@ -148,7 +151,9 @@ def task_range(game: ConsultGame, count: int | None, flag: str) -> range:
     return range(size)
 
 
-def _make(config: ClusterConfig, codec: TransformersCodec | None, options: dict[str, int | float | str]) -> ConsultGame:
+def _make(
+    config: ClusterConfig, codec: TransformersCodec | None, env_id: str, options: dict[str, int | float | str]
+) -> ConsultGame:
     reserved = {"codec", "agents", "consult_timeout"} & options.keys()
     if reserved:
         raise ConfigurationError(
@@ -156,7 +161,7 @@ def _make(config: ClusterConfig, codec: TransformersCodec | None, options: dict[
             "(the tokenizer is the policy's own)."
         )
     game = make_game(
-        config.env,
+        env_id,
         codec=codec,
         agents=parse_agents(config.agents),
         consult_timeout=config.consult_timeout,

@@ -16,6 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aipo_env import Source, Trajectory, read_traces
+from aipo_env.cli import main
 from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.viewer.signals import LOGPROBS_KEY
 from algorithms.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -383,6 +384,32 @@ def test_a_solo_environment_has_no_assisted_rollouts(tmp_path: Path) -> None:
     trainer = Trainer(config(tmp_path, env="rulebook", solo_share=1.0), policy=tiny_policy())
     _, trajectories = trainer.train_step()
     assert not any(t.assisted for t in trajectories)
+
+
+def test_repair_02_a_test_split_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
+    options = {"style": "terse", "prompt": "bare", "split": "test"}
+    with pytest.raises(ConfigurationError, match=r"its split 'train'.*allow_test_split"):
+        make(tmp_path, env_options=options)
+    make(tmp_path, env_options=options, allow_test_split=True)
+
+
+def test_repair_02_the_command_refuses_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "test.jsonl"
+    data.write_text(json.dumps({"problem": "What is $1+1$?", "answer": "2"}) + "\n")
+    flags = ["--env", "math500-consult", "--env-options", "data", str(data), "--out", str(tmp_path / "run")]
+    assert main(["train", *flags, "--quiet"]) == 2
+    assert "gsm8k" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_run_is_evaluated_on_another_environment(tmp_path: Path) -> None:
+    data = tmp_path / "test.jsonl"
+    data.write_text(json.dumps({"problem": "1+1=", "answer": "2", "unique_id": "own/1"}) + "\n")
+    trainer = make(tmp_path, eval_env="math500-consult", eval_options={"data": str(data)}, eval_tasks=5)
+    roller, indices = trainer._eval_roller(5)
+    assert indices == [0]
+    assert roller.env.tasks.task(0).id == "own/1"
+    assert trainer.evaluate().keys() >= {"eval/solo_pass1", "eval/assisted_pass1"}
 
 
 def test_the_config_needs_no_torch() -> None:

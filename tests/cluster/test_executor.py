@@ -19,7 +19,7 @@ from aipo_env.markup import consult_open
 from algorithms.cluster.channel import decode
 from algorithms.cluster.executor import EngineTurns, EpisodeExecutor, SampleNumbers, is_solo
 from algorithms.cluster.options import ClusterConfig
-from algorithms.cluster.prompts import PromptLabel, training_game
+from algorithms.cluster.prompts import PromptLabel, evaluation_game, training_game
 from algorithms.codec import TransformersCodec
 from algorithms.policies.embedded_model import build_tokenizer
 from tests.cluster.faulty_helpers import PORT_VARIABLE, SlowEcho
@@ -185,7 +185,8 @@ def test_solo_share_of_any_group(share: float, size: int) -> None:
 def test_evaluation_is_solo_and_has_its_own_options() -> None:
     engine = ScriptedEngine(CODEC, ask_then_answer)
     rules = config(eval_tasks=1, eval_options={"split": "test"})
-    prompt = training_game(config(env_options={"split": "test"})).make_episode(0).transcript
+    prompt = evaluation_game(rules).make_episode(0).transcript
+    assert prompt != training_game(rules).make_episode(0).transcript
     label = PromptLabel(0, evaluation=True).to_text()
     responses = asyncio.run(generate_responses(EpisodeExecutor(rules), engine, prompt, label, Params(), 400, 2))
     assert [logs(r)["aipo/solo"] for r in responses] == [1.0, 1.0]

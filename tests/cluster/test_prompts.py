@@ -93,6 +93,27 @@ def test_evaluation_has_its_own_options() -> None:
     assert prompts[0] != prompts[1]
 
 
+def test_repair_02_a_test_split_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
+    config = ClusterConfig(env="rulebook-consult", env_options={"split": "test"}, num_tasks=4, cache=tmp_path)
+    with pytest.raises(ConfigurationError, match=r"its split 'train'.*allow_test_split"):
+        prepare(config, MODEL)
+    prepare(dataclasses.replace(config, allow_test_split=True), MODEL)
+
+
+def test_evaluation_may_be_another_environment(tmp_path: Path) -> None:
+    data = tmp_path / "test.jsonl"
+    data.write_text(json.dumps({"problem": "What is $1+1$?", "answer": "2"}) + "\n")
+    config = ClusterConfig(
+        env="rulebook-consult", env_options={"prompt": "bare", "style": "terse"}, num_tasks=4, cache=tmp_path,
+        eval_env="math500-consult", eval_tasks=1, eval_options={"data": str(data)},
+    )  # fmt: skip
+    values = dict(itertools.pairwise(prepare(config, MODEL)))
+    assert rows(Path(values["--eval.dataset"]))[0]["prompt"] == "What is $1+1$?"
+    assert ClusterConfig.from_json(config.to_json()) == config
+    with pytest.raises(ConfigurationError, match="eval_tasks is 0"):
+        dataclasses.replace(config, eval_options={}, eval_tasks=0)
+
+
 def test_openrlhfs_flags_are_completed(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, num_tasks=4, eval_tasks=2, eval_options={"split": "test"}, cache=tmp_path)
     flags = [*MODEL, "--data.max_len", "100", "--algo.advantage.estimator", "rloo"]

@@ -24,7 +24,8 @@ def value(flags: list[str], name: str) -> int:
 def test_a_recipe_starts_the_learner(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = split_arguments(learner_flags(script, tmp_path))
     config = parse_options(ours)
-    assert config.env == "math500-consult"
+    assert (config.env, config.env_options) == ("gsm8k-consult", {"split": "train"})
+    assert (config.eval_env, config.eval_tasks) == ("math500-consult", 500)
     assert not set(theirs) & set(_OWNED)
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setenv("AIPO_HELPER_URL", "http://127.0.0.1:8100/v1")

@@ -1,0 +1,58 @@
+"""Training sets are not test sets: what every trainer asks before its first step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TypeVar
+
+from aipo_env.errors import ConfigurationError
+from aipo_env.registry import env_spec, list_envs, make_game
+from aipo_env.tasks.base import TaskSet, is_for_evaluation
+
+_Value = TypeVar("_Value")
+
+
+def require_training_split(tasks: TaskSet, env_id: str, *, allow_test_split: bool = False) -> None:
+    """Refuses to train on tasks that are for evaluation.
+
+    Args:
+        tasks: what would be trained on.
+        env_id: their environment.
+        allow_test_split: trains on them all the same.
+
+    Raises:
+        ConfigurationError: naming training sets.
+    """
+    if allow_test_split or not is_for_evaluation(tasks):
+        return
+    own = "its split 'train' (the option `split train`), or on " if "train" in env_spec(env_id).splits else ""
+    raise ConfigurationError(
+        f"training needs tasks that no evaluation uses, and these are the split {getattr(tasks, 'split', '')!r} of {env_id}. "
+        f"Train on {own}one of {', '.join(training_sets())}. If training on a test set is what you mean, say "
+        "allow_test_split."
+    )
+
+
+def training_sets() -> list[str]:
+    """The families with a split for training, procedural ones of other packages left out."""
+    specs = [env_spec(env_id) for env_id in list_envs() if "/" not in env_id]
+    return [spec.id for spec in specs if "train" in spec.splits and not spec.assisted]
+
+
+def evaluation_env(
+    env_id: str, options: Mapping[str, _Value], eval_env: str | None, eval_options: Mapping[str, _Value]
+) -> tuple[str, dict[str, _Value]]:
+    """Id and options of the environment on which a training run is evaluated.
+
+    Args:
+        env_id: what is trained on.
+        options: its options.
+        eval_env: another id to evaluate on; it takes over the rules among the options (prompt, max_consults, ...), and
+            nothing that chooses or makes the tasks.
+        eval_options: what differs for the evaluation.
+    """
+    if eval_env is None or eval_env == env_id:
+        return env_id, {**options, **eval_options}
+    rules = inspect.signature(make_game).parameters.keys() - {"split", "tasks"}
+    return eval_env, {**{name: value for name, value in options.items() if name in rules}, **eval_options}
