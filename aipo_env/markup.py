@@ -6,7 +6,8 @@ answer. A helper's reply comes back as `<feedback agent="verify">...</feedback>`
 
 The first complete tag of a turn decides what the turn is. If that is an answer, the last complete answer of the turn is
 the one that counts, as everywhere in the field. What stands inside a consult, a feedback or a notice that the policy
-wrote itself is never an answer. A consult that opens inside an unfinished answer replaces it.
+wrote itself is never an answer. A tag that closes belongs to the nearest one of its kind that is open; what never closes
+is text, so it hides nothing that stands behind it. A consult that names no helper opens nothing.
 
 Where the answer is a program, models rarely mark it: they write a fenced code block and end their turn. So there a turn
 that neither consults nor marks an answer with a fenced block in it answers by its last fenced block. A turn that was cut
@@ -15,6 +16,7 @@ by the token limit does not: its last block is a draft.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Collection
 from typing import Literal
@@ -34,12 +36,8 @@ _LONGEST_TAG = 160
 _BOX_START = "\\boxed {"
 # Each alternative starts with a literal character: only then does the engine skip all other text at full speed.
 _TOKEN = re.compile(
-    r"""<(?:(?P<consult>consult\b[^<>]{0,120}>)
-        |(?P<consult_close>/consult>)
-        |(?P<inert>(?:feedback\b[^<>]{0,120}|notice)>)
-        |(?P<inert_close>/(?:feedback|notice)>)
-        |(?P<answer>answer>)
-        |(?P<answer_close>/answer>))
+    r"""<(?:(?:(?P<open>consult|feedback)\b[^<>]{0,120}|(?P<bare>notice|answer))>
+        |/(?P<close>consult|feedback|notice|answer)>)
     |\\(?:(?P<box>boxed[ ]?\{)
         |(?P<escape>\\(?!boxed)|[{}]))
     |\{
@@ -50,7 +48,21 @@ _AGENT = re.compile(r"""<consult\s+agent\s*=\s*["']?([A-Za-z][A-Za-z0-9_-]{0,63}
 _NO_BREAK = re.compile(r"[^\n]")
 _FOREIGN = re.compile(r"<(?=/?(?:consult|feedback|answer|notice)\b)", re.IGNORECASE)
 
-_State = Literal["text", "consult", "inert", "answer", "box"]
+_Kind = Literal["consult", "feedback", "notice", "answer", "box"]
+
+
+@dataclasses.dataclass(slots=True)
+class _Open:
+    """A tag or a box that has not closed yet."""
+
+    kind: _Kind
+    tag: str
+    start: int
+    inner: int
+    answer: tuple[int, int, int, int] | None
+    """The last complete answer before it: the one that counts if this closes and is none itself."""
+    depth: int = 1
+    """Of the braces in a box."""
 
 
 def consult_open(agent: str) -> str:
@@ -93,11 +105,14 @@ class ActionParser:
         self._parts: list[str] = []
         self._pending = ""
         self._offset = 0
-        self._state: _State = "text"
-        self._depth = 0
-        self._tag_start = self._inner_start = 0
-        self._tag = ""
-        self._answer: tuple[int, int, int] | None = None
+        self._open: list[_Open] = []
+        """What is open, from the outside in."""
+        self._open_of: dict[_Kind, list[_Open]] = {kind: [] for kind in _REASONS}
+        """The same by kind."""
+        self._nameless = False
+        """Whether there was a consult tag that names no helper."""
+        self._answer: tuple[int, int, int, int] | None = None
+        """The last complete answer: where it and what is in it begin, where both end."""
         self._consult: tuple[str, int, int, int, int] | None = None
         self._inert: list[tuple[int, int]] = []
         """Where consults, feedbacks and notices stand that are no actions."""
@@ -125,10 +140,9 @@ class ActionParser:
         text = "".join(self._parts)
         consult, answer = self._consult, self._answer
         marked: Answer | None = None
-        if answer is not None and (consult is None or answer[2] <= consult[1]):
-            start, inner, end = answer
-            closing = len(BOX_CLOSE) if text[start] == "\\" else len("</answer>")
-            marked = Answer(text[inner : end - closing].strip(), text[:start])
+        if answer is not None:
+            start, inner, inner_end, _ = answer
+            marked = Answer(text[inner:inner_end].strip(), text[:start])
         elif consult is not None:
             tag, start, inner, inner_end, _ = consult
             return self._consult_action(tag, text[inner:inner_end], text[:start], text)
@@ -136,30 +150,37 @@ class ActionParser:
             block = self._unmarked_program(text if consult is None else text[: consult[1]])
             if block is not None:
                 return Answer(text[block.start : block.end].strip(), text[: block.start])
-        if marked is not None:
-            return marked
-        reason = _NO_PROGRAM if self._answers == "program" and self._state == "text" else _REASONS[self._state]
-        return Malformed(reason, text)
+        return Malformed(self._reason(), text) if marked is None else marked
+
+    def _reason(self) -> str:
+        """Why a turn is no action: what did not close comes first."""
+        unclosed = next((reason for kind, reason in _REASONS.items() if self._open_of[kind]), None)
+        if unclosed is not None:
+            return unclosed
+        if self._nameless and self._consults:
+            return f'a consult names its helper: <consult agent="NAME">. Helpers: {self._known}.'
+        return _NO_PROGRAM if self._answers == "program" else _NO_ACTION
 
     def _unmarked_program(self, text: str) -> FencedBlock | None:
         """The last fenced block of a turn, outside of what the policy wrote in others' names."""
-        if not self._ended or "```" not in text or (self._consults and self._state == "consult"):
+        if not self._ended or "```" not in text:
             return None
-        spans = [*self._inert, (self._tag_start, len(text))] if self._state in ("consult", "inert") else self._inert
         # Blanks in their place keep the positions; a tag in a program's own text stays in the program.
         pieces, position = [], 0
-        for start, end in spans:
+        for start, end in self._inert:
             pieces += [text[position:start], _NO_BREAK.sub(" ", text[start:end])]
             position = end
         return last_program("".join([*pieces, text[position:]]))
 
+    @property
+    def _known(self) -> str:
+        return ", ".join(self._agents) or "none"
+
     def _consult_action(self, tag: str, query: str, prefix: str, text: str) -> Consult | Malformed:
         match = _AGENT.fullmatch(tag)
-        known = ", ".join(self._agents) or "none"
-        if match is None:
-            return Malformed(f'a consult names its helper: <consult agent="NAME">. Helpers: {known}.', text)
+        assert match is not None
         if match[1] not in self._agents:
-            return Malformed(f"there is no helper called {match[1]!r}. Helpers: {known}.", text)
+            return Malformed(f"there is no helper called {match[1]!r}. Helpers: {self._known}.", text)
         if not query.strip():
             return Malformed("the consult is empty: write the question between the tags.", text)
         return Consult(match[1], query.strip(), prefix)
@@ -173,54 +194,64 @@ class ActionParser:
             if match is None or (match.start() >= limit and not final):
                 break
             position = match.end()
-            self._token(match.lastgroup or "", match.group(), self._offset + match.start(), self._offset + match.end())
+            self._token(match, self._offset + match.start(), self._offset + match.end())
         consumed = max(position, limit)
         self._offset += consumed
         self._pending = text[consumed:]
 
-    def _token(self, kind: str, token: str, start: int, end: int) -> None:
-        if self._state == "consult":
-            if kind == "consult_close":
-                if self._consults and self._consult is None:
-                    self._consult = (self._tag, self._tag_start, self._inner_start, start, end)
-                else:
-                    self._inert.append((self._tag_start, end))
-                self._state = "text"
-        elif self._state == "inert":
-            if kind == "inert_close":
-                self._inert.append((self._tag_start, end))
-                self._state = "text"
-        elif kind in ("consult", "inert"):
-            self._open("consult" if kind == "consult" else "inert", token, start, end)
-        elif self._state == "box":
-            if kind == "box" or token == "{":
-                self._depth += 1
-            elif token == "}":
-                self._depth -= 1
-                if self._depth == 0:
-                    self._answer = (self._tag_start, self._inner_start, end)
-                    self._state = "text"
-        elif self._state == "answer":
-            if kind == "answer_close":
-                self._answer = (self._tag_start, self._inner_start, end)
-                self._state = "text"
-            elif kind == "answer":
-                self._open("answer", token, start, end)
-        elif kind in ("box", "answer"):
-            self._depth = 1
-            self._open("box" if kind == "box" else "answer", token, start, end)
+    def _token(self, match: re.Match[str], start: int, end: int) -> None:
+        group, token = match.lastgroup, match.group()
+        boxes = self._open_of["box"]
+        if group == "open" or group == "bare":
+            kind: _Kind = match[group]  # type: ignore[assignment]
+            if kind == "consult" and _AGENT.fullmatch(token) is None:
+                self._nameless = True
+                return
+            self._push(_Open(kind, token, start, end, self._answer))
+        elif group == "box":
+            self._push(_Open("box", token, start, end, self._answer))
+        elif group == "close":
+            self._close(match[group], start, end)  # type: ignore[arg-type]
+        elif token == "{" and boxes:
+            boxes[-1].depth += 1
+        elif token == "}" and boxes:
+            boxes[-1].depth -= 1
+            if not boxes[-1].depth:
+                self._close("box", start, end)
 
-    def _open(self, state: _State, tag: str, start: int, end: int) -> None:
-        self._state, self._tag, self._tag_start, self._inner_start = state, tag, start, end
+    def _push(self, opened: _Open) -> None:
+        self._open.append(opened)
+        self._open_of[opened.kind].append(opened)
+
+    def _close(self, kind: _Kind, start: int, end: int) -> None:
+        """Closes the nearest one of a kind; what opened inside it and is open still has become text."""
+        if not self._open_of[kind]:
+            return
+        while True:
+            closed = self._open.pop()
+            self._open_of[closed.kind].pop()
+            if closed.kind == kind:
+                break
+        if kind in ("answer", "box"):
+            self._answer = (closed.start, closed.inner, start, end)
+            return
+        self._answer = closed.answer
+        if kind == "consult" and self._consults:
+            self._consult = (closed.tag, closed.start, closed.inner, start, end)
+            return
+        while self._inert and self._inert[-1][0] > closed.start:
+            self._inert.pop()
+        self._inert.append((closed.start, end))
 
 
-_REASONS: dict[_State, str] = {
-    "text": r"the turn holds neither a consult tag nor an answer. Give the answer as \boxed{...}.",
+_REASONS: dict[_Kind, str] = {
     "consult": "the consult tag was not closed with </consult>.",
-    "inert": "the turn ends inside a <feedback> or <notice> that only the environment writes.",
     "answer": "the answer was not closed with </answer>.",
     "box": r"the braces of \boxed{...} were not closed.",
+    "feedback": "the turn ends inside a <feedback> that only the environment writes.",
+    "notice": "the turn ends inside a <notice> that only the environment writes.",
 }
+_NO_ACTION = r"the turn holds neither a consult tag nor an answer. Give the answer as \boxed{...}."
 _NO_PROGRAM = (
     "the turn holds neither a consult tag nor a program. Give the program as a fenced Python block inside "
     "<answer>...</answer>."
@@ -289,12 +320,13 @@ def adjacent_consults(
     return more, end
 
 
-def render(action: Consult | Answer | Malformed, *, answers: AnswerForm = "value") -> str:
+def render(action: Consult | Answer | Malformed, *, answers: AnswerForm = "value", consults: bool = True) -> str:
     """The text of an action; `parse` is its inverse for every action that `parse` can return.
 
     Args:
         action: the action.
         answers: what an answer is.
+        consults: whether a consult tag is an action.
     """
     if isinstance(action, Consult):
         return f"{action.prefix}{consult_open(action.agent)}{action.query}{CONSULT_CLOSE}"
@@ -303,9 +335,9 @@ def render(action: Consult | Answer | Malformed, *, answers: AnswerForm = "value
     boxed = f"{action.prefix}{BOX_OPEN}{action.text}{BOX_CLOSE}"
     tagged = f"{action.prefix}<answer>{action.text}</answer>"
     if answers == "value":
-        return boxed if parse(boxed) == Answer(action.text.strip(), action.prefix) else tagged
+        return boxed if parse(boxed, consults=consults) == Answer(action.text.strip(), action.prefix) else tagged
     for form in (tagged, boxed, action.prefix + action.text):
-        if parse(form, answers=answers) == Answer(action.text.strip(), action.prefix):
+        if parse(form, consults=consults, answers=answers) == Answer(action.text.strip(), action.prefix):
             return form
     if last_program(action.text) is not None:
         return tagged

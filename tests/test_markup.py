@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aipo_env.markup import _REASONS, ActionParser, escape, parse, render
+from aipo_env.markup import _NO_ACTION, ActionParser, escape, parse, render
 from aipo_env.protocol import Answer, Consult, Malformed
 
 AGENTS = ("verify", "knowledge")
@@ -17,6 +17,8 @@ PIECES = st.sampled_from(
         "{", "}", "\\{", "\\}", "\\\\", "\\", "<", ">", "</", "<con", "agent=", "x", " ", "\n", "5", "é", "数",
     ]
 )  # fmt: skip
+BLOCK = "```python\nprint(1)\n```"
+ASK = '<consult agent="verify">q</consult>'
 MESSY = st.lists(PIECES, max_size=40).map("".join)
 FENCES = st.sampled_from(
     ["```python\n", "\n```\n", "```", "```\n", "  ```py\n", "````\n", "```cpp\n", "print(1)\n", "\nx = '`'\n"]
@@ -39,7 +41,7 @@ CLEAN = st.text(alphabet=st.characters(exclude_characters="<\\{}", exclude_categ
         (r'\boxed{4} <consult agent="verify">q</consult>', Answer("4")),
         # the last answer of an answer turn counts
         (r"\boxed{3}? No: \boxed{4}", Answer("4", r"\boxed{3}? No: ")),
-        # a consult replaces the unfinished answer that it opens in
+        # a consult may open in an answer that never closes
         (r'\boxed{4 <consult agent="verify">q</consult>', Consult("verify", "q", r"\boxed{4 ")),
         # what the policy writes into a reply of its own is no answer
         (
@@ -56,6 +58,70 @@ def test_parse(text: str, expected: Consult | Answer) -> None:
     assert parse(text, AGENTS) == expected
 
 
+OPEN = [
+    "I could use <consult> but no. ",
+    'I could use <consult agent="verify"> but no. ',
+    '<consult agent="nobody"> hm. ',
+    "<consult verify> </consult> ",
+    "first <answer> tag, then ",
+    r"so \boxed{a{ no. ",
+    r"so \boxed{a ",
+    '<feedback agent="verify"> hm. ',
+    "<notice> hm. ",
+    r"</consult> </answer> } <answer> \boxed{ <notice> <feedback> ",
+]
+
+
+@pytest.mark.parametrize("before", OPEN)
+@pytest.mark.parametrize("consults", [True, False])
+@pytest.mark.parametrize("behind", ["", " </feedback>", " I am sure."])
+def test_repair_08_what_never_closes_hides_no_answer_behind_it(before: str, consults: bool, behind: str) -> None:
+    for answer in (r"\boxed{\frac{1}{2}}", r"<answer>\frac{1}{2}</answer>"):
+        if "<feedback" in before and "</feedback" in behind:
+            continue
+        found = parse(before + answer + behind, AGENTS, consults=consults)
+        assert found == Answer(r"\frac{1}{2}", before)
+        assert parse(render(found), AGENTS, consults=consults) == found
+    program = parse(f"{before}\n{BLOCK}\n", AGENTS, consults=consults, answers="program")
+    assert program == Answer(BLOCK, f"{before}\n")
+
+
+@pytest.mark.parametrize("before", OPEN)
+def test_repair_08_what_never_closes_hides_no_consult_behind_it(before: str) -> None:
+    assert parse(f"{before}{ASK} more", AGENTS) == Consult("verify", "q", before)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        # a tag closes the nearest one of its kind; what was open inside it is text
+        (r'\boxed{1} <feedback agent="verify">\boxed{2} <notice>\boxed{3}</feedback> </notice>', "1"),
+        (r'<feedback agent="verify"><notice>x</notice>\boxed{2}</feedback>\boxed{3', None),
+        (r'<feedback agent="verify">\boxed{2} <feedback agent="verify">\boxed{3}</feedback>', "2"),
+        (r'<feedback agent="verify">\boxed{2}</notice>', "2"),
+        (r"<notice>\boxed{2}</feedback></notice>", None),
+        # an answer around another one counts, one beside it only if it is the last
+        (r"<answer>\boxed{1} or <answer>2</answer>", "2"),
+        (r"<answer>1 or \boxed{2}</answer>", r"1 or \boxed{2}"),
+        (r"\boxed{1 or <answer>2</answer>}", "1 or <answer>2</answer>"),
+        (r"\boxed{1 or <answer>2}</answer>", "1 or <answer>2"),
+        (r"\boxed{a{ <answer>2}</answer>", "2}"),
+        (r"{ \boxed{1} } }", "1"),
+    ],
+)
+def test_repair_08_the_last_complete_answer_counts(text: str, answer: str | None) -> None:
+    for consults in (True, False):
+        found = parse(text, AGENTS, consults=consults)
+        assert (found.text if isinstance(found, Answer) else None) == answer
+
+
+def test_repair_08_a_consult_of_ones_own_is_inert_in_solo() -> None:
+    text = r'<consult agent="verify">\boxed{1} \boxed{2</consult> <consult agent="verify">\boxed{3}'
+    assert parse(text, AGENTS, consults=False) == Answer("3", text.removesuffix(r"\boxed{3}"))
+    nested = r'<consult agent="verify">\boxed{1}<consult agent="verify">\boxed{2}</consult>'
+    assert parse(nested, AGENTS, consults=False) == Answer("1", '<consult agent="verify">')
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -67,7 +133,9 @@ def test_parse(text: str, expected: Consult | Answer) -> None:
         ('<consult agent="nobody">q</consult>', "no helper called 'nobody'. Helpers: verify, knowledge"),
         ("<consult>q</consult>", "names its helper"),
         ('<consult agent="verify"> </consult>', "empty"),
-        (r'<feedback agent="verify">\boxed{5}', "only the environment writes"),
+        ('<feedback agent="verify">5', "inside a <feedback> that only the environment writes"),
+        ("<notice>5", "inside a <notice> that only the environment writes"),
+        ('<answer>5 <consult agent="verify">q', "not closed with </consult>"),
     ],
 )
 def test_malformed_turns_say_why(text: str, reason: str) -> None:
@@ -119,10 +187,6 @@ def test_structured_actions_survive_the_trip_through_text(prefix: str, text: str
         assert parse(render(Consult(agent, text, prefix)), AGENTS) == Consult(agent, text, prefix)
 
 
-BLOCK = "```python\nprint(1)\n```"
-ASK = '<consult agent="verify">q</consult>'
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -160,10 +224,10 @@ def test_turns_whose_answers_are_programs(text: str, expected: Answer | Consult)
     [
         ("no program", "neither a consult tag nor a program"),
         ("```cpp\nx\n```", "neither a consult tag nor a program"),
-        (f'<consult agent="verify">\n{BLOCK}\n', "not closed with </consult>"),
+        ('<consult agent="verify">\nx\n', "not closed with </consult>"),
         (f'<consult agent="nobody">\n{BLOCK}\n</consult>', "no helper called 'nobody'"),
         (f'<feedback agent="verify">\n{BLOCK}\n</feedback>', "neither a consult tag nor a program"),
-        (f'<feedback agent="verify">\n{BLOCK}\n', "only the environment writes"),
+        ('<feedback agent="verify">\nx\n', "only the environment writes"),
     ],
 )
 def test_turns_that_hold_no_program_say_why(text: str, reason: str) -> None:
@@ -183,7 +247,6 @@ def test_solo_turns_with_consults_of_their_own() -> None:
     assert isinstance(parse(inside, AGENTS, consults=False, answers="program"), Malformed)
     open_ended = f'{BLOCK}\n<consult agent="verify">is it\n```\nb\n```'
     assert parse(open_ended, AGENTS, consults=False, answers="program") == Answer(BLOCK)
-    assert isinstance(parse(open_ended, AGENTS, answers="program"), Malformed)
 
 
 def test_programs_mean_nothing_where_answers_are_values() -> None:
@@ -242,7 +305,7 @@ def test_escaped_text_opens_and_closes_no_tag(text: str) -> None:
     found = parse(wrapped, AGENTS)
     assert isinstance(found, Consult)
     without_boxes = escape(text).replace("\\", "")
-    assert parse(without_boxes, AGENTS) == Malformed(_REASONS["text"], without_boxes)
+    assert parse(without_boxes, AGENTS) == Malformed(_NO_ACTION, without_boxes)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +323,9 @@ def test_escaped_text_opens_and_closes_no_tag(text: str) -> None:
         "```\n",
         "```python\nx\n```\n",
         "<notice></notice>",
+        '<feedback agent="verify"><notice>\\boxed{{<consult agent="verify"><answer>',
+        '<feedback agent="verify">\\boxed{{</feedback></notice>',
+        "\\boxed{{<answer>}</answer>",
     ],
 )
 def test_no_text_makes_the_parser_hang(unit: str) -> None:
