@@ -198,14 +198,14 @@ def _vllm() -> Finding:
 
 
 def _grading() -> Finding:
-    """Grades an answer that needs the computer algebra system, in its worker process."""
+    """Grades an answer that needs algebra."""
     from aipo_env.grading import grade_answer
 
     def check() -> str:
         grade = grade_answer("(x+1)^2", "x^2+2x+1")
         if not grade.correct:
             raise AipoError(f"(x+1)^2 was not taken for x^2+2x+1: {grade}")
-        return "an answer was graded by the computer algebra workers"
+        return "an answer was graded"
 
     return _tried("works here", "grading", check, "Please report this.")
 

@@ -27,8 +27,8 @@ class AsyncGrading(Protocol):
 class GradedAhead:
     """A task family whose answers are graded before the episode asks for the grade, without blocking the event loop.
 
-    `Episode.act` grades where it stands. Most answers are decided in microseconds, but one that needs computer algebra may
-    take a second, and the first of those starts the workers. A family with `grade_async` knows which is which. Of any other
+    `Episode.act` grades where it stands. Most answers are decided in microseconds, but a hard one may take half
+    a second. A family with `grade_async` knows which is which. Of any other
     it cannot be told, so each of its answers is graded in a thread: one hop for an episode, none for a consult.
 
     Args:

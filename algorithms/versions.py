@@ -11,7 +11,7 @@ from pathlib import Path
 from aipo_env.installation import DISTRIBUTION
 
 FILE = "versions.jsonl"
-_PACKAGES = (DISTRIBUTION, "torch", "transformers", "numpy", "gymnasium", "math-verify")
+_PACKAGES = (DISTRIBUTION, "torch", "transformers", "numpy", "gymnasium", "mpmath")
 
 
 def note_versions(out: Path, step: int) -> None:

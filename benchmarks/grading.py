@@ -38,7 +38,7 @@ from aipo_env.errors import DataNotFoundError
 from aipo_env.installation import DISTRIBUTION
 from benchmarks import report
 
-PACKAGES = (DISTRIBUTION, "math-verify", "latex2sympy2-extended", "sympy", "openrlhf", "verl", "pylatexenc")
+PACKAGES = (DISTRIBUTION, "math-verify", "latex2sympy2-extended", "sympy", "mpmath", "openrlhf", "verl", "pylatexenc")
 Name = Literal["aipo", "math-verify", "prm800k-style", "hendrycks-style"]
 GRADERS: tuple[Name, ...] = ("aipo", "math-verify", "prm800k-style", "hendrycks-style")
 INTEGERS = [("204", "204"), ("025", "25"), ("1234", "1,234"), ("204", "205"), ("17", "71"), ("-3", "3")]
@@ -54,7 +54,7 @@ CONVENTIONS = {
     "double-escaped": "text that was escaped twice is read as escaped once",
     "matrix vs list": "a vector may be written as a tuple",
     "approximation": "rounding applies to a whole answer, not inside an equation",
-    "2^(1/2^1000) is not 1": "values closer than 1e-11 are one value",
+    "2^(1/2^1000) is not 1": "two values differ however close they are",
     "function name": "y = ... and f(x) = ... name the same graph",
 }
 
@@ -67,7 +67,7 @@ def policy_says(row: Mapping[str, Any]) -> bool:
     kind = row["contested"]
     if kind == "percent":
         return row["form"] == "text" or "%" in row["gold"] + row["pred"]
-    return kind not in ("bracket kind", "approximation")
+    return kind not in ("bracket kind", "approximation", "2^(1/2^1000) is not 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _module_alone(distribution: str, file: str) -> ModuleType:
 def _aipo() -> Grade:
     from aipo_env.grading import AIME, CHOICE, MATH500, Grader
 
-    grader = Grader(workers=1).start()
+    grader = Grader().start()
     policies = {"integers": AIME, "choices": CHOICE}
 
     def grade(row: Row) -> bool:
@@ -195,13 +195,11 @@ def serve(name: str) -> None:
             reply({"rate": _rate(grade, request["rate"])})
         else:
             kept = signal.getitimer(signal.ITIMER_REAL)[0] > 0 and signal.getsignal(signal.SIGALRM) is handler
-            alive = grade(ALIVE) and (name != "aipo" or grade(ALGEBRA))
+            alive = grade(ALIVE)
             reply({"timer": kept, "files": os.listdir(), "children": _children(), "alive": alive})
 
 
 ALIVE: Row = {"gold": "5", "pred": "5", "form": "answer"}
-# Ours leaves this one to its algebra workers, so it shows whether they still work.
-ALGEBRA: Row = {"gold": r"\gcd(x^2-1, x-1)", "pred": "x-1", "form": "answer"}
 
 
 def _rate(grade: Grade, rows: list[Row], seconds: float = 1.0) -> float:

@@ -24,7 +24,7 @@ def test_what_is_installed_and_what_works(capsys: pytest.CaptureFixture[str]) ->
     told = json.loads(capsys.readouterr().out)
     assert told["works"] is True
     found = {f["name"]: f for f in told["findings"]}
-    assert f"sympy {importlib.metadata.version('sympy')}" in found["core"]["detail"]
+    assert f"mpmath {importlib.metadata.version('mpmath')}" in found["core"]["detail"]
     assert found["grading"]["status"] == "ok"
     assert found["policy embedded"]["status"] == "ok"
     assert "knowledge, reasoning, verify" in found["aipo.agents"]["detail"]
@@ -48,7 +48,7 @@ def test_the_sandbox_is_told_as_the_grader_finds_it() -> None:
 
 
 def test_versions_that_do_not_fit_and_packages_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    required = ["numpy>=900", "sympy>=1", "no-such-package>=1; extra == 'llm'", "rich>=1; extra == 'llm'"]
+    required = ["numpy>=900", "mpmath>=1", "no-such-package>=1; extra == 'llm'", "rich>=1; extra == 'llm'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: required)
     found = findings(offline=True)
     assert (found["core"].status, "(wanted >=900)" in found["core"].detail) == ("broken", True)

@@ -1,16 +1,19 @@
-"""Numbers that stay exact while they are rational and small, and are complex floating point otherwise."""
+"""Numbers that stay exact while they are rational, and are complex floating point or mpmath's numbers otherwise."""
 
 from __future__ import annotations
 
 import cmath
 import math
+import threading
 import time
 from fractions import Fraction
+from typing import Any, Final
 
 Value = Fraction | complex
+"""A rational, or an inexact number: complex, or a number of mpmath where more precision was asked for."""
 
-MAX_BITS = 4096
-"""Larger rationals become floating point."""
+MAX_BITS = 20_000
+"""Larger rationals have no value here: rounding them would make different numbers equal."""
 
 
 class NoValue(Exception):
@@ -55,14 +58,7 @@ class Budget:
 
 def to_complex(value: Value) -> complex:
     """Return a value as a complex number."""
-    return complex(float(value)) if isinstance(value, Fraction) else value
-
-
-def finite(value: Value) -> Value:
-    """Return a value unless it overflowed."""
-    if isinstance(value, complex) and not cmath.isfinite(value):
-        raise NoValue("overflow")
-    return value
+    return complex(float(value)) if isinstance(value, Fraction) else complex(value)
 
 
 def bits(value: Fraction) -> int:
@@ -70,51 +66,138 @@ def bits(value: Fraction) -> int:
     return max(value.numerator.bit_length(), value.denominator.bit_length())
 
 
-def bounded(value: Fraction) -> Value:
-    """Return a rational, in floating point if it is large."""
-    return value if bits(value) <= MAX_BITS else to_complex(value)
+class Floats:
+    """Inexact numbers in double precision: Python's complex."""
+
+    functions: Any = cmath
+    """Where the elementary functions are: ``sin``, ``exp``, ``acosh``, ..."""
+    pi: Any = math.pi + 0j
+    e: Any = math.e + 0j
+    i: Any = 1j
+
+    def inexact(self, value: Value) -> Any:
+        """Return a value as an inexact number."""
+        return complex(float(value)) if isinstance(value, Fraction) else value
+
+    def checked(self, value: Any) -> Any:
+        """Return an inexact number unless it overflowed."""
+        if not cmath.isfinite(value):
+            raise NoValue("overflow")
+        return value
+
+    def real(self, value: Value) -> Any:
+        """Return a value that is real, as a rational or as a real number."""
+        if isinstance(value, Fraction):
+            return value
+        if abs(value.imag) > 1e-12:
+            raise NoValue("complex")
+        return value.real
+
+    def floor(self, value: Value) -> int:
+        """Return the largest whole number that is not larger."""
+        return math.floor(self.real(value))
+
+    # -- operations, exact if both operands are rational
+    # ------------------------------------------------------------------------------------------
+
+    def add(self, left: Value, right: Value) -> Value:
+        """Return a sum."""
+        if isinstance(left, Fraction) and isinstance(right, Fraction):
+            return _bounded(left + right)
+        return self.checked(self.inexact(left) + self.inexact(right))
+
+    def multiply(self, left: Value, right: Value) -> Value:
+        """Return a product."""
+        if isinstance(left, Fraction) and isinstance(right, Fraction):
+            return _bounded(left * right)
+        return self.checked(self.inexact(left) * self.inexact(right))
+
+    def power(self, base: Value, exponent: Value) -> Value:
+        """Return a power: exact if it is rational, the real one of the odd roots of a negative number."""
+        if isinstance(exponent, Fraction) and isinstance(base, Fraction):
+            if exponent.denominator == 1:
+                if base not in (0, 1, -1) and abs(exponent.numerator) * (bits(base) - 1) > MAX_BITS:
+                    raise NoValue("size")
+                return base**exponent.numerator
+            return self._rational_power(base, exponent)
+        number, power = self.inexact(base), self.inexact(exponent)
+        if number == 0 and power == 0:
+            raise NoValue("0^0")
+        return self.checked(number**power)
+
+    def _rational_power(self, base: Fraction, exponent: Fraction) -> Value:
+        degree = exponent.denominator
+        if base < 0 and degree % 2:
+            inner = self._rational_power(-base, exponent)
+            return self.multiply(inner, Fraction(-1 if exponent.numerator % 2 else 1))
+        if base >= 0 and degree <= 12 and bits(base) * abs(exponent.numerator) <= MAX_BITS:
+            top, bottom = _exact_root(base.numerator, degree), _exact_root(base.denominator, degree)
+            if top is not None and bottom is not None:
+                return Fraction(top, bottom) ** exponent.numerator
+        return self.checked(self.inexact(base) ** self.inexact(exponent))
+
+    def log(self, value: Value) -> Any:
+        """Return the natural logarithm; that of a large rational does not pass through an overflowing number."""
+        if isinstance(value, Fraction) and value > 0:
+            return complex(math.log(value.numerator) - math.log(value.denominator))
+        return self.functions.log(self.inexact(value))
+
+    def gamma(self, value: Fraction) -> Any:
+        """Return the gamma function."""
+        return complex(math.gamma(float(value)))
 
 
-def add(left: Value, right: Value) -> Value:
-    """Return a sum, exact if both terms are rational."""
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return bounded(left + right)
-    return finite(to_complex(left) + to_complex(right))
+class Precise(Floats):
+    """Inexact numbers with as many bits as asked for."""
+
+    def __init__(self, precision: int) -> None:
+        self.functions = _context()
+        self.functions.prec = precision
+        self.pi, self.e, self.i = +self.functions.pi, +self.functions.e, self.functions.j
+
+    def inexact(self, value: Value) -> Any:  # noqa: D102
+        if isinstance(value, Fraction):
+            return self.functions.mpf(value.numerator) / value.denominator
+        return value
+
+    def checked(self, value: Any) -> Any:  # noqa: D102
+        if not self.functions.isfinite(value):
+            raise NoValue("overflow")
+        return value
+
+    def floor(self, value: Value) -> int:  # noqa: D102
+        return math.floor(value) if isinstance(value, Fraction) else int(self.functions.floor(self.real(value)))
+
+    def log(self, value: Value) -> Any:  # noqa: D102
+        return self.functions.log(self.inexact(value))
+
+    def gamma(self, value: Fraction) -> Any:  # noqa: D102
+        return self.functions.gamma(self.inexact(value))
+
+    def magnitude(self, value: Value) -> int | None:
+        """Return the exponent of a number in base 2; None for zero."""
+        if isinstance(value, Fraction):
+            return value.numerator.bit_length() - value.denominator.bit_length() if value else None
+        return int(self.functions.mag(value)) if value else None
 
 
-def multiply(left: Value, right: Value) -> Value:
-    """Return a product, exact if both factors are rational."""
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return bounded(left * right)
-    return finite(to_complex(left) * to_complex(right))
+FLOATS: Final = Floats()
+_local = threading.local()
 
 
-def power(base: Value, exponent: Value) -> Value:
-    """Return a power, exact if it is rational and small."""
-    if isinstance(exponent, Fraction) and isinstance(base, Fraction):
-        if exponent.denominator == 1:
-            count = exponent.numerator
-            if base in (0, 1, -1) or abs(count) * bits(base) <= MAX_BITS:
-                return base**count
-        else:
-            return _rational_power(base, exponent)
-    number, power = to_complex(base), to_complex(exponent)
-    if number == 0 and power == 0:
-        raise NoValue("0^0")
-    return finite(number**power)
+def _context() -> Any:
+    """Return this thread's mpmath context: contexts hold the precision, so threads share none."""
+    if not hasattr(_local, "context"):
+        import mpmath  # lazily: most answers are rational
+
+        _local.context = mpmath.MPContext()
+    return _local.context
 
 
-def _rational_power(base: Fraction, exponent: Fraction) -> Value:
-    """A root: exact if it is rational; odd roots of negative numbers are the real ones."""
-    degree = exponent.denominator
-    if base < 0 and degree % 2:
-        inner = _rational_power(-base, exponent)
-        return multiply(inner, Fraction(-1 if exponent.numerator % 2 else 1))
-    if base >= 0 and degree <= 12 and bits(base) * abs(exponent.numerator) <= MAX_BITS:
-        top, bottom = _exact_root(base.numerator, degree), _exact_root(base.denominator, degree)
-        if top is not None and bottom is not None:
-            return Fraction(top, bottom) ** exponent.numerator
-    return finite(to_complex(base) ** float(exponent))
+def _bounded(value: Fraction) -> Fraction:
+    if bits(value) > MAX_BITS:
+        raise NoValue("size")
+    return value
 
 
 def _exact_root(number: int, degree: int) -> int | None:

@@ -11,6 +11,7 @@ import unicodedata
 
 from aipo_env.grading.extract import MAX_ANSWER
 from aipo_env.grading.phrases import spell_out
+from aipo_env.grading.vocabulary import introduces
 
 MAX_NESTING = 60
 
@@ -59,11 +60,7 @@ _STYLE = re.compile(
     r"\\(text(?:bf|it|rm|normal|sf|tt|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|mathnormal|boldsymbol|bm|"
     r"operatorname\*?|emph|fbox|boxed)\s*\{([^{}]*)\}"
 )
-_LEAD = re.compile(
-    r"(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is)?\s*:?|(?:the\s+)?(?:[a-z]{1,20}\s+){1,3}(?:is|are|equals)"
-    r"|therefore,?|thus,?|hence,?|so,?)\s+(?=[\\\d(\[{+-])",
-    re.IGNORECASE,
-)
+_LEAD = re.compile(r"([A-Za-z][A-Za-z ,':]{0,160}?)[\s:]+(?=\\?[$]|[\d(\[{+-]|\\(?:frac|sqrt|pi|\{))")
 _ORDINAL = re.compile(
     r"(?<=\d)\s?\^\s?\{?\s?(?:\\text\s?\{\s?)?(?:st|nd|rd|th)\s?\}?\s?\}?(?![A-Za-z])"
     r"|(?:(?<=1)st|(?<=2)nd|(?<=3)rd|(?<=\d)th)(?![A-Za-z])"
@@ -88,6 +85,7 @@ _UNIT_LETTERS = frozenset("msghlLNJWVKFC")
 _VALUE_BEFORE = re.compile(r"(?:\d|[})]|\\pi|\\circ)\s*$")
 _WORD_IN_BRACES = r"\{\s*\\(?:text|mathrm|mbox|textbf|rm)\s*\{\s*([A-Za-z]{1,20})\s*\}\s*(\^\{?[23]\}?)?\s*\}"
 _UNIT_FRACTION = re.compile(rf"\\frac\s*{_WORD_IN_BRACES}\s*{_WORD_IN_BRACES}")
+_REPEATING = re.compile(r"(?<![\d.])(\d{0,9}\.\d{0,9}?)(\d{1,6})\2{1,40}\s?(?:\.\.\.|\\l?dots)")
 _SPACES = re.compile(r"\s{2,}|\n")
 
 
@@ -138,9 +136,14 @@ def clean(text: str, *, trusted: bool = False) -> str:
     for braced in ("{,}", "{:}"):
         if braced in text:
             text = text.replace(braced, braced[1])
-    text = _LEAD.sub("", text.strip(), count=1)
+    text = text.strip()
+    lead = _LEAD.match(text)
+    if lead is not None and introduces(lead[1]):
+        text = text[lead.end() :]
     if "th" in text or "st" in text or "nd" in text or "rd" in text:
         text = _ORDINAL.sub("", text)
+    if "..." in text or "dots" in text:
+        text = _REPEATING.sub(r"\1\\overline{\2}", text)
     _check_nesting(text)
     # The full stop of the sentence is not part of the answer.
     while text.endswith((".", ",", ";")) and not text.endswith("\\,"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError, GradingError
-from aipo_env.grading.grader import Grader
+from aipo_env.grading.grader import DEFAULT_TIMEOUT, Grader
 from aipo_env.grading.policy import PRESETS, GradingPolicy
 from aipo_env.grading.verdicts import Grade, Verdict
 
@@ -73,7 +73,7 @@ def grade_file(
     limit: int | None = None,
     *,
     policy: str = "math500",
-    timeout: float = 0.9,
+    timeout: float = DEFAULT_TIMEOUT,
     grader: Grader | None = None,
 ) -> GradeSummary:
     """Grade a JSON-lines file whose rows have ``gold`` and ``pred``.
@@ -87,7 +87,7 @@ def grade_file(
         json: where to write one verdict per row and, last, ``{"summary": ...}``; standard output if left out.
         limit: grade only the first rows.
         policy: name of the conventions, one of `PRESETS`.
-        timeout: seconds that the computer algebra system may take for one row.
+        timeout: seconds that one row may take.
         grader: the grader to use; by default one is started and stopped here.
 
     Returns:

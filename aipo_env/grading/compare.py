@@ -67,7 +67,9 @@ MAX_ITEMS = 64
 _SPACING = re.compile(r"^\{(?=[^{}]*\}$)|(?<=\w)\}$|(?<![A-Za-z0-9.])\s+|\s+(?![A-Za-z0-9.])")
 
 
-def compare(gold_text: str, gold: Node | None, answer_text: str, answer: Node | None, policy: GradingPolicy) -> Outcome:
+def compare(
+    gold_text: str, gold: Node | None, answer_text: str, answer: Node | None, policy: GradingPolicy, budget: Budget
+) -> Outcome:
     """Compare a gold and an answer.
 
     Args:
@@ -76,9 +78,13 @@ def compare(gold_text: str, gold: Node | None, answer_text: str, answer: Node | 
         answer_text: the cleaned answer.
         answer: its tree, or None.
         policy: the conventions.
+        budget: bounds the whole comparison.
+
+    Raises:
+        OutOfBudget: if it takes too long.
     """
     if policy.kind == "integer":
-        return _compare_integers(gold, answer)
+        return _compare_integers(gold, answer, budget)
     words = compare_words(gold_text, gold, answer_text, answer, policy)
     if words is not None:
         return words
@@ -86,29 +92,29 @@ def compare(gold_text: str, gold: Node | None, answer_text: str, answer: Node | 
         return Outcome(True, "identical.spacing")
     if gold is None or answer is None:
         return Outcome(None, "unreadable")
-    outcome = _Comparison(policy).equal(gold, answer)
+    outcome = _Comparison(policy, budget).equal(gold, answer)
     if outcome.equal is not True:
         for left, right in other_readings(gold_text, gold, answer_text, answer):
-            other = _Comparison(policy).equal(left, right)
+            other = _Comparison(policy, budget).equal(left, right)
             if other.equal:
                 return other
     return outcome
 
 
-def _compare_integers(gold: Node | None, answer: Node | None) -> Outcome:
+def _compare_integers(gold: Node | None, answer: Node | None, budget: Budget) -> Outcome:
     """Exact integers, whatever stands around them: a unit, ``x =``, a fraction that is whole."""
     values: list[Fraction] = []
     for node in (gold, answer):
         if node is None:
             return Outcome(None, "integer.unreadable")
-        node = settle(node, trusted=node is gold)
+        node = settle(node, budget, trusted=node is gold)
         assigned = assignment(node)
         node = assigned[1] if assigned else node
         node = node.value if isinstance(node, Quantity) else node
         if has_variables(node):
             return Outcome(False, "integer.variables")
         try:
-            value = Evaluator().value(node)
+            value = Evaluator(budget).value(node)
         except NoValue:
             return Outcome(False, "integer.no_value")
         if not isinstance(value, Fraction):
@@ -120,13 +126,12 @@ def _compare_integers(gold: Node | None, answer: Node | None) -> Outcome:
 class _Comparison:
     """One comparison under one policy, bounded by a budget of steps."""
 
-    def __init__(self, policy: GradingPolicy) -> None:
-        self.policy = policy
-        self.budget = Budget()
+    def __init__(self, policy: GradingPolicy, budget: Budget) -> None:
+        self.policy, self.budget = policy, budget
 
     def equal(self, gold: Node, answer: Node) -> Outcome:
         self.budget.spend(10)
-        gold, answer = settle(gold, trusted=True), settle(answer, trusted=False)
+        gold, answer = settle(gold, self.budget, trusted=True), settle(answer, self.budget, trusted=False)
         gold, answer = without_range(gold, answer), without_range(answer, gold)
         excluded = self.exclusions(gold, answer)
         if excluded is not None:
@@ -143,7 +148,7 @@ class _Comparison:
         if isinstance(expanded_gold, Sequence) or isinstance(expanded_answer, Sequence):
             return self.sequences(expanded_gold, expanded_answer)
         if has_parts(gold) or has_parts(answer):
-            gold, answer = carry_out(gold), carry_out(answer)
+            gold, answer = carry_out(gold, self.budget), carry_out(answer, self.budget)
             if is_constant(gold) and has_parts(answer):
                 return Outcome(False, "sequence.kind")
         if isinstance(gold, Matrix) or isinstance(answer, Matrix):
@@ -342,7 +347,7 @@ class _Comparison:
     def set_operations(self, gold: Node, answer: Node) -> Outcome:
         if not all(isinstance(node, SetOperation | Sequence | Sym) for node in (gold, answer)):
             return Outcome(False, "set.kind")
-        same = equal_sets(gold, answer)
+        same = equal_sets(gold, answer, self.budget)
         if same is not None:
             return Outcome(same, "set.members")
         if isinstance(gold, SetOperation) and isinstance(answer, SetOperation) and gold.operator == answer.operator:

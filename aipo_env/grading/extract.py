@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from aipo_env.grading.units import UNIT_WORDS
+from aipo_env.grading.vocabulary import SCALES, introduces
 
 MAX_TEXT = 400_000
 """Only this many characters at the end of a text are searched."""
@@ -34,6 +35,39 @@ _NUMBER = re.compile(
 _COUNTED = re.compile(r"([-+−]?(?:\\?\$\s?)?[\d,]{1,400}(?:\.\d{1,400})?)((?:\s+[A-Za-z]{1,30}){1,40})")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|<\|")
 _STARTS_LIKE_MATH = re.compile(r"[-+−]?[\d(\[{\\$.|√π]")
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s{0,4}\{|[}*_]")
+# What may stand right before a value that a sentence states: one of these words, a mark, or nothing.
+_BEFORE = re.compile(r"(?:^|([:=≈>(])|(?<!\d)(?:,|;)|([A-Za-z]+)\s*[:,]?)[\s$]*$")
+_BEFORE_VALUE = frozenset(
+    """
+    is are was were be equals equal to makes make made gets get got has have had costs cost pays pay paid earns
+    earn earned spends spend spent needs need sold sells sell bought buys buy ate left takes take took gives give
+    receives weighs saves saved answer result value total therefore thus so hence then approximately about exactly
+    only just which altogether s by find obtain
+    """.split()  # noqa: SIM905
+)
+_OPERATIONS = frozenset(
+    """
+    of times plus minus by over root square squared cubed cube power than and or half hundred thousand million
+    billion percent dozen divided multiplied
+    """.split()  # noqa: SIM905
+)
+_CALCULATES = re.compile(
+    r"\b(?:squared?|cubed?|roots?|power|divided|multiplied|inverse|reciprocal|factorial)\b", re.IGNORECASE
+)
+_AFTER_NUMBER = re.compile(r"^.*\d(?=\s)", re.DOTALL)
+_TOTAL_OF = re.compile(r"\b(?:total|average|sum|profit|cost|speed|price)\s+of[\s$]*$", re.IGNORECASE)
+_AFTER = frozenset(
+    """
+    in on at for per each every from after before by total altogether left because since as and so
+    """.split()  # noqa: SIM905
+)
+_UNIT_TOO = frozenset((*SCALES, "per", "percent", "degrees", "square", "cubic"))
+_DOUBT = re.compile(
+    r"\b(?:not|no|neither|nor|never|cannot|false|wrong|incorrect|unless|except|excluded?|impossible|least|most|less|more|fewer|than"
+    r"|or|half|twice|double|opposite|maybe|perhaps|possibly|if)\b|n['’]t\b",
+    re.IGNORECASE,
+)
 
 
 def extract_answer(text: str, *, marked_only: bool = False) -> str | None:
@@ -60,7 +94,7 @@ def extract_answer(text: str, *, marked_only: bool = False) -> str | None:
     if bare is not None:
         return bare.group(1)
     phrase = _last_match(_PHRASE, text)
-    if phrase is not None:
+    if phrase is not None and _innocent(_last_sentence(text[: phrase.start()])):
         value = _phrase_value(text[phrase.end() : phrase.end() + MAX_ANSWER])
         if value:
             return value
@@ -129,7 +163,10 @@ def _last_answer_tag(text: str) -> tuple[int, int] | None:
 
 
 def _phrase_value(phrase: str) -> str | None:
-    """Return the value that a marked phrase such as "The area is $5$ square metres." gives."""
+    """Return the value that a marked phrase such as "The area is $5$ square metres." gives.
+
+    A phrase that is not read is returned whole, so that it is graded as what it is.
+    """
     stripped = phrase.strip().lstrip("*_: ")
     line = stripped.split("\n", 1)[0] if not stripped.startswith(("\\[", "$$")) else stripped
     end = _SENTENCE_END.search(line)
@@ -137,35 +174,32 @@ def _phrase_value(phrase: str) -> str | None:
         line = line[: end.start()]
     line = line.strip().strip("*").strip()
     before, is_, after = line.rpartition(" is ")
-    if is_ and after and (before or after):
+    if is_ and after and introduces(before + is_):
         line = after.strip()
     if not line:
         return None
     counted = _COUNTED.fullmatch(line)
     if counted is not None:
-        return _without_prose(counted[1], counted[2].split())
-    if _STARTS_LIKE_MATH.match(line) and line.count("$") <= 2 and len(line.split()) <= 12:
-        return line
-    if len(line.split()) <= 3:
+        return _with_unit(counted[1], counted[2].split()) or line
+    if _STARTS_LIKE_MATH.match(line) or len(line.split()) <= 3:
         return line
     return _last_value(line) or line
 
 
-def _without_prose(number: str, words: list[str]) -> str:
-    """Keep the unit behind a number: "18 cents in all" gives "18 cents", "18 in all" gives "18"."""
-    if len(words) == 1:
-        return f"{number} {words[0]}"
+def _with_unit(number: str, words: list[str]) -> str | None:
+    """Keep the unit behind a number: "18 cents in all" gives "18 cents"; None where other words follow."""
     unit: list[str] = []
     for word in words:
-        if word not in ("per", "percent") and (word not in UNIT_WORDS or word == "in"):
-            break
+        plain = word.casefold()
+        if (plain not in UNIT_WORDS and plain not in _UNIT_TOO) or plain == "in":
+            return " ".join([number, *unit]) if plain in _AFTER else None
         unit.append(word)
     return " ".join([number, *unit])
 
 
 def _last_value(text: str) -> str | None:
-    """Return the last formula or number of a text, whichever ends later."""
-    best: tuple[int, str] | None = None
+    """Return the last formula or number of a text, whichever ends later, if the words beside it only state it."""
+    best: tuple[int, int, str] | None = None
     for opening, closing in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
         end = text.rfind(closing)
         start = text.rfind(opening, 0, end) if end > 0 else -1
@@ -175,10 +209,49 @@ def _last_value(text: str) -> str | None:
         after = end + len(closing)
         if opening == "$" and len(content.split()) > 6 and "\\" not in content:
             continue  # two sums of money, not a formula
-        if content.strip() and "$" not in content and (best is None or after > best[0]):
-            percent = re.match(r"\s?(?:\\?%|percent\b)", text[after : after + 10])
-            best = (after, content.strip() + ("\\%" if percent else ""))
-    number = _last_match(_NUMBER, text, best[0] if best else 0)
+        if content.strip() and "$" not in content and (best is None or after > best[1]):
+            best = (start, after, content.strip())
+    number = _last_match(_NUMBER, text, best[1] if best else 0)
     if number is not None:
-        return number.group().strip()
-    return best[1] if best else None
+        best = (number.start(), number.end(), number.group().strip())
+    return _stated(text, *best, formula=number is None) if best else None
+
+
+def _stated(text: str, start: int, end: int, value: str, *, formula: bool) -> str | None:
+    """Return a value with its unit, or None if the sentence around it may say something else, as "half of 5" does."""
+    before = _WRAPPER.sub(" ", _last_sentence(text[:start]))
+    following = _SENTENCE_END.search(text, end)
+    after = _WRAPPER.sub(" ", text[end : following.start() if following else None])
+    if _DOUBT.search(before) or _DOUBT.search(after):
+        return None
+    if _CALCULATES.search(before) and not introduces(before):
+        return None
+    last = _BEFORE.search(before)
+    if last is None and not formula:
+        return None
+    word = (last[2] or "").casefold() if last else ""
+    if word == "of" and _TOTAL_OF.search(before):
+        word = ""
+    if word and (word in _OPERATIONS if formula else word not in _BEFORE_VALUE):
+        return None
+    percent = re.match(r"\s?(?:\\?%|percent\b)", after)
+    if percent:
+        return value + "\\%"
+    words = re.match(r"[*$\s]*([A-Za-z]+)", after)
+    if formula:
+        return None if words and words[1].casefold() in _OPERATIONS else value
+    if words is None:
+        return value if re.match(r"[*$\s]*(?:$|[.,;:!?)\u00b0'\"\\])", after) else None
+    return _with_unit(value, re.findall("[A-Za-z]+", after))
+
+
+def _innocent(before: str) -> bool:
+    """Whether words before "the answer is" leave it that: "half of the answer is" does not."""
+    words = re.findall("[A-Za-z]+", before.casefold())
+    return not _DOUBT.search(before) and not _OPERATIONS.intersection(words) - {"and", "by", "over"}
+
+
+def _last_sentence(text: str) -> str:
+    """Return what stands before a value: from the last full stop, line or number on."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text, max(0, len(text) - 400))]
+    return _AFTER_NUMBER.sub("", text[max([ends[-1] if ends else 0, text.rfind("\n") + 1, len(text) - 400]) :])

@@ -33,8 +33,8 @@ END = Token("end of text", "")
 class Factors(ABC):
     """Reads tokens from left to right; one object for one text."""
 
-    def __init__(self, tokens: list[Token]) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: list[Token], own: frozenset[str] | None) -> None:
+        self.tokens, self.own = tokens, own
         self.position = 0
         self.depth = 0
         self.bars = 0
@@ -490,7 +490,7 @@ class Factors(ABC):
             if level < 0:
                 break
             if level == 0 and token.text == "d" and token.kind == "symbol" and _is_variable(following):
-                inner = type(self)(self.tokens[self.position : end])
+                inner = type(self)(self.tokens[self.position : end], self.own)
                 inner.depth = self.depth + 1
                 body: Node = inner.sum() if inner.tokens else Num(Fraction(1))
                 if inner.peek() is not END:

@@ -1,20 +1,18 @@
-"""The functions whose values are known."""
+"""The functions whose values are known, over the exact and the inexact numbers of `arithmetic`."""
 
 from __future__ import annotations
 
-import cmath
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
-from aipo_env.grading.arithmetic import NoValue, Value, multiply, power, to_complex
+from aipo_env.grading.arithmetic import Floats, Value
 
 
-def _root(values: list[Value]) -> Value | None:
+def _root(values: list[Value], numbers: Floats) -> Value | None:
     radicand, degree = values
-    if not isinstance(degree, Fraction) or degree == 0:
-        return power(radicand, power(degree, Fraction(-1)))
-    return power(radicand, 1 / degree)
+    return numbers.power(radicand, numbers.power(degree, Fraction(-1)))
 
 
 def _integers(values: list[Value], limit: int) -> list[int] | None:
@@ -23,24 +21,22 @@ def _integers(values: list[Value], limit: int) -> list[int] | None:
     return None
 
 
-def _factorial(values: list[Value]) -> Value | None:
+def _factorial(values: list[Value], numbers: Floats) -> Value | None:
     whole = _integers(values, 400)
     if whole is not None and whole[0] >= 0:
         return Fraction(math.factorial(whole[0]))
     if isinstance(values[0], Fraction) and 0 < values[0] < 100:
-        return complex(math.gamma(float(values[0]) + 1))
+        return numbers.gamma(values[0] + 1)
     return None
 
 
-def _binomial(values: list[Value]) -> Value | None:
+def _binomial(values: list[Value], numbers: Floats) -> Value | None:
     if len(values) != 2:
         return None
     whole = _integers(values, 1000)
-    if whole is None:
+    if whole is None or whole[0] < 0:
         return None
     n, k = whole
-    if n < 0:
-        return None
     return Fraction(math.comb(n, k)) if 0 <= k <= n else Fraction(0)
 
 
@@ -49,82 +45,80 @@ def _fractions(values: list[Value]) -> list[Fraction] | None:
     return fractions if values and len(fractions) == len(values) else None
 
 
-def _gcd(values: list[Value]) -> Value | None:
+def _gcd(values: list[Value], numbers: Floats) -> Value | None:
     exact = _fractions(values)
     if exact is None:
         return None
     return Fraction(math.gcd(*(v.numerator for v in exact)), math.lcm(*(v.denominator for v in exact)))
 
 
-def _lcm(values: list[Value]) -> Value | None:
+def _lcm(values: list[Value], numbers: Floats) -> Value | None:
     exact = _fractions(values)
     if exact is None:
         return None
     return Fraction(math.lcm(*(v.numerator for v in exact)), math.gcd(*(v.denominator for v in exact)))
 
 
-def _modulo(values: list[Value]) -> Value | None:
-    left, right = values
-    if isinstance(left, Fraction) and isinstance(right, Fraction) and right:
-        return left % right
-    a, b = to_complex(left), to_complex(right)
-    if a.imag or b.imag or not b.real:
+def _modulo(values: list[Value], numbers: Floats) -> Value | None:
+    left, right = (numbers.real(value) for value in values)
+    if not right:
         return None
-    return complex(a.real - b.real * math.floor(a.real / b.real))
+    if isinstance(left, Fraction) and isinstance(right, Fraction):
+        return left % right
+    a, b = numbers.inexact(left).real, numbers.inexact(right).real
+    return numbers.inexact(a - b * numbers.floor(a / b))
 
 
-def _extreme(values: list[Value], pick: Callable[[list[float]], float]) -> Value | None:
-    exact = _fractions(values)
-    if exact is not None:
-        return max(exact) if pick([0.0, 1.0]) else min(exact)
-    reals = [to_complex(v) for v in values]
-    return None if any(v.imag for v in reals) or not reals else complex(pick([v.real for v in reals]))
+def _extreme(pick: Callable[[Any], Any]) -> Callable[[list[Value], Floats], Value | None]:
+    def extreme(values: list[Value], numbers: Floats) -> Value | None:
+        exact = _fractions(values)
+        if exact is not None:
+            return pick(exact)
+        return pick(values, key=lambda v: numbers.inexact(numbers.real(v)).real) if values else None  # type: ignore[call-arg]
+
+    return extreme
 
 
-def _rounded(value: Value, rounding: Callable[[float], int]) -> Value:
-    number = value if isinstance(value, Fraction) else _real(value)
-    return Fraction(math.floor(number) if rounding is math.floor else math.ceil(number))
+def _ratio(values: list[Value], numbers: Floats) -> Value | None:
+    return numbers.multiply(values[0], numbers.power(values[1], Fraction(-1))) if len(values) == 2 else None
 
 
-def _real(value: Value) -> float:
-    number = to_complex(value)
-    if abs(number.imag) > 1e-12:
-        raise NoValue("complex")
-    return number.real
+def _sign(value: Value, numbers: Floats) -> Value:
+    real = numbers.real(value)
+    return Fraction((real > 0) - (real < 0))
 
 
-def _absolute(value: Value) -> Value:
-    return abs(value) if isinstance(value, Fraction) else complex(abs(value))
-
-
-def _real_log(value: Value) -> Value:
-    if isinstance(value, Fraction) and value > 0:
-        # The logarithm of a large rational must not pass through an overflowing float.
-        return complex(math.log(value.numerator) - math.log(value.denominator))
-    return cmath.log(to_complex(value))
-
-
-def _by(function: Callable[[complex], complex]) -> Callable[[Value], Value]:
-    return lambda value: function(to_complex(value))
-
-
-UNARY: dict[str, Callable[[Value], Value]] = {
-    "sin": _by(cmath.sin), "cos": _by(cmath.cos), "tan": _by(cmath.tan), "sinh": _by(cmath.sinh),
-    "cosh": _by(cmath.cosh), "tanh": _by(cmath.tanh), "arcsin": _by(cmath.asin), "arccos": _by(cmath.acos),
-    "arctan": _by(cmath.atan), "arsinh": _by(cmath.asinh), "arcosh": _by(cmath.acosh), "artanh": _by(cmath.atanh),
-    "sec": _by(lambda z: 1 / cmath.cos(z)), "csc": _by(lambda z: 1 / cmath.sin(z)),
-    "cot": _by(lambda z: cmath.cos(z) / cmath.sin(z)), "sech": _by(lambda z: 1 / cmath.cosh(z)),
-    "csch": _by(lambda z: 1 / cmath.sinh(z)), "coth": _by(lambda z: cmath.cosh(z) / cmath.sinh(z)),
-    "arccot": _by(lambda z: math.pi / 2 - cmath.atan(z)), "arcsec": _by(lambda z: cmath.acos(1 / z)),
-    "arccsc": _by(lambda z: cmath.asin(1 / z)), "exp": _by(cmath.exp), "ln": _real_log, "log": _real_log,
-    "log10": lambda v: to_complex(_real_log(v)) / math.log(10), "abs": _absolute,
-    "floor": lambda v: _rounded(v, math.floor), "ceil": lambda v: _rounded(v, math.ceil),
-    "sgn": lambda v: Fraction((_real(v) > 0) - (_real(v) < 0)),
+_NAMES = {
+    "sin": "sin", "cos": "cos", "tan": "tan", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "arcsin": "asin",
+    "arccos": "acos", "arctan": "atan", "arsinh": "asinh", "arcosh": "acosh", "artanh": "atanh", "exp": "exp",
 }  # fmt: skip
+_RECIPROCALS = {"sec": "cos", "csc": "sin", "cot": "tan", "sech": "cosh", "csch": "sinh", "coth": "tanh"}
 
 
-EXACT: dict[str, Callable[[list[Value]], Value | None]] = {
+def _elementary(name: str, value: Value, numbers: Floats) -> Value:
+    if name in _NAMES:
+        return getattr(numbers.functions, _NAMES[name])(numbers.inexact(value))
+    if name in _RECIPROCALS:
+        if name == "cot":  # defined where the tangent is not
+            z = numbers.inexact(value)
+            return numbers.functions.cos(z) / numbers.functions.sin(z)
+        return 1 / getattr(numbers.functions, _RECIPROCALS[name])(numbers.inexact(value))
+    if name == "arccot":
+        return numbers.pi / 2 - numbers.functions.atan(numbers.inexact(value))
+    return getattr(numbers.functions, "acos" if name == "arcsec" else "asin")(1 / numbers.inexact(value))
+
+
+def _by_name(name: str) -> Callable[[Value, Floats], Value]:
+    return lambda value, numbers: _elementary(name, value, numbers)
+
+
+UNARY: dict[str, Callable[[Value, Floats], Value]] = {
+    **{name: _by_name(name) for name in (*_NAMES, *_RECIPROCALS, "arccot", "arcsec", "arccsc")},
+    "ln": lambda v, n: n.log(v), "log": lambda v, n: n.log(v), "log10": lambda v, n: n.log(v) / n.log(Fraction(10)),
+    "abs": lambda v, n: abs(v) if isinstance(v, Fraction) else n.inexact(abs(v)) + 0 * n.i, "sgn": _sign,
+    "floor": lambda v, n: Fraction(n.floor(v)), "ceil": lambda v, n: -Fraction(n.floor(n.multiply(v, Fraction(-1)))),
+}  # fmt: skip
+EXACT: dict[str, Callable[[list[Value], Floats], Value | None]] = {
     "root": _root, "factorial": _factorial, "binom": _binomial, "gcd": _gcd, "lcm": _lcm, "mod": _modulo,
-    "max": lambda v: _extreme(v, max), "min": lambda v: _extreme(v, min),
-    "ratio": lambda v: multiply(v[0], power(v[1], Fraction(-1))) if len(v) == 2 else None,
+    "max": _extreme(max), "min": _extreme(min), "ratio": _ratio,
 }  # fmt: skip

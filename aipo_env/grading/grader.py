@@ -1,46 +1,28 @@
-"""The grading engine: exact and symbolic rules in this process, computer algebra in killable workers."""
+"""The grading engine: rules that are decided in this process, each decision bounded in steps and time."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
-import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from types import TracebackType
 
 from aipo_env.grading import exact
-from aipo_env.grading.arithmetic import OutOfBudget
+from aipo_env.grading.arithmetic import Budget, OutOfBudget
 from aipo_env.grading.choices import extract_choice, grade_choice
 from aipo_env.grading.clean import Refused, clean
 from aipo_env.grading.compare import compare
 from aipo_env.grading.extract import extract_answer
-from aipo_env.grading.guard import check_for_algebra
 from aipo_env.grading.nodes import Node
 from aipo_env.grading.parser import Unreadable, parse
 from aipo_env.grading.policy import MATH500, GradingPolicy
-from aipo_env.grading.pool import WorkerPool
-from aipo_env.grading.scalars import Outcome
-from aipo_env.grading.trees import is_constant
+from aipo_env.grading.units import unit_words
 from aipo_env.grading.verdicts import Grade, Verdict
 from aipo_env.grading.words import is_words
 
-DEFAULT_TIMEOUT = 0.9
-"""Seconds that the computer algebra system may take for one answer."""
-
-
-# A sentence is no answer. Another parser would pick a number out of it, and so reward a hedge.
-_PROSE = re.compile(r"(?<!begin\{)(?<!end\{)(?<![\\A-Za-z])[A-Za-z]{4,}(?![A-Za-z])[^A-Za-z\\]")
-
-
-_LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
-
-
-def _letters(text: str) -> set[str]:
-    """The variables of an expression, roughly: its single letters."""
-    return {name for name in _LETTER.findall(text) if len(name) == 1} - {"d", "e", "i"}
+DEFAULT_TIMEOUT = 0.6
+"""Seconds that one decision may take; what it spends its time on is bounded anyway."""
 
 
 @lru_cache(maxsize=4096)
@@ -51,7 +33,7 @@ def _read_gold(gold: str) -> tuple[str | None, Node | None]:
     except Refused:
         return None, None
     try:
-        return cleaned, parse(cleaned)
+        return cleaned, parse(cleaned, own=None)
     except Unreadable:
         return cleaned, None
 
@@ -69,56 +51,39 @@ def readable_gold(gold: str, policy: GradingPolicy | None = None) -> bool:
     if policy.kind == "choice":
         return extract_choice(gold, policy.letters) is not None
     text, tree = _read_gold(gold)
+    if not text or (tree is None and not is_words(text)):
+        return False
     try:
-        return (
-            bool(text) and (tree is not None or is_words(text)) and bool(compare(text, tree, text, tree, policy).equal)
-        )
+        return compare(text, tree, text, tree, policy, Budget()).equal is True
     except (OutOfBudget, RecursionError):
         return False
 
 
-_graders: weakref.WeakSet[Grader] = weakref.WeakSet()
-
-
 class Grader:
-    """Grades answers; safe to use from threads, from asyncio and after a fork.
+    """Grades answers within a bounded time, in this process; safe to use from threads, from asyncio and after a fork."""
 
-    The worker processes start when the first answer needs them, or on `start`.
-    """
-
-    def __init__(self, workers: int | None = None, *, start_timeout: float = 180.0) -> None:
+    def __init__(self, workers: int | None = None) -> None:
         """Prepare a grader.
 
         Args:
-            workers: number of worker processes; by default one per core, at most four.
-            start_timeout: seconds that starting the workers may take.
+            workers: threads for `grade_async`; by default one per core, at most four.
         """
-        size = workers if workers is not None else max(1, min(4, os.cpu_count() or 1))
-        if size < 1:
+        self._size = workers if workers is not None else max(1, min(4, os.cpu_count() or 1))
+        if self._size < 1:
             raise ValueError(f"Grader(workers=...) must be at least 1; got {workers}. Leave it out for a default.")
-        self._pool = WorkerPool(size, start_timeout)
         self._executor: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
-        _graders.add(self)
-        # Stops the workers when this object goes, at the latest when the interpreter exits.
-        weakref.finalize(self, self._pool.close)
+        self._owner = os.getpid()
 
     def start(self) -> Grader:
-        """Start the workers now, so that no answer waits for them.
-
-        Raises:
-            GradingError: if they cannot be started.
-        """
-        self._pool.start()
+        """Load what is loaded on first use (high-precision arithmetic), so that no answer waits for it."""
+        self.grade_answer("\\sqrt{8}", "2\\sqrt{2}")
         return self
 
     def close(self) -> None:
-        """Stop the workers. The grader may be used again; the workers then start anew."""
-        with self._lock:
-            executor, self._executor = self._executor, None
-        if executor is not None:
+        """Stop the threads. The grader may be used again."""
+        executor, self._executor = self._executor, None
+        if executor is not None and self._owner == os.getpid():
             executor.shutdown(wait=False, cancel_futures=True)
-        self._pool.close()
 
     def __enter__(self) -> Grader:
         return self.start()
@@ -128,16 +93,10 @@ class Grader:
     ) -> None:
         self.close()
 
-    def abandon(self) -> None:
-        """Forget the parent's workers; called in a forked child."""
-        self._pool.abandon()
-        self._executor = None
-        self._lock = threading.Lock()
-
     @property
     def worker_pids(self) -> list[int]:
-        """Process ids of the helper processes; empty until they are ready. Never blocks."""
-        return self._pool.worker_pids
+        """Process ids of helper processes: there are none."""
+        return []
 
     def grade_answer(
         self, gold: str, answer: str, policy: GradingPolicy | None = None, *, timeout: float = DEFAULT_TIMEOUT
@@ -148,13 +107,14 @@ class Grader:
             gold: the reference answer.
             answer: what the policy answered.
             policy: conventions; `MATH500` by default.
-            timeout: seconds that the computer algebra system may take, if it is needed.
-
-        Raises:
-            GradingError: if our own machinery fails; never for anything in the answer.
+            timeout: seconds that the decision may take; after that the verdict is `Verdict.TIMEOUT`.
         """
-        quick = self._decide(gold, answer, policy or MATH500)
-        return quick if isinstance(quick, Grade) else self._algebra(*quick, answer, timeout)
+        try:
+            return _decide(gold, answer, policy or MATH500, Budget(seconds=timeout))
+        except OutOfBudget as spent:
+            return Grade(False, Verdict.TIMEOUT, f"budget.{spent.reason}", answer)
+        except RecursionError:  # the caller's stack is nearly full, or our bounds on nesting are too wide
+            return Grade(False, Verdict.UNPARSABLE, "guard.nesting", answer)
 
     def grade_text(
         self, gold: str, text: str, policy: GradingPolicy | None = None, *, timeout: float = DEFAULT_TIMEOUT
@@ -174,115 +134,60 @@ class Grader:
     async def grade_async(
         self, gold: str, answer: str, policy: GradingPolicy | None = None, *, timeout: float = DEFAULT_TIMEOUT
     ) -> Grade:
-        """Grade an extracted answer without blocking the event loop."""
-        quick = self._decide(gold, answer, policy or MATH500)
-        if isinstance(quick, Grade):
-            return quick
-        with self._lock:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(2 * self._pool.size, thread_name_prefix="aipo-grading")
-            executor = self._executor
-        left, right = quick
-        return await asyncio.get_running_loop().run_in_executor(executor, self._algebra, left, right, answer, timeout)
-
-    def _decide(self, gold: str, answer: str, policy: GradingPolicy) -> Grade | tuple[str, str]:
-        """Decide without computer algebra, or return the two cleaned expressions that need it."""
-        if policy.kind == "choice":
-            return grade_choice(gold, answer, policy.letters)
-        same = exact.compare_integers(gold, answer)
+        """Grade an extracted answer in a thread, so that the event loop computes nothing."""
+        same = exact.compare_integers(gold, answer) if (policy or MATH500).kind != "choice" else None
         if same is not None:
-            return Grade(same, Verdict.CORRECT if same else Verdict.WRONG, "integer", answer)
-        if answer.strip() == "":
-            return Grade(False, Verdict.NO_ANSWER, "empty", answer)
-        if answer.strip() == gold.strip():
-            return Grade(True, Verdict.CORRECT, "identical", answer)
-        try:
-            cleaned = clean(answer)
-        except Refused as refused:
-            return Grade(False, Verdict.UNPARSABLE, f"guard.{refused.reason}", answer)
-        if cleaned == "":
-            return Grade(False, Verdict.NO_ANSWER, "empty", answer)
-        gold_text, gold_tree = _read_gold(gold)
-        if gold_text is None:
-            return Grade(False, Verdict.WRONG, "gold.unreadable", answer)
-        if cleaned == gold_text:
-            return Grade(True, Verdict.CORRECT, "identical.cleaned", answer)
-        tree: Node | None = None
-        try:
-            tree = parse(cleaned)
-        except Unreadable as unreadable:
-            if unreadable.final:
-                return Grade(False, Verdict.UNPARSABLE, f"guard.{unreadable.reason}", answer)
-        except RecursionError:  # the caller's stack is nearly full, or our bounds on nesting are too wide
-            return Grade(False, Verdict.UNPARSABLE, "guard.nesting", answer)
-        try:
-            outcome = compare(gold_text, gold_tree, cleaned, tree, policy)
-        except RecursionError:
-            return Grade(False, Verdict.UNPARSABLE, "guard.nesting", answer)
-        except OutOfBudget as spent:
-            return Grade(False, Verdict.TIMEOUT, f"budget.{spent.reason}", answer)
-        if outcome.equal is not None:
-            return _grade(outcome, answer)
-        if policy.kind == "integer":
-            return Grade(False, Verdict.UNPARSABLE, "integer.unreadable", answer)
-        if tree is None and gold_tree is not None:
-            # A more lenient parser would make something of broken text; what our grammar reads is wide enough.
-            return Grade(False, Verdict.UNPARSABLE, "unreadable", answer)
-        if gold_tree is not None and is_constant(gold_tree):
-            return Grade(
-                False, Verdict.WRONG, outcome.rule, answer
-            )  # what is no number by our rules is not that number
-        if tree is None and _PROSE.search(cleaned):
-            return Grade(False, Verdict.UNPARSABLE, "guard.prose", answer)
-        letters = _letters(gold_text)
-        if not letters or letters != _letters(cleaned):
-            return Grade(False, Verdict.WRONG, "algebra.other_letters", answer)
-        refusal = check_for_algebra(cleaned)
-        if refusal is not None:
-            return Grade(False, Verdict.UNPARSABLE, f"guard.{refusal}", answer)
-        if check_for_algebra(gold_text) is not None:
-            return Grade(False, Verdict.WRONG, outcome.rule, answer)
-        return gold_text, cleaned
-
-    def _algebra(self, gold: str, cleaned: str, answer: str, timeout: float) -> Grade:
-        equal = self._pool.equivalent(gold, cleaned, timeout)
-        if equal == "timeout":
-            return Grade(False, Verdict.TIMEOUT, "algebra.deadline", answer)
-        if equal is None:
-            return Grade(False, Verdict.UNPARSABLE, "algebra.unreadable", answer)
-        return Grade(bool(equal), Verdict.CORRECT if equal else Verdict.WRONG, "algebra", answer)
+            return _verdict(same, "integer", answer)
+        if self._executor is None or self._owner != os.getpid():  # a fork inherits no threads
+            self._executor = ThreadPoolExecutor(self._size, thread_name_prefix="aipo-grading")
+            self._owner = os.getpid()
+        work = partial(self.grade_answer, gold, answer, policy, timeout=timeout)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
-def _grade(outcome: Outcome, answer: str) -> Grade:
-    equal = bool(outcome.equal)
-    return Grade(equal, Verdict.CORRECT if equal else Verdict.WRONG, outcome.rule, answer)
+def _decide(gold: str, answer: str, policy: GradingPolicy, budget: Budget) -> Grade:
+    if policy.kind == "choice":
+        return grade_choice(gold, answer, policy.letters)
+    same = exact.compare_integers(gold, answer)
+    if same is not None:
+        return _verdict(same, "integer", answer)
+    if answer.strip() == "":
+        return Grade(False, Verdict.NO_ANSWER, "empty", answer)
+    if answer.strip() == gold.strip():
+        return _verdict(True, "identical", answer)
+    try:
+        cleaned = clean(answer)
+    except Refused as refused:
+        return Grade(False, Verdict.UNPARSABLE, f"guard.{refused.reason}", answer)
+    if cleaned == "":
+        return Grade(False, Verdict.NO_ANSWER, "empty", answer)
+    gold_text, gold_tree = _read_gold(gold)
+    if gold_text is None:
+        return _verdict(False, "gold.unreadable", answer)
+    if cleaned == gold_text:
+        return _verdict(True, "identical.cleaned", answer)
+    tree, refusal = None, "unreadable"
+    try:
+        tree = parse(cleaned, own=unit_words(gold_text))
+    except Unreadable as unreadable:
+        if unreadable.final:
+            return Grade(False, Verdict.UNPARSABLE, f"guard.{unreadable.reason}", answer)
+        refusal = f"unreadable.{unreadable.reason}"
+    outcome = compare(gold_text, gold_tree, cleaned, tree, policy, budget)
+    if outcome.equal is None and tree is None:
+        # A more lenient parser would make something of broken text; what our grammar reads is wide enough.
+        return Grade(False, Verdict.UNPARSABLE, refusal, answer)
+    return _verdict(outcome.equal is True, outcome.rule, answer)
 
 
-_shared: Grader | None = None
-_shared_lock = threading.Lock()
+def _verdict(equal: bool, rule: str, answer: str) -> Grade:
+    return Grade(equal, Verdict.CORRECT if equal else Verdict.WRONG, rule, answer)
 
 
+@cache
 def shared_grader() -> Grader:
-    """Return this process's own grader, made on first use and closed when the interpreter exits."""
-    global _shared
-    grader = _shared
-    if grader is None:
-        with _shared_lock:
-            grader = _shared
-            if grader is None:
-                grader = _shared = Grader()
-    return grader
-
-
-def _after_fork_in_child() -> None:
-    global _shared_lock
-    _shared_lock = threading.Lock()
-    for grader in _graders:
-        grader.abandon()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    """Return this process's own grader."""
+    return Grader()
 
 
 def grade_answer(

@@ -1,74 +1,100 @@
 """Sets of real numbers built from intervals and finite sets: equal if they have the same members.
 
-Two such sets can only differ at an end point of one of them or between two neighbouring end points, so it is
-enough to test those.
+Two such sets can only differ at an end point of one of them or between two neighbouring end points. So the ends
+of both are put in order, equal ones as one; then only their places in that order count.
 """
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import dataclass, field
 
-from aipo_env.grading.arithmetic import NoValue
-from aipo_env.grading.nodes import Mul, Node, Num, Sequence, SetOperation, Sym
+from aipo_env.grading.arithmetic import Budget, NoValue, Value, to_complex
+from aipo_env.grading.nodes import Node, Sequence, SetOperation, Sym
 from aipo_env.grading.numeric import Evaluator
-from aipo_env.grading.trees import has_variables
+from aipo_env.grading.scalars import same_number
+from aipo_env.grading.trees import has_variables, signed_infinity
 
-_INFINITE = 1e300
+MAX_ENDS = 64
+_INFINITE = 10**9
+"""The place of infinity, beyond all ends."""
 
 
 class _NotReal(Exception):
     """A set whose members are not all real constants."""
 
 
-def equal_sets(gold: Node, answer: Node) -> bool | None:
+@dataclass(slots=True)
+class _Piece:
+    """An interval, or a finite set where ``opening`` is a brace; ends are numbers or -1 and 1 for infinity."""
+
+    opening: str
+    closing: str
+    ends: list[tuple[int, Value]]
+    places: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Combination:
+    operator: str
+    parts: list[_Piece | _Combination]
+
+
+def equal_sets(gold: Node, answer: Node, budget: Budget) -> bool | None:
     """Return whether two sets of reals have the same members; None if either is not such a set."""
+    pieces: list[_Piece] = []
     try:
-        ends = sorted({round(x, 9) for tree in (gold, answer) for x in _ends(tree) if abs(x) < _INFINITE})
-        if len(ends) > 32:
-            return None
-        probes = [*ends, *((a + b) / 2 for a, b in itertools.pairwise(ends))]
-        probes += [ends[0] - 1, ends[-1] + 1] if ends else [0.0]
-        return all(_contains(gold, x) == _contains(answer, x) for x in probes)
+        left, right = (_built(node, pieces, budget) for node in (gold, answer))
     except _NotReal:
         return None
+    ends: list[Value] = [value for piece in pieces for infinite, value in piece.ends if not infinite]
+    if len(ends) > MAX_ENDS:
+        return None
+    budget.spend(len(ends) ** 2)
+    order: list[Value] = []
+    for value in sorted(ends, key=lambda end: to_complex(end).real):
+        if not order or not same_number(order[-1], value):
+            order.append(value)
+    for piece in pieces:
+        for infinite, value in piece.ends:
+            place = next((k for k, end in enumerate(order) if same_number(end, value)), 0)
+            # Even places are ends, odd ones lie between two ends.
+            piece.places.append(infinite * _INFINITE if infinite else 2 * place)
+        if piece.opening != "{" and piece.places[0] > piece.places[1]:
+            return None  # a point of the plane, not an empty interval
+    return all(_contains(left, place) == _contains(right, place) for place in range(-1, 2 * len(order)))
 
 
-def _real(node: Node) -> float:
-    if node == Sym("\\infty"):
-        return _INFINITE
-    if isinstance(node, Mul) and len(node.factors) == 2 and node.factors[1] == Sym("\\infty"):
-        factor = node.factors[0]
-        if isinstance(factor, Num) and factor.value:
-            return _INFINITE if factor.value > 0 else -_INFINITE
+def _built(node: Node, pieces: list[_Piece], budget: Budget) -> _Piece | _Combination:
+    if isinstance(node, SetOperation):
+        return _Combination(node.operator, [_built(part, pieces, budget) for part in node.operands])
+    if node == Sym("\\mathbb R"):
+        piece = _Piece("(", ")", [(-1, 0j), (1, 0j)])
+    elif isinstance(node, Sequence) and node.opening and (node.opening == "{" or len(node.items) == 2):
+        piece = _Piece(node.opening, node.closing, [_end(item, budget) for item in node.items])
+    else:
+        raise _NotReal
+    pieces.append(piece)
+    return piece
+
+
+def _end(node: Node, budget: Budget) -> tuple[int, Value]:
+    infinite = signed_infinity(node)
+    if infinite:
+        return infinite, 0j
     if has_variables(node):
         raise _NotReal
     try:
-        value = complex(Evaluator().value(node))
+        value = Evaluator(budget).value(node)
+        if abs(to_complex(value).imag) > 1e-12:
+            raise _NotReal
     except (NoValue, OverflowError):
         raise _NotReal from None
-    if abs(value.imag) > 1e-12:
-        raise _NotReal
-    return value.real
+    return 0, value
 
 
-def _ends(tree: Node) -> list[float]:
-    if isinstance(tree, Sequence):
-        if tree.opening in ("(", "[") and len(tree.items) != 2:
-            raise _NotReal
-        ends = [_real(item) for item in tree.items]
-        if tree.opening in ("(", "[") and ends[0] > ends[1]:
-            raise _NotReal  # a point of the plane, not an empty interval
-        return ends
-    if isinstance(tree, SetOperation):
-        return [x for operand in tree.operands for x in _ends(operand)]
-    if tree == Sym("\\mathbb R"):
-        return []
-    raise _NotReal
-
-
-def _contains(tree: Node, x: float) -> bool:
-    if isinstance(tree, SetOperation):
-        inside = [_contains(operand, x) for operand in tree.operands]
+def _contains(tree: _Piece | _Combination, place: int) -> bool:
+    if isinstance(tree, _Combination):
+        inside = [_contains(part, place) for part in tree.parts]
         if tree.operator == "cup":
             return any(inside)
         if tree.operator == "cap":
@@ -76,15 +102,11 @@ def _contains(tree: Node, x: float) -> bool:
         if tree.operator == "setminus":
             return inside[0] and not any(inside[1:])
         return sum(inside) % 2 == 1
-    if isinstance(tree, Sequence):
-        values = [_real(item) for item in tree.items]
-        if tree.opening in ("(", "["):
-            low, high = values
-            if low + 1e-9 < x < high - 1e-9:
-                return True
-            at_low, at_high = abs(x - low) <= 1e-9, abs(x - high) <= 1e-9
-            return (at_low and tree.opening == "[" and x <= high + 1e-9) or (
-                at_high and tree.closing == "]" and x >= low - 1e-9
-            )
-        return any(abs(x - value) <= 1e-9 for value in values)
-    return True  # all real numbers
+    if tree.opening == "{":
+        return place in tree.places
+    low, high = tree.places
+    return (
+        low < place < high
+        or (place == low and tree.opening == "[" and place <= high)
+        or (place == high and tree.closing == "]" and place >= low)
+    )

@@ -144,8 +144,9 @@ def holds(
             return None
         sides = claim.members
         modulus: Node | None = None
-        if isinstance(sides[-1], Call) and sides[-1].name == "congruent":
-            sides, modulus = [*sides[:-1], sides[-1].args[0]], sides[-1].args[1]
+        last = sides[-1]
+        if isinstance(last, Call) and last.name == "congruent":
+            sides, modulus = [*sides[:-1], last.args[0]], last.args[1]
         links = zip(sides, claim.operators, sides[1:], strict=False)
         return _all([_link(*link, modulus, dict(values or {}), budget, rounding) for link in links])
     except OutOfBudget:
@@ -188,32 +189,34 @@ def _link(
         b = b * scale
     elif scale != 1:
         return None
-    return _compare(operator, a, b, (left, right), rounding)
+    try:
+        return _compare(operator, a, b, (left, right), rounding)
+    except OverflowError:  # a rational beyond floating point, beside another number
+        return None
 
 
 def _compare(operator: str, a: Value, b: Value, trees: tuple[Node, Node], rounding: bool) -> bool | None:
     if isinstance(a, Fraction) and isinstance(b, Fraction):
-        gap: Fraction | float = a - b
-        same = gap == 0
+        same, sign = a == b, (a > b) - (a < b)
     else:
         left, right = to_complex(a), to_complex(b)
         same = abs(left - right) <= 1e-11 * max(abs(left), abs(right), 1e-2)
         if (left.imag or right.imag) and not same:
             return {"=": False, "!=": True}.get(operator)
-        gap = (left - right).real
+        sign = 1 if (left - right).real > 0 else -1
     if operator in _ORDER:
-        return (same and "=" in operator) or (not same and gap * _ORDER[operator] > 0)
+        return (same and "=" in operator) or (not same and sign == _ORDER[operator])
     if operator == "!=":
         return not same
     if operator not in ("=", "~"):
         return None
     if same or not rounding:
         return same
-    decimals = [tree.decimals for tree in map(_literal, trees) if tree is not None]
+    gap = abs(to_complex(a) - to_complex(b))
     if operator == "~":
-        size = max(abs(to_complex(a)), abs(to_complex(b)))
-        return True if abs(gap) <= 0.05 * size else None
-    return any(0 < places < 99 and abs(gap) <= Fraction(1, 2 * 10**places) for places in decimals)
+        return True if gap <= 0.05 * max(abs(to_complex(a)), abs(to_complex(b))) else None
+    decimals = [tree.decimals for tree in map(_literal, trees) if tree is not None]
+    return any(0 < places < 99 and gap <= 0.5 * 10.0**-places * (1 + 1e-9) for places in decimals)
 
 
 def _literal(node: Node) -> Num | None:

@@ -133,3 +133,8 @@ def children(node: Node) -> list[Node]:
         case Matrix(rows):
             return [entry for row in rows for entry in row]
     return []
+
+
+def size(node: Node) -> int:
+    """Return the number of nodes of a tree."""
+    return 1 + sum(map(size, children(node)))

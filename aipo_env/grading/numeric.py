@@ -9,11 +9,11 @@ looked up by name in Python.
 from __future__ import annotations
 
 import hashlib
-import math
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
-from aipo_env.grading.arithmetic import Budget, NoValue, Value, add, finite, multiply, power, to_complex
+from aipo_env.grading.arithmetic import FLOATS, Budget, Floats, NoValue, Precise, Value, to_complex
 from aipo_env.grading.functions import EXACT, UNARY
 from aipo_env.grading.monomials import common_monomial
 from aipo_env.grading.nodes import (
@@ -56,7 +56,7 @@ class Evaluator:
     """Evaluates trees at one point.
 
     After use, ``placeholders`` tells whether functions without a value took part, ``opaque`` whether one of
-    them may equal something else in disguise.
+    them may equal something else in disguise, ``approximate`` whether an integral was done by quadrature.
     """
 
     def __init__(
@@ -66,6 +66,8 @@ class Evaluator:
         *,
         positive: bool = True,
         whole: bool = False,
+        key: str = "",
+        numbers: Floats = FLOATS,
     ) -> None:
         r"""Choose the point.
 
@@ -74,10 +76,12 @@ class Evaluator:
             point: 0 to 4; different points give different values to each variable.
             positive: give every variable a positive value.
             whole: give every variable a positive whole value, so that sums up to n can be done.
+            key: moves the point, so that nobody knows it who does not know the key.
+            numbers: the inexact numbers to compute with.
         """
         self.budget = budget if budget is not None else Budget()
-        self.point, self.positive, self.whole = point, positive, whole
-        self.opaque = self.placeholders = False
+        self.point, self.positive, self.whole, self.key, self.numbers = point, positive, whole, key, numbers
+        self.opaque = self.placeholders = self.approximate = False
         self.bound: dict[str, Value] = {}
 
     def value(self, node: Node) -> Value:
@@ -100,34 +104,34 @@ class Evaluator:
         if isinstance(node, Add):
             total: Value = Fraction(0)
             for term in node.terms:
-                total = add(total, self._value(term))
+                total = self.numbers.add(total, self._value(term))
             return total
         if isinstance(node, Mul):
             product: Value = Fraction(1)
             for factor in node.factors:
-                product = multiply(product, self._value(factor))
+                product = self.numbers.multiply(product, self._value(factor))
             return product
         if isinstance(node, Pow):
-            return power(self._value(node.base), self._value(node.exponent))
+            return self.numbers.power(self._value(node.base), self._value(node.exponent))
         if isinstance(node, Call):
             return self._call(node.name, node.args)
         if isinstance(node, Quantity):
             inner = self._value(node.value)
             if node.unit == "%":
-                return multiply(inner, Fraction(1, 100))
-            return multiply(inner, math.pi / 180 + 0j) if node.unit == "deg" else inner
+                return self.numbers.multiply(inner, Fraction(1, 100))
+            return self.numbers.multiply(inner, self.numbers.pi / 180) if node.unit == "deg" else inner
         raise NoValue("structure")
 
     def _symbol(self, name: str) -> Value:
         if name in self.bound:
             return self.bound[name]
         if name in _CONSTANTS:
-            return _CONSTANTS[name]
+            return getattr(self.numbers, _CONSTANTS[name])
         if name == "\\infty":
             raise NoValue("infinity")
         if self.whole:
-            return Fraction(4 + (_hash(name)[self.point] + 5 * self.point) % 17)
-        return _coordinate(name, self.point, self.positive)
+            return Fraction(2 + (_hash(self.key + name)[self.point] + 5 * self.point) % 19)
+        return _coordinate(self.key + name, self.point, self.positive)
 
     def _call(self, name: str, args: list[Node]) -> Value:
         if name in ("sum", "prod", "int", "lim", "iint", "oint"):
@@ -146,9 +150,10 @@ class Evaluator:
         if name == "side+":
             return values[0]  # "x \\to 3^+" is a limit's default direction
         if name in UNARY and len(values) == 1:
-            return finite(UNARY[name](values[0]))
+            value = UNARY[name](values[0], self.numbers)
+            return value if isinstance(value, Fraction) else self.numbers.checked(value)
         if name in EXACT:
-            exact = EXACT[name](values)
+            exact = EXACT[name](values, self.numbers)
             if exact is not None:
                 return exact
         return self._placeholder(name, values)
@@ -183,6 +188,7 @@ class Evaluator:
             return to_complex(self._value(body))
 
         try:
+            self.approximate = True
             return integrate(at, ends[0].real, ends[1].real)
         finally:
             if outer is None:
@@ -194,7 +200,7 @@ class Evaluator:
         if isinstance(node, Text):
             return Fraction(0)
         if isinstance(node, Relation):
-            return sum((self._bounds(m) * (k + 2) for k, m in enumerate(node.members)), start=0j)
+            return sum((self.numbers.inexact(self._bounds(m)) * (k + 2) for k, m in enumerate(node.members)), start=0j)
         if node == Sym("\\infty"):
             return Fraction(1000003)
         return self._value(node)
@@ -205,7 +211,7 @@ class Evaluator:
         for k in range(start, stop + 1):
             self.bound[index] = Fraction(k)
             term = self._value(body)
-            total = multiply(total, term) if name == "prod" else add(total, term)
+            total = self.numbers.multiply(total, term) if name == "prod" else self.numbers.add(total, term)
         if outer is None:
             self.bound.pop(index, None)
         else:
@@ -225,8 +231,8 @@ class Evaluator:
             total: Value = Fraction(0)
             for k, column in enumerate(columns):
                 minor = expand(rows_left[1:], columns[:k] + columns[k + 1 :])
-                signed = multiply(table[rows_left[0]][column], Fraction(-1 if k % 2 else 1))
-                total = add(total, multiply(signed, minor))
+                signed = self.numbers.multiply(table[rows_left[0]][column], Fraction(-1 if k % 2 else 1))
+                total = self.numbers.add(total, self.numbers.multiply(signed, minor))
             return total
 
         return expand(list(range(size)), list(range(size)))
@@ -238,7 +244,7 @@ class Evaluator:
         digest = _hash("function " + name)
         total = 0.5 + digest[0] / 256 + 0j
         for k, value in enumerate(values):
-            number = to_complex(value)
+            number = self.numbers.inexact(value)
             squashed = number / (1 + abs(number))
             a, b = digest[(2 * k + 1) % 16] + 7, digest[(2 * k + 2) % 16] + 11
             total += (a + 13 * k) / 64 * squashed + (b + 5 * k) / 97 * squashed * squashed
@@ -246,7 +252,25 @@ class Evaluator:
         return total
 
 
-_CONSTANTS: dict[str, Value] = {"\\pi": math.pi + 0j, "e": math.e + 0j, "i": 1j}
+class PreciseEvaluator(Evaluator):
+    """An evaluator that notes the largest and the smallest number on its way, which say how precise it was."""
+
+    def __init__(self, precision: int, budget: Budget, point: int = 0, **choices: Any) -> None:
+        """Choose the precision in bits and the point; see `Evaluator`."""
+        self.precise = Precise(precision)
+        super().__init__(budget, point, numbers=self.precise, **choices)
+        self.largest = self.smallest = 0
+
+    def _value(self, node: Node) -> Value:
+        self.budget.spend(7)
+        value = super()._value(node)
+        magnitude = self.precise.magnitude(value)
+        if magnitude is not None:
+            self.largest, self.smallest = max(self.largest, magnitude), min(self.smallest, magnitude)
+        return value
+
+
+_CONSTANTS = {"\\pi": "pi", "e": "e", "i": "i"}
 
 
 def _is_minus_infinity(node: Node) -> bool:

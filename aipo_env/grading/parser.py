@@ -24,7 +24,8 @@ from aipo_env.grading.nodes import (
     SetOperation,
     Text,
 )
-from aipo_env.grading.units import can_be_unit, hedges, introduces
+from aipo_env.grading.units import is_unit
+from aipo_env.grading.vocabulary import SCALES, introduces
 
 __all__ = ["Unreadable", "parse"]
 
@@ -33,17 +34,18 @@ MAX_DEPTH = 40
 _SET_OPERATORS = {"\\cup": "cup", "\\cap": "cap", "\\setminus": "setminus", "\\triangle": "xor"}
 
 
-def parse(text: str, *, thousands: bool = True) -> Node:
+def parse(text: str, *, thousands: bool = True, own: frozenset[str] | None = frozenset()) -> Node:
     """Parse a cleaned answer.
 
     Args:
         text: the output of `clean`.
         thousands: read ``1,234`` outside brackets as one number.
+        own: words that may be units besides the known ones; None for a gold, whose words are trusted.
 
     Raises:
         Unreadable: if the text is outside the grammar.
     """
-    parser = _Parser(tokenize(text, thousands=thousands))
+    parser = _Parser(tokenize(text, thousands=thousands), own)
     node = parser.listing()
     if parser.peek() is not END:
         raise Unreadable("trailing")
@@ -82,10 +84,8 @@ class _Parser(Factors):
             words = self.words()
             if self.peek() is END or self.peek().kind == "op":
                 return Text(words)
-            if hedges(words):
-                raise Unreadable("prose", final=True)
             if not introduces(words):
-                raise Unreadable("words")
+                raise Unreadable("prose")
             # Words before a formula ("the area is 5") say nothing about its value.
             return self.item()
         if self.position == 0 and first.text in ("~", "=") and first.kind in ("relation", "op"):
@@ -228,12 +228,14 @@ class _Parser(Factors):
                 "\\pm", "\\mp", "\\rfloor", "\\rceil", "\\rangle", "\\}", "\\to", "\\pmod", "\\choose", "\\circ",
             )  # fmt: skip
         if token.text in ("|", "\\|") and token.kind == "op":
-            return self.bars == 0
+            # Bars that follow closing bars open again if enough are left: ||x||y||.
+            left = sum(following.text == token.text for following in self.tokens[self.position :])
+            return self.bars == 0 or (self.peek(-1).text == token.text and left >= self.bars + 2)
         if token.text == "(" and self.peek(1).text == "\\mod":
             return False
         return token.kind == "op" and token.text in ("(", "[", "{", "\\lvert")
 
-    def compound(self, large: Quantity) -> Quantity:
+    def compound(self, large: Node) -> Node:
         """A quantity, with what follows it in a smaller unit: ``2 hours 30 minutes``."""
         while self.peek().kind == "number" and self.peek(1).kind in ("text", "unit"):
             start = self.position
@@ -244,7 +246,7 @@ class _Parser(Factors):
             large = whole
         return large
 
-    def quantity(self, node: Node) -> Quantity:
+    def quantity(self, node: Node) -> Node:
         """A value followed by a unit."""
         unit: list[str] = []
         while True:
@@ -266,7 +268,11 @@ class _Parser(Factors):
                 unit.append("/" + (following.text[6:-1] if following.kind == "text" else following.text))
             else:
                 break
-        words = " ".join(part for part in unit if part)
-        if not can_be_unit(words):
-            raise Unreadable("prose", final=True)
-        return Quantity(node, words)
+        words = " ".join(part for part in unit if part).split()
+        while words and words[0].casefold() in SCALES:
+            node = times(node, Num(Fraction(SCALES[words.pop(0).casefold()])))
+        if not words and unit:
+            return node
+        if not is_unit(" ".join(words), self.own):
+            raise Unreadable("prose")
+        return Quantity(node, " ".join(words))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from aipo_env.grading.vocabulary import number_in_words
+
 _WRAPPER = re.compile(r"\\text\{([^{}]*)\}")
 _REALS = re.compile(
     r"(?:the )?(?:set of )?(?:all|any|every|the)? ?real(?:s| numbers?| values?)"
@@ -11,6 +13,7 @@ _REALS = re.compile(
 )
 _NOTHING = re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?|(?:the )?empty set")
 _LIMIT = re.compile(r"(?:the )?(?:limit )?does not exist|dne")
+_LETTERS_ONLY = re.compile(r"[A-Za-z -]{3,}|\\text\{[A-Za-z -]{3,}\}")
 _HINT = re.compile("real|olution|mpty|exist|dne", re.IGNORECASE)
 
 
@@ -22,7 +25,13 @@ def spell_out(text: str) -> str:
     Args:
         text: a cleaned answer.
     """
-    if len(text) > 200 or _HINT.search(text) is None:
+    if len(text) > 200:
+        return text
+    if _LETTERS_ONLY.fullmatch(text):
+        number = number_in_words(_WRAPPER.sub(r"\1", text))
+        if number is not None:
+            return str(number)
+    if _HINT.search(text) is None:
         return text
     words = " ".join(_WRAPPER.sub(r"\1", text).lower().split()).rstrip(".")
     if _NOTHING.fullmatch(words):

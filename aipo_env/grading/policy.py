@@ -53,11 +53,10 @@ class GradingPolicy:
     clock: bool = True
     """``8:34 p.m.`` matches ``20:34``."""
     gold_decimal_digits: int = 3
-    """An exact answer may match a decimal gold by rounding if the gold shows at least this many digits."""
+    """An irrational answer may match a decimal gold by rounding if the gold shows at least this many digits, a
+    fraction without a finite decimal form with one digit more."""
     answer_decimal_digits: int = 6
     """A decimal answer may match a gold with no finite decimal form if it shows at least this many digits."""
-    relative_tolerance: float = 1e-11
-    """Largest relative difference between two irrational values that count as equal. Rationals are exact."""
     letters: str = "ABCD"
     """The letters on offer, for ``kind="choice"``."""
     extraction: Literal["any", "marked"] = "any"
@@ -82,11 +81,6 @@ class GradingPolicy:
                     f"GradingPolicy.{field} must be one of {', '.join(map(repr, values))}; got {got!r}. "
                     f"Choose one of them."
                 )
-        if not 0.0 <= self.relative_tolerance < 1e-3:
-            raise ConfigurationError(
-                f"GradingPolicy.relative_tolerance must be in [0, 1e-3); got {self.relative_tolerance!r}. "
-                "Use gold_decimal_digits to allow rounding."
-            )
         if self.gold_decimal_digits < 1 or self.answer_decimal_digits < 1:
             raise ConfigurationError(
                 "GradingPolicy.*_decimal_digits must be at least 1. Use a large number to forbid rounding."
@@ -102,7 +96,7 @@ MATH500 = GradingPolicy()
 """MATH-500 and other free-form answers: the default."""
 
 INTEGER = GradingPolicy(name="integer", kind="integer")
-"""GSM8K and other tasks whose answers are integers: exact comparison, no computer algebra."""
+"""GSM8K and other tasks whose answers are integers: exact comparison."""
 
 GSM8K = INTEGER
 """GSM8K: the same as `INTEGER`."""

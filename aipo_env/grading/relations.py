@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from aipo_env.grading.arithmetic import Budget
 from aipo_env.grading.nodes import (
     Add,
     Call,
@@ -24,7 +25,7 @@ from aipo_env.grading.trees import expand, has_variables, mentions
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
 
-def settle(node: Node, *, trusted: bool) -> Node:
+def settle(node: Node, budget: Budget, *, trusted: bool) -> Node:
     """Reduce a chain such as ``x = 5 + 6 = 11`` to what it finally says."""
     if not isinstance(node, Relation):
         return node
@@ -45,13 +46,13 @@ def settle(node: Node, *, trusted: bool) -> Node:
         if len(members) == 2 and is_name(members[1]) and not has_variables(members[0]):
             return Relation(members[::-1], ["="])  # 5 = x
         constant = not any(has_variables(member) for member in members)
-        if constant and all(_same_constant(members[0], member) for member in members[1:]):
+        if constant and all(_same_constant(members[0], member, budget) for member in members[1:]):
             return members[-1]
     return Relation(members, operators)
 
 
-def _same_constant(first: Node, second: Node) -> bool:
-    return compare_scalars(first, second, _EXACT_POLICY).equal is True
+def _same_constant(first: Node, second: Node, budget: Budget) -> bool:
+    return compare_scalars(first, second, _EXACT_POLICY, budget).equal is True
 
 
 _EXACT_POLICY = GradingPolicy(gold_decimal_digits=99, answer_decimal_digits=99)

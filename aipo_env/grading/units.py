@@ -6,6 +6,8 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from aipo_env.grading.vocabulary import COUNTED, DESCRIBING, SCALES
+
 _SPELLINGS = {
     "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "m": "m meter metre",
     "km": "km kilometer kilometre", "in": "in inch inches inche", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile",
@@ -28,13 +30,10 @@ _SIZES = {
 }
 _DIMENSIONS = {unit: (name, size) for name, sizes in _SIZES.items() for unit, size in sizes.items()}
 _CANONICAL = {word: name for name, words in _SPELLINGS.items() for word in words.split()}
-_COUNTED = (
-    "units unit people students apples books games points ways times cents coins marbles feet inches square cubic "
-    "meters miles hours minutes seconds days weeks months years dollars yuan euros pounds"
-)
-
 UNIT_WORDS = frozenset(
-    {w for w in _CANONICAL if w.isalpha()} | {w + "s" for w in _CANONICAL if w.isalpha()} | set(_COUNTED.split())
+    {word for name in _CANONICAL if name.isalpha() for word in (name, name + "s")}
+    | {"square", "cubic", "times", "yuan", "euro", "euros", "inches", "feet"}
+    | COUNTED
 )
 """Words that are read as a unit when they stand behind a number."""
 
@@ -42,34 +41,50 @@ _SQUARE = re.compile(r"\b(?:square|sq\.?)\s+(\w+)")
 _CUBIC = re.compile(r"\b(?:cubic|cu\.?)\s+(\w+)")
 
 
-# Words that hedge or deny; digits hide another answer, but cm2 and m^2 are units.
-_HEDGE = re.compile(
-    r"(?<![A-Za-z^{])\d|\b(?:not|no|or|nor|wrong|but|maybe|perhaps|except|without|never|neither|either|than)\b|n't\b",
+_BESIDE = DESCRIBING | frozenset(
+    ("sq", "cu", "per", "an", "a", "of", "old", "each", "total", "altogether", "celsius", "fahrenheit", "percentage")
+)
+_PARTS = re.compile(r"\^-?[1-4]|[A-Za-z]+2?|[$%/*.()]|\s+")
+_WORD = re.compile(r"[A-Za-z]+")
+
+
+def unit_words(text: str) -> frozenset[str]:
+    """Return the words of a gold, in lower case: an answer may use them as its unit."""
+    return frozenset(word.casefold() for word in _WORD.findall(text) if len(word) > 1) - frozenset(SCALES)
+
+
+def is_unit(words: str, own: frozenset[str] | None) -> bool:
+    """Whether words behind a number are a unit or the things counted.
+
+    Args:
+        words: what stands behind the number.
+        own: words that the gold uses, and so an answer may; None for a gold itself, whose words are trusted.
+    """
+    words = words.replace("{", "").replace("}", "")
+    if own is None:
+        return len(words) <= 40 and words.count(" ") < 5 and not _DOUBT.search(words)
+    position, last = 0, ""
+    while position < len(words):
+        match = _PARTS.match(words, position)
+        if match is None or len(words) > 80:
+            return False
+        position, part = match.end(), match.group()
+        if part[0].isalpha():
+            word = part.rstrip("2").casefold()
+            if word in ("squared", "cubed"):
+                if last not in _CANONICAL and last.removesuffix("s") not in _CANONICAL:
+                    return False
+            elif word not in UNIT_WORDS and word not in _BESIDE and word not in own and part not in _LETTERS:
+                return False
+            last = word
+    return True
+
+
+_LETTERS = frozenset("NJWVKCFLm")
+_DOUBT = re.compile(
+    r"(?<![A-Za-z^{])\d|\b(?:not|no|or|nor|wrong|but|maybe|perhaps|except|without|never|neither|either|than|is|are)\b|n't\b",
     re.IGNORECASE,
 )
-_VERB = re.compile(r"\b(?:is|are|was|isn|be)\b", re.IGNORECASE)
-
-
-def hedges(words: str) -> bool:
-    """Whether words beside a formula may change what it says, as in "not 4" and "3 or 4"."""
-    return _HEDGE.search(words) is not None
-
-
-_LEADS = """
-is are was be equals equal to of about approximately exactly roughly answer therefore thus so hence get has have gives
-costs value values result solution solutions total when where at
-"""
-_INTRODUCTION = re.compile(rf"(?:.*\s)?(?:{'|'.join(_LEADS.split())})[\s:,]*|\([A-Z]\)", re.IGNORECASE)
-
-
-def introduces(words: str) -> bool:
-    """Whether words before a formula only introduce it: "the area is" and a label "(A)" do, "June" does not."""
-    return _INTRODUCTION.fullmatch(words) is not None and not hedges(words)
-
-
-def can_be_unit(words: str) -> bool:
-    """Whether words behind a number can be a unit or the things counted: a few words, no sentence."""
-    return len(words) <= 40 and words.count(" ") < 5 and not hedges(words) and _VERB.search(words) is None
 
 
 @lru_cache(maxsize=1024)

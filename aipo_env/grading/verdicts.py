@@ -16,7 +16,7 @@ class Verdict(enum.StrEnum):
     UNPARSABLE = "unparsable"
     """An answer was found, but it is not readable mathematics or the guard refused it."""
     TIMEOUT = "timeout"
-    """The computer algebra system did not decide in time; its process was killed."""
+    """The decision took more steps or more time than it may."""
     HARNESS_ERROR = "harness_error"
     """Our own machinery failed. Raised as `GradingError`; only batch reports record it."""
 

@@ -25,7 +25,7 @@ from benchmarks.evaluation.game import MeteredGame
 from benchmarks.evaluation.plan import RunPlan
 
 FORMAT = 1
-_PACKAGES = (DISTRIBUTION, "torch", "transformers", "vllm", "datasets", "math-verify", "sympy", "numpy")
+_PACKAGES = (DISTRIBUTION, "torch", "transformers", "vllm", "datasets", "mpmath", "numpy")
 _Json = dict[str, object]
 
 

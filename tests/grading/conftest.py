@@ -12,7 +12,7 @@ from aipo_env.grading import Grader
 
 @pytest.fixture(scope="session")
 def grader() -> Iterator[Grader]:
-    """One grader with two workers for all tests."""
+    """One grader for all tests."""
     with Grader(workers=2) as shared:
         yield shared
 

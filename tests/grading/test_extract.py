@@ -50,7 +50,7 @@ def test_marked_answers(text: str, answer: str) -> None:
         ("It costs $ 7.50 in all, so 15 for two", "15"),
         ("this is $40$ %", r"40\%"),
         ("the price rises by 30%", "30%"),
-        ("in total 12,500 people", "12,500"),
+        ("in total 12,500 people", "12,500 people"),
         ("no idea at all", None),
         ("", None),
     ],

@@ -3,7 +3,6 @@ r"""Answers that try to hang, crash, escape from or fool the grader."""
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aipo_env.grading import Grader, Verdict
+from aipo_env.grading import AIME, GSM8K, MATH500, Grader, Verdict
 from aipo_env.grading.clean import Refused, clean
-from aipo_env.grading.guard import check_for_algebra
 from aipo_env.grading.parser import Unreadable, parse
 
 BOMBS = [
@@ -140,10 +138,8 @@ def test_hedges_and_lookalikes_are_not_accepted(grader: Grader, answer: str) -> 
 @pytest.mark.parametrize("gold", ["3", "x+1", r"\begin{pmatrix}1\\2\end{pmatrix}"])
 def test_code_is_text(grader: Grader, tmp_path: Path, code: str, gold: str) -> None:
     target = tmp_path / "written"
-    children = set(grader.worker_pids)
     assert not grader.grade_answer(gold, code.format(path=target)).correct
     assert not target.exists()
-    assert set(grader.worker_pids) == children or grader.grade_answer("5", "10/2").correct
 
 
 def test_a_nearly_full_stack_is_no_crash(grader: Grader) -> None:
@@ -173,7 +169,6 @@ PIECES = st.sampled_from(
 def test_cleaning_and_parsing_only_ever_refuse(text: str) -> None:
     try:
         cleaned = clean(text)
-        check_for_algebra(cleaned)
         parse(cleaned)
     except (Refused, Unreadable):
         pass
@@ -188,7 +183,55 @@ def test_grading_never_raises_and_everything_equals_itself(grader: Grader, text:
         assert grader.grade_answer(text, text).correct
 
 
-def test_the_pool_is_intact_afterwards(grader: Grader) -> None:
-    assert len(grader.worker_pids) == 3
-    for pid in grader.worker_pids:
-        os.kill(pid, 0)
+MATRIX = r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"
+SLOW = [
+    (r"\begin{pmatrix}7&10\\15&22\end{pmatrix}", MATRIX * 24),
+    (r"\begin{pmatrix}7&10\\15&22\end{pmatrix}", MATRIX.replace("1", "x") * 24),
+    (r"\begin{pmatrix}7&10\\15&22\end{pmatrix}", MATRIX.replace("1", r"\sqrt{2}") * 24),
+    (r"(-\infty,0)\cup(0,\infty)", r"\cup".join(rf"(\sum_{{k=1}}^{{1999}}\sqrt{{k}},{n})" for n in range(99, 119))),
+    ("x=5", "=".join([r"\sum_{k=1}^{1999}\frac{1}{k}"] * 40)),
+    (r"\sqrt{2}", r"\sum_{a=1}^{1999}\sum_{b=1}^{1999}\sqrt{ab}"),
+    ("1,2,3", ",".join(rf"\sqrt{{{n}}}" for n in range(60))),
+    (",".join(rf"\sqrt{{{n}}}" for n in range(60)), ",".join(rf"\sqrt{{{n}}}" for n in range(1, 61))),
+    ("2^{60000}", "4^{30000}+1"),
+    (r"\sqrt{2}", r"\sqrt{2}+10^{-4000}"),
+    (r"\sqrt{2}", r"\sqrt{2+\frac{1}{7^{3000}}}"),
+    ("x", r"x+\frac{1}{x^{900}}"),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer"), SLOW, ids=range(len(SLOW)))
+def test_repair_06_every_decision_is_bounded_in_time(grader: Grader, gold: str, answer: str) -> None:
+    started = time.perf_counter()
+    assert not grader.grade_answer(gold, answer).correct
+    assert time.perf_counter() - started < 1.5  # 1 s, and slack for a busy machine
+
+
+def test_repair_06_powers_of_a_matrix_are_computed(grader: Grader) -> None:
+    assert grader.grade_answer(r"\begin{pmatrix}7&10\\15&22\end{pmatrix}", MATRIX * 2).correct
+    assert grader.grade_answer(MATRIX + "^{12}", MATRIX * 12).correct
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5 million", "5 incorrect", "5 squared", r"5\text{ divided by two}", r"\text{half of }5", "half of 5",
+        r"\text{it is false that the answer is }5", "it is false that the answer is 5", "the opposite of 5",
+        r"\text{a quarter of }5", "the square of the answer is 5", r"5\text{ fifths}", "5 cubed", r"5\text{ or so}",
+        "5 zorkmids", r"\text{anything but }5", "minus 5", r"5 \text{ to the power of two}", "5 dozen",
+    ],
+)  # fmt: skip
+def test_repair_07_words_are_units_or_introductions_only_if_they_are_known(grader: Grader, text: str) -> None:
+    for policy in (MATH500, GSM8K, AIME):
+        assert not grader.grade_answer("5", text, policy).correct, policy
+        for form in (f"Answer: {text}", rf"so \boxed{{{text}}}", f"So: {text}", f"<answer>{text}</answer>"):
+            assert not grader.grade_text("5", form, policy).correct, (form, policy)
+
+
+def test_repair_07_number_words_multiply_and_a_golds_own_unit_counts(grader: Grader) -> None:
+    assert grader.grade_answer("1000000", "1 million").correct
+    assert grader.grade_answer("3.5 million dollars", "3500000").correct
+    assert grader.grade_answer("24", "2 dozen eggs").correct
+    assert grader.grade_answer("25", "twenty-five").correct
+    assert grader.grade_answer(r"5 \text{ zorkmids}", "5 zorkmids").correct
+    assert grader.grade_answer("5", "5 green apples").correct

@@ -55,7 +55,6 @@ def test_hostile_rows(grading_data: Path, grader: Grader) -> None:
         assert time.perf_counter() - started < 1.2, row["id"]
         if row["equal"] is not None:
             assert grade.correct == row["equal"], (row["id"], grade)
-    assert len(grader.worker_pids) == 3
 
 
 def test_contested_rows_follow_the_stated_conventions(grading_data: Path, grader: Grader) -> None:

@@ -13,8 +13,8 @@ import time
 from typing import Any
 
 from aipo_env.errors import GradingError, MissingDependencyError
-from aipo_env.grading.worker import receive_message, send_message
 from aipo_env.installation import install_command
+from aipo_env.tasks.reasoning_gym.messages import receive_message, send_message
 from aipo_env.tasks.reasoning_gym.names import installed
 
 START_SECONDS = 120.0

@@ -18,7 +18,7 @@ import numpy as np
 import reasoning_gym  # type: ignore[import-untyped]
 from reasoning_gym.factory import DATASETS  # type: ignore[import-untyped]
 
-from aipo_env.grading.worker import receive_message, send_message
+from aipo_env.tasks.reasoning_gym.messages import receive_message, send_message
 from aipo_env.tasks.reasoning_gym.rules import RULES, follows_rule, gold_of, guard
 
 MEMORY_BYTES = 4 << 30

@@ -15,8 +15,8 @@ from aipo_env.grading import GradingPolicy
 from benchmarks.metrics.scores import Score, math_answer_scores
 
 _DESCRIPTION = """
-Share of answers that mean the same as their reference, by a grader that cannot be hung or fooled: exact and symbolic rules,
-computer algebra in processes that are killed when they take too long; nothing that a model wrote is ever executed.
+Share of answers that mean the same as their reference, by a grader that cannot be hung or fooled: exact and numerical
+rules, bounded in steps and time; nothing that a model wrote is ever executed.
 """
 
 _INPUTS = """

@@ -1,0 +1,139 @@
+"""The closed lists of words that an answer may have beside its mathematics; any other word is not read."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+# Things that are counted; plurals are listed where adding an s does not make them.
+_THINGS = """
+acre adult animal ant app apple arm arrangement baby bag ball balloon banana band barrel baseball basket bead bean
+bear bed bee beetle berry bicycle bike bill bird block board boat bolt bone book bottle bouquet bowl box boy bracelet
+branch brick brother bug building bus bushel button cake calorie camera can candle candy car card carrot carton case
+cat chair chapter chicken child chip chocolate choice chore circle class client clip coat coefficient coin color
+combination comic cookie cow crab crate crayon cup customer daisy dart daughter desk diagonal digit dime dish divisor
+doctor dog doll donkey donut door dress drop duck ear edge egg element elephant email employee envelope episode event
+eye face factor fan farmer favor file fish flag flight floor flower fly fox friend frog fruit function gallon game gem
+gift girl glass glove goal goat goose grade grandchild grape group guest guitar hamburger hand hat head hen home horse
+hotdog house insect integer item jar job key kid kitten lamb lamp lap leaf leg lemon lesson letter line lion load loaf
+lollipop machine magazine man mango marble mark match meal meatball medal member model monkey mouse movie muffin nail
+necklace newspaper nickel night notebook novel number nurse nut object onion orange outcome outfit owl pack package
+page painting pair pancake paper parent part participant party passenger path peach peanut pear pebble pen pencil
+penny people permutation person pet phone photo piano picture pie piece pig pile pill pillow pin pineapple pint pizza
+plant plate player plum point pond portion possibility post potato present prize problem pupil puppy puzzle quart
+question rabbit race ride ring road rock roll room rose round row sack sandwich scarf school scoop score seat seed
+sentence serving session shark sheep sheet shelf shell shirt shoe shop show side sister situp skirt slice sock soda
+soldier solution song spider spoon spot squirrel stair stamp star step stick sticker stone story straw strawberry
+student subset sweet table tablespoon tank tape teacher team teaspoon term test text ticket tie tile tin tire token
+tomato toothbrush topping toy train tray tree triangle trip truck tub tube tulip turkey turn turtle unit vase
+vegetable vehicle vertex visitor volunteer vote voter walk wall watch way wheel window wing woman word worker zebra
+"""
+_PLURALS = {
+    "child": "children", "fish": "fish", "foot": "feet", "goose": "geese", "grandchild": "grandchildren",
+    "man": "men", "mouse": "mice", "people": "people", "person": "persons", "sheep": "sheep", "woman": "women",
+    "vertex": "vertices", "leaf": "leaves", "loaf": "loaves", "shelf": "shelves", "scarf": "scarves",
+}  # fmt: skip
+_DESCRIBING = """
+big black blue brown different distinct full gold green large little long new old orange pink possible purple real red
+short silver small white whole yellow
+"""
+
+
+def _plural(noun: str) -> str:
+    if noun in _PLURALS:
+        return _PLURALS[noun]
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh", "ato", "ango")) else "s")
+
+
+COUNTED = frozenset(word for noun in _THINGS.split() for word in (noun, _plural(noun)))
+"""Nouns that may stand behind a number as what is counted."""
+DESCRIBING = frozenset(_DESCRIBING.split())
+"""Adjectives that may stand before such a noun."""
+
+# -- numbers in words
+# ------------------------------------------------------------------------------------------------------
+
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+)
+_SMALL = {word: value for value, word in enumerate((_ONES + " eighteen nineteen").split())}
+_TENS_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TENS = {word: 10 * value for value, word in enumerate(_TENS_WORDS.split(), 2)}
+SCALES = {
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+}  # fmt: skip
+"""Words that multiply the number before them."""
+_NUMBER_WORDS = frozenset([*_SMALL, *_TENS, *SCALES])
+
+
+def number_in_words(words: str) -> Fraction | None:
+    """Return the whole number that words say ("twenty-five", "two hundred and six"); None if they say anything else."""
+    parts = words.casefold().replace("-", " ").split()
+    if not parts or len(parts) > 24 or not any(part in _NUMBER_WORDS for part in parts):
+        return None
+    total, group, last, previous = 0, 0, 10**15, ""
+    for index, part in enumerate(parts):
+        if part in ("a", "an") and index == 0 and len(parts) > 1 and parts[1] in SCALES:
+            group = 1
+        elif part == "and" and previous in SCALES and index + 1 < len(parts):
+            pass
+        elif part in _SMALL and (
+            previous in SCALES or previous in ("", "and") or (previous in _TENS and 0 < _SMALL[part] < 10)
+        ):
+            group += _SMALL[part]
+        elif part in _TENS and (previous in SCALES or previous in ("", "and")):
+            group += _TENS[part]
+        elif part in ("hundred", "dozen") and 0 < group < 100:
+            group *= SCALES[part]
+        elif part in SCALES and SCALES[part] < last and 0 < group < 1000:
+            total, group, last = total + group * SCALES[part], 0, SCALES[part]
+        else:
+            return None
+        previous = part
+    return Fraction(total + group)
+
+
+# -- what introduces an answer
+# ------------------------------------------------------------------------------------------------------
+
+_STARTERS = "so thus hence therefore then and we have get obtain find finally"
+_NOUNS = """
+answer area amount angle average base chance circumference coordinate coordinates cost degree determinant diameter difference
+dimension dimensions distance domain equation expression formula fraction height hypotenuse intercept interval
+largest least length limit maximum mean measure median minimum mode odds perimeter polygon polynomial
+price probability product profit quantity quotient radius range ratio rectangle remainder result return set
+largest smallest slope speed sphere sum surface temperature time total value values variable vector volume
+weight width year years greatest final simplified exact required desired only numerical correct minimal maximal possible
+"""
+_FRACTIONAL_WORDS = (
+    "digit digits factor factors half part parts piece pieces portion portions quarter quarters root roots"
+)
+_SUBJECTS = _NOUNS + " ".join(COUNTED - set(_FRACTIONAL_WORDS.split()))
+_JOINTS = "the a an our its this that these of for in to which there it all such his her their"
+_VERBS = "is are was equals equal be has have gets makes costs gives get"
+_DEGREE = "approximately exactly about roughly to simply just therefore thus also then"
+
+
+def _any_of(words: str) -> str:
+    return "|".join(sorted(set(words.split()), key=len, reverse=True))
+
+
+_INTRODUCTION = re.compile(
+    rf"(?:(?:{_any_of(_STARTERS)})[\s,:]+)*"
+    rf"(?:(?:(?:{_any_of(_JOINTS)}|of (?:the|a) square|{_any_of(_SUBJECTS)})\s+){{1,14}}(?:{_any_of(_VERBS)})"
+    rf"(?:\s+(?:{_any_of(_DEGREE)}))*"
+    rf"|(?:{_any_of(_DEGREE)})|(?:the\s+)?(?:final\s+)?(?:answer|result|solution|total|value|area|volume)"
+    rf"|(?:{_any_of(_VERBS)})(?:\s+(?:{_any_of(_DEGREE)}))*|(?:{_any_of(_STARTERS)}))?\s*[:,=]?",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"\([A-Z]\)")
+
+
+def introduces(words: str) -> bool:
+    """Whether words before a formula only introduce it: "the area is" and a label "(A)" do, "half of" does not."""
+    words = words.strip()
+    if _LABEL.fullmatch(words):
+        return True
+    return len(words) <= 200 and _INTRODUCTION.fullmatch(words) is not None
