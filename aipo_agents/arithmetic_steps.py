@@ -5,106 +5,156 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from aipo_agents.exact import EvaluationError, NotExactError, apply
-from aipo_agents.expressions import Call, Expression, Number, fold
+from aipo_agents.algebra import value_of
 from aipo_agents.render import render
+from aipo_env.grading.mathematics import Budget, NoValue
+from aipo_env.grading.nodes import Add, Call, Mul, Node, Num, Pow
 
 MAX_SHOWN = 200
 
 
-def arithmetic_step(expression: Expression) -> str | None:
+def arithmetic_step(expression: Node, budget: Budget) -> str | None:
     """One step for an expression without variables: `3+4=7, so 7*5 is left`; None if nothing is to do."""
-    target = _innermost(expression)
-    if target is None:
+    found = _innermost(expression)
+    if found is None:
         return None
-    values = tuple(value for arg in target.args if (value := _literal_value(arg)) is not None)
-    if target is expression:
-        return _take_apart(target, values)
+    target, rebuilt = found
+    if rebuilt is None:
+        return _take_apart(target)
     try:
-        result = _literal(apply(target.op, values))
-    except EvaluationError as error:
+        value = value_of(target, None, budget)
+    except NoValue as error:
         return f"stop at {render(target)}: {error}"
-    left = fold(expression, lambda node, args: result if node is target else _rebuild(node, args))
-    shown, rest = render(target), render(left)
-    return f"{shown}={render(result)}, so {rest} is left" if len(rest) <= MAX_SHOWN else f"{shown}={render(result)}"
+    if not isinstance(value, Fraction):
+        return None
+    shown, rest = f"{render(target)}={render(_literal(value))}", render(_replaced(rebuilt, _literal(value)))
+    return f"{shown}, so {rest} is left" if len(rest) <= MAX_SHOWN else shown
 
 
-def _innermost(expression: Expression) -> Call | None:
-    """The first operation, bottom-up and from the left, whose arguments are values with an exact result."""
-    found: list[Call] = []
-
-    def visit(node: Expression, args: tuple[None, ...]) -> None:
-        if found or not isinstance(node, Call) or _literal_value(node) is not None:
-            return
-        values = [_literal_value(arg) for arg in node.args]
-        if any(value is None for value in values):
-            return
-        try:
-            apply(node.op, tuple(value for value in values if value is not None))
-        except NotExactError:
-            if node is not expression or node.op != "sqrt":
-                return
-        except EvaluationError:
-            pass
-        found.append(node)
-
-    fold(expression, visit)
-    return found[0] if found else None
+_HOLE = Num(Fraction(0))
+"""Stands, by identity, where a result goes."""
 
 
-def _literal_value(node: Expression) -> Fraction | None:
+def _innermost(node: Node) -> tuple[Node, Node | None] | None:
+    """The first operation, bottom-up and from the left, on values, and the rest with a hole; None for the rest: it is all."""
+    if _literal_value(node) is not None:
+        return None
+    match node:
+        case Add(parts) | Mul(parts) | Call(_, parts):
+            arguments = parts
+        case Pow(base, exponent):
+            arguments = [base, exponent]
+        case _:
+            return None
+    for index, part in enumerate(arguments):
+        inner_part = _without_inverse(part) if isinstance(node, Mul) else part
+        found = _innermost(inner_part)
+        if found is not None:
+            target, rest = found
+            rest = rest if rest is not None else _HOLE
+            if inner_part is not part:
+                rest = Pow(rest, Num(Fraction(-1)))
+            return target, _with(node, [*arguments[:index], rest, *arguments[index + 1 :]])
+    if isinstance(node, Add | Mul):
+        for index in range(len(arguments) - 1):
+            pair = arguments[index : index + 2]
+            if all(_literal_value(_without_inverse(part)) is not None for part in pair):
+                left, right = arguments[:index], arguments[index + 2 :]
+                return _with(node, pair), _with(node, [*left, _HOLE, *right]) if left or right else None
+        return None
+    return (node, None) if all(_literal_value(part) is not None for part in arguments) else None
+
+
+def _without_inverse(node: Node) -> Node:
+    """A factor, or what is divided by."""
+    return node.base if isinstance(node, Pow) and node.exponent == Num(Fraction(-1)) else node
+
+
+def _with(node: Node, parts: list[Node]) -> Node:
+    match node:
+        case Add():
+            return Add(parts)
+        case Mul():
+            return Mul(parts)
+        case Call(name, _):
+            return Call(name, parts)
+    return Pow(parts[0], parts[1])
+
+
+def _replaced(node: Node, value: Node) -> Node:
+    if node is _HOLE:
+        return value
+    match node:
+        case Add(parts) | Mul(parts) | Call(_, parts):
+            return _with(node, [_replaced(part, value) for part in parts])
+        case Pow(base, exponent):
+            return Pow(_replaced(base, value), _replaced(exponent, value))
+    return node
+
+
+def _literal_value(node: Node) -> Fraction | None:
     """The value of a number, a negative number or a fraction in lowest terms; None if work is left."""
-    if isinstance(node, Number):
-        return node.value
-    if isinstance(node, Call) and node.op == "neg" and not isinstance(node.args[0], Call):
-        value = _literal_value(node.args[0])
-        return None if value is None else -value
-    if isinstance(node, Call) and node.op == "/":
-        a, b = node.args
-        if isinstance(a, Number) and isinstance(b, Number) and b.value > 1:
-            value = a.value / b.value
-            return value if value.denominator == b.value else None
+    match node:
+        case Num(value):
+            return value
+        case Mul([Num(top), Pow(Num(bottom), Num(minus_one))]) if minus_one == -1 and bottom > 1:
+            return top / bottom if (top / bottom).denominator == bottom else None
     return None
 
 
-def _literal(value: Fraction) -> Expression:
-    if value < 0:
-        return Call("neg", (_literal(-value),))
-    numerator = Number(Fraction(value.numerator), str(value.numerator))
+def _literal(value: Fraction) -> Node:
     if value.denominator == 1:
-        return numerator
-    return Call("/", (numerator, Number(Fraction(value.denominator), str(value.denominator))))
+        return Num(value)
+    return Mul([Num(Fraction(value.numerator)), Pow(Num(Fraction(value.denominator)), Num(Fraction(-1)))])
 
 
-def _rebuild(node: Expression, args: tuple[Expression, ...]) -> Expression:
-    return Call(node.op, args, node.implicit) if isinstance(node, Call) else node
-
-
-def _take_apart(node: Call, values: tuple[Fraction, ...]) -> str:
+def _take_apart(node: Node) -> str | None:
     """A hint for a single operation: it makes the work smaller and leaves the result open."""
+    op, parts = _operation(node)
+    values = [value for part in parts if (value := _literal_value(part)) is not None]
     shown = render(node)
-    if len(shown) > MAX_SHOWN:
-        return "split the numbers into smaller parts first"
+    if len(shown) > MAX_SHOWN or len(values) < len(parts):
+        return None
     if all(value.denominator == 1 for value in values):
-        hint = _integers(node.op, [int(value) for value in values])
-        if hint is not None:
-            return hint if hint.startswith(("first", "count", "find", "use", "stop")) else f"{shown} = {hint}"
-    if node.op in ("+", "-") and len(values) == 2:
-        if any("." in render(arg) for arg in node.args):
-            return (
-                f"line up the decimal points of {render(node.args[0])} and {render(node.args[1])}, then "
-                f"go digit by digit"
-            )
-        common = math.lcm(*(value.denominator for value in values))
-        first, second = (f"{value.numerator * (common // value.denominator)}/{common}" for value in values)
-        return f"{shown} = {first}{node.op}{second}"
-    if node.op == "*":
-        return "multiply the numerators, and multiply the denominators; decimals are fractions over 10, 100, ..."
-    if node.op == "/":
-        return "dividing by a fraction is multiplying by its reciprocal"
-    if node.op == "sqrt":
-        return "write the number as a square times the rest, and take the root of the square out"
-    return f"use the definition of the operation in {shown}"
+        hint = _integers(op, [int(value) for value in values])
+        if hint is None or hint.startswith(("first", "count", "find", "use", "stop")):
+            return hint
+        return f"{shown} = {hint}"
+    if len(values) != 2 or (op == "/" and not values[1]):
+        return None
+    a, b = values
+    common = math.lcm(a.denominator, b.denominator)
+    p, q = a.numerator * (common // a.denominator), b.numerator * (common // b.denominator)
+    match op:
+        case "+" | "-":
+            return f"{shown} = {p}/{common}{op}{q}/{common}"
+        case "*":
+            return f"{shown} = ({a.numerator}*{b.numerator})/({a.denominator}*{b.denominator})"
+        case "/":
+            return f"{shown} = ({a.numerator}*{b.denominator})/({a.denominator}*{b.numerator})"
+    return None
+
+
+def _operation(node: Node) -> tuple[str, list[Node]]:
+    """What a node of two or fewer arguments does, and its arguments as they are written."""
+    match node:
+        case Add([first, Num(value)]) if value < 0:
+            return "-", [first, Num(-value)]
+        case Add([first, Mul([Num(value), rest])]) if value < 0:
+            return "-", [first, Mul([Num(-value), rest])]
+        case Add(parts):
+            return "+", parts
+        case Mul([first, Pow(second, Num(minus_one))]) if minus_one == -1:
+            return "/", [first, second]
+        case Mul(parts):
+            return "*", parts
+        case Pow(base, exponent):
+            return "^", [base, exponent]
+        case Call("root", [radicand, Num(degree)]) if degree == 2:
+            return "sqrt", [radicand]
+        case Call(name, args):
+            return name, args
+    return "", []
 
 
 def _integers(op: str, values: list[int]) -> str | None:
@@ -152,7 +202,7 @@ def _integers(op: str, values: list[int]) -> str | None:
                 return f"{a}*{a}" if a >= 0 else f"({a})*({a})"
             base = str(a) if a >= 0 else f"({a})"
             return f"({base}^{n // 2})^2" if n % 2 == 0 else f"{base}*{base}^{n - 1}"
-        case (("!" | "factorial"), [n]) if n > 1:
+        case "factorial", [n] if n > 1:
             return f"{n}*{n - 1}!"
         case "binom", [n, k] if 0 <= k <= n:
             return f"{n}!/({k}!*{n - k}!)"

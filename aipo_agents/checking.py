@@ -1,291 +1,474 @@
-"""Decides one link of a claim: two expressions and the relation between them."""
+"""Decides claims with the grader's engine: which links of a chain hold, which do not, which are no claims at all.
+
+A link that calculates is judged exactly. Work that people write has more than one reading (a percent sign is a
+hundredth or a unit, different units are converted), so a link is wrong only if every reading of it is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 import re
-from collections.abc import Mapping
-from decimal import Decimal
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Final, Literal
 
-from aipo_agents.exact import EvaluationError, NotExactError, evaluate, format_fraction
-from aipo_agents.expressions import Call, Expression, Number, Variable, count_terms, has_work, variables
-from aipo_agents.numeric import DECIMAL_DIGITS, clearly_different, evaluate_decimal, evaluate_float
-from aipo_agents.polynomials import ONE, Algebra, Polynomial, TooLargeError
+from aipo_agents.algebra import (
+    coefficients,
+    differ,
+    has_sign,
+    has_work,
+    minus,
+    names_e,
+    precise_value,
+    substitute,
+    unknown_function,
+    value_of,
+)  # fmt: skip
+from aipo_agents.claims import Claim, Side
+from aipo_agents.readings import compose, other_readings, ratios, same_unit
+from aipo_agents.render import format_decimal, format_fraction, format_value, spoken
+from aipo_agents.text import quote
+from aipo_env.grading.arithmetic import to_complex
+from aipo_env.grading.mathematics import Budget, NoValue, OutOfBudget, Unreadable, Value, equal, read, variables
+from aipo_env.grading.nodes import Call, Mul, Node, Num, Pow, Sym
+from aipo_env.grading.trees import mentions
 
 _POINTS: Final = tuple(map(Fraction, ("2", "3", "1", "5", "1/2", "-1", "-2", "7", "0", "10")))
 _PLACE_SUM: Final = re.compile(r"[0-9]\+[0-9]\+[0-9]")
+_AMBIGUOUS: Final = re.compile(
+    r"/\s*(?:[0-9]+(?:\.[0-9]+)?|[A-Za-z]|\([^()]*\))\s*(?:[A-Za-z]|\((?!\s*\\bmod)|\\(?!cdot|times|div|bmod|pmod|right|rfloor|rceil|le|ge))"
+)
+_ORDER: Final = {"=": 0, "<": -1, "<=": -1, ">": 1, ">=": 1}
+_NAMES: Final = ("e", "i", "\\pi")
+
+Verdict = Literal["correct", "incorrect", "unknown", "definition"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is known about a link; `unproven` asks for a computer algebra system."""
+    """What is known of a link or a claim; a "definition" says what something is, and nothing that can be wrong."""
 
-    verdict: Literal["correct", "incorrect", "unknown", "unproven"]
+    verdict: Verdict
     reason: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Link:
-    """left RELATION right, with the texts as written."""
+CORRECT: Final = Outcome("correct")
 
-    left: Expression
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Link:
+    """left RELATION right."""
+
+    left: Node
     relation: str
-    right: Expression
-    left_text: str
-    right_text: str
+    right: Node
+    sides: tuple[Side, Side]
     modulus: int | None = None
 
 
-def check_link(link: Link, algebra: Algebra, values: Mapping[str, Fraction] | None = None) -> Outcome:
-    """Decides a link exactly where that is possible, refutes it numerically where that is.
+class Checker:
+    """Judges the claims of one text; what one of them defines is used in the others.
 
     Args:
-        link: what to check.
-        algebra: the budget for identities.
-        values: the values of variables that the query states elsewhere.
+        budget: bounds all work for the text; what exceeds it is unknown.
+        prose: whether words stand around the claims: an equation that fails somewhere is then one to solve, and
+            of several values of a variable only those right behind an equation are put into it.
     """
-    try:
-        left, right = evaluate(link.left, values), evaluate(link.right, values)
-    except EvaluationError as error:
-        return Outcome("unknown", str(error))
-    except NotExactError:
-        return _check_symbolic(link, algebra, values or {})
-    return _compare_numbers(link, left, right, values)
 
+    def __init__(self, budget: Budget, *, prose: bool = False) -> None:
+        self._budget, self._prose = budget, prose
+        self._values: dict[str, list[tuple[int, Node]]] = {}
+        self._functions: dict[str, tuple[str, Node]] = {}
+        self._used: set[int] = set()
+        self._conditions: list[_Link] = []
 
-def _compare_numbers(link: Link, left: Fraction, right: Fraction, values: Mapping[str, Fraction] | None) -> Outcome:
-    if link.relation == "==":
-        if link.modulus is None or link.modulus < 1:
-            return Outcome("unknown", "a congruence needs a modulus, such as (mod 5)")
-        if left.denominator != 1 or right.denominator != 1:
-            return Outcome("unknown", "a congruence is between integers")
-        if (left - right) % link.modulus == 0:
-            return Outcome("correct")
-        rest = int(left) % link.modulus
-        return Outcome("incorrect", f"{_short(link.left_text)} leaves the remainder {rest} modulo {link.modulus}")
-    if link.relation == "|":
-        if left.denominator != 1 or right.denominator != 1 or left == 0:
-            return Outcome("unknown", "divisibility is between integers, by one that is not 0")
-        rest = int(right) % abs(int(left))
-        return Outcome("correct") if rest == 0 else Outcome("incorrect", f"the remainder is {rest}")
-    if link.relation == "~=":
-        return (
-            _approximate(link, float(left), float(right))
-            if _fits_float(left, right)
-            else Outcome("unknown", "too large")
-        )
-    if _holds(link.relation, left, right):
-        return Outcome("correct")
-    if values and (variables(link.left) | variables(link.right)):
-        return Outcome("incorrect", _at_point(values, format_fraction(left), format_fraction(right)))
-    return Outcome("incorrect", _wrong_numbers(link, left, right))
+    def check(self, claims: Sequence[Claim]) -> list[Outcome]:
+        """One outcome for each claim."""
+        links = [[self._read(claim, k) for k in range(len(claim.relations))] for claim in claims]
+        for index, chain in enumerate(links):
+            for link in chain:
+                if isinstance(link, _Link):
+                    self._define(index, link)
+        outcomes: list[Outcome] = []
+        for index, (claim, chain) in enumerate(zip(claims, links, strict=True)):
+            try:
+                outcomes.append(self._claim(index, claim, chain))
+            except OutOfBudget as spent:
+                late = (
+                    "there was no time left to check it"
+                    if spent.reason == "time"
+                    else "it takes too many steps to check"
+                )
+                outcomes.append(Outcome("unknown", late))
+        # A value that was put into another claim has been checked with it.
+        return [CORRECT if o.verdict == "definition" and k in self._used else o for k, o in enumerate(outcomes)]
 
+    def _read(self, claim: Claim, position: int) -> _Link | Outcome:
+        trees: list[Node] = []
+        sides = claim.sides[position], claim.sides[position + 1]
+        for side in sides:
+            try:
+                trees.append(read_side(side))
+            except Unreadable as error:
+                return Outcome("unknown", error.reason)
+        return _Link(trees[0], claim.relations[position], trees[1], sides, claim.modulus)
 
-def _wrong_numbers(link: Link, left: Fraction, right: Fraction) -> str:
-    """The reason: the values of those sides that are not plain numbers already."""
-    facts: list[str] = []
-    for expression, text, value, other in (
-        (link.left, link.left_text, left, link.right_text),
-        (link.right, link.right_text, right, link.left_text),
-    ):
-        if _is_literal(expression, value):
-            continue
-        shown = format_fraction(value)
-        if _PLACE_SUM.fullmatch(text.replace(" ", "")) and re.fullmatch("[0-9]{2}", other.strip()):
-            shown = shown.zfill(2)  # a place of the rulebook is written with two digits
-        elif "." in other and (decimal := _decimal(value)) is not None:
-            shown = decimal
-        facts.append(f"{_short(text)} is {shown}")
-    if facts:
-        return ", ".join(facts)
-    if link.relation == "=" and abs(left - right) < Fraction(1, 100) * abs(left):
-        return f"{_short(link.left_text)} is not exactly {_short(link.right_text)}"
-    words = {"=": "is not", "<": "is not less than", ">": "is not greater than", "!=": "is equal to"}
-    words |= {"<=": "is greater than", ">=": "is less than"}
-    return f"{_short(link.left_text)} {words[link.relation]} {_short(link.right_text)}"
-
-
-def _is_literal(expression: Expression, value: Fraction) -> bool:
-    """Whether a side shows its value already: a number, or a fraction in lowest terms."""
-    if isinstance(expression, Call) and expression.op == "neg":
-        return _is_literal(expression.args[0], -value)
-    if isinstance(expression, Call) and expression.op == "/" and value.denominator > 1:
-        denominator = expression.args[1]
-        return (
-            isinstance(expression.args[0], Number)
-            and isinstance(denominator, Number)
-            and (denominator.value == value.denominator)
-        )
-    return isinstance(expression, Number)
-
-
-def _check_symbolic(link: Link, algebra: Algebra, values: Mapping[str, Fraction]) -> Outcome:
-    if link.relation in ("==", "|"):
-        return Outcome("unknown", "this needs integers")
-    names = sorted(variables(link.left) | variables(link.right))
-    if not names:
-        return _check_constants(link, algebra)
-    if link.relation == "~=":
-        return Outcome("unknown", f"it depends on {', '.join(names)}")
-    difference: Polynomial | None = None
-    rewriting = False
-    algebra.opaque = False
-    try:
-        left, right = algebra.normal_form(link.left), algebra.normal_form(link.right)
-        difference = algebra.difference(left, right)
-        plain = left.denominator == right.denominator == {ONE: Fraction(1)}
-        # like terms on one side, as in 2x+3x=6x
-        rewriting = count_terms(link.left) > len(left.numerator) or count_terms(link.right) > len(right.numerator)
-    except EvaluationError as error:
-        return Outcome("unknown", str(error))
-    except TooLargeError:
-        plain = False
-    if difference is not None:
-        if not difference and link.relation in ("=", "<=", ">="):
-            return Outcome("correct")
-        if (
-            link.relation in ("<", "<=", ">", ">=")
-            and plain
-            and not algebra.opaque
-            and _always(link.relation, difference)
-        ):
-            return Outcome("correct")
-    rewriting = rewriting or has_work(link.left) or has_work(link.right)
-    rewriting = rewriting and variables(link.left) == variables(link.right)
-    return _not_proven(link, names, difference is not None and not algebra.opaque, rewriting)
-
-
-def _not_proven(link: Link, names: list[str], exact: bool, rewriting: bool) -> Outcome:
-    """What to say of a link with variables that is no known identity: a counterexample where there is one.
-
-    Args:
-        link: the two sides.
-        names: the variables.
-        exact: whether the difference of the sides is an exact one.
-        rewriting: whether one side looks like another form of the other, so that an identity is claimed.
-    """
-    listed = ", ".join(names[:4])
-    for side, other in ((link.left, link.right), (link.right, link.left)):
-        if isinstance(side, Variable) and side.name not in variables(other):
-            reason = f"it says what {side.name} is; give the equation to test it in as well"
-            return Outcome("unknown", reason)
-    if "i" in names:
-        return Outcome("unknown", "i may be the imaginary unit")
-    tried = 0
-    for offset in range(len(_POINTS)):
-        point = {name: _POINTS[(offset + index) % len(_POINTS)] for index, name in enumerate(names)}
-        left, right = _value_at(link.left, point), _value_at(link.right, point)
-        if left is None or right is None:
-            continue
-        tried += 1
-        if isinstance(left, Fraction) and isinstance(right, Fraction):
-            fails = not _holds(link.relation, left, right)
-        else:
-            x, y = float(left), float(right)
-            fails = clearly_different(x, y) and not _holds(link.relation, Fraction(x), Fraction(y))
-        if not fails:
-            continue
-        if not variables(link.left) or not variables(link.right) or not rewriting:
-            # `2x+3=7`, `2n+1=3n-6`, `AB=CD`: a condition to be used, not a claim that one form is the other.
-            reason = f"whether it holds depends on {listed}; add a value such as {names[0]}=2 to test"
-            return Outcome("unknown", reason)
-        shown = _at_point(point, _show(left), _show(right))
+    def _define(self, index: int, link: _Link) -> None:
         if link.relation != "=":
-            return Outcome("unknown", f"it needs a condition: {shown}")
-        return Outcome("incorrect", f"not true for all {listed}: {shown}")
-    if link.relation != "=":
-        return Outcome(
-            "unknown",
-            f"it holds at the {tried} points tried, which is no proof" if tried else "it has no value",
-        )
-    if exact and tried == 0:
-        return Outcome("unknown", "it has no value at the points tried")
-    return Outcome("unproven", f"the sides agree at the {tried} points tried, which is no proof")
+            return
+        for side, other in ((link.left, link.right), (link.right, link.left)):
+            if isinstance(side, Sym) and side.name not in _NAMES and side.name not in variables(other):
+                self._values.setdefault(side.name, []).append((index, other))
+                return
+            if isinstance(side, Call) and unknown_function(side) == side.name and len(side.args) == 1:
+                argument = side.args[0]
+                if isinstance(argument, Sym) and argument.name in variables(other):
+                    self._functions.setdefault(side.name, (argument.name, other))
+                return
 
+    def _claim(self, index: int, claim: Claim, chain: Sequence[_Link | Outcome]) -> Outcome:
+        outcomes = [self._link(index, claim, link) if isinstance(link, _Link) else link for link in chain]
+        for verdict in ("incorrect", "correct", "unknown", "definition"):
+            reasons = [outcome.reason for outcome in outcomes if outcome.verdict == verdict]
+            if reasons:
+                return Outcome(verdict, "; ".join(dict.fromkeys(filter(None, reasons))))
+        raise AssertionError("a claim has at least one link")
 
-def _check_constants(link: Link, algebra: Algebra) -> Outcome:
-    """Irrational numbers."""
-    if link.relation == "=" and isinstance(link.left, Variable) and link.left.name == "e":
-        return Outcome("unknown", "e may be a name here; write e ~= 2.718 for the constant")
-    exact_left, exact_right = evaluate_decimal(link.left), evaluate_decimal(link.right)
-    if exact_left is not None and exact_right is not None and link.relation != "~=":
-        # Close but different: no tolerance may call that equal.
-        gap, size = abs(exact_left - exact_right), max(abs(exact_left), abs(exact_right))
-        if Decimal(0) < gap < size * Decimal("1e-6") and gap > size * Decimal(10) ** (5 - DECIMAL_DIGITS):
-            if _holds(link.relation, Fraction(exact_left), Fraction(exact_right)):
-                return Outcome("correct")
-            return Outcome("incorrect", f"the sides are close but differ by about {gap:.2g}")
-    left, right = evaluate_float(link.left), evaluate_float(link.right)
-    if left is None or right is None:
-        return Outcome("unproven" if link.relation == "=" else "unknown", "a side has no value that I can compute")
-    if link.relation == "~=":
-        return _approximate(link, left, right)
-    if clearly_different(left, right):
-        if _holds(link.relation, Fraction(left), Fraction(right)):
-            return Outcome("correct")
-        facts = [
-            f"{_short(text)} is about {value:.6g}"
-            for expression, text, value in (
-                (link.left, link.left_text, left),
-                (link.right, link.right_text, right),
+    def _link(self, index: int, claim: Claim, link: _Link) -> Outcome:
+        if link.relation != "~=" and (names_e(link.left) or names_e(link.right)):
+            return Outcome("unknown", "e may be a name here; write e ~= 2.718 for the constant")
+        if Sym("i") in (link.left, link.right):
+            return Outcome("definition", "i may be a name here")
+        if not variables(link.left) | variables(link.right) and not any(map(unknown_function, (link.left, link.right))):
+            outcome = self._constants(link)
+            if outcome.verdict != "incorrect":
+                return outcome
+            if link.relation == "=" and any(self._holds(link, *texts) for texts in other_readings(*link.sides)):
+                return CORRECT
+            return self._excused(link, claim) or outcome
+        identity = self._identity(link)
+        if identity.verdict in ("correct", "incorrect"):
+            return identity
+        outcome = self._resolved(index, link) or (CORRECT if self._follows(link) else identity)
+        self._conditions.append(link)
+        return outcome
+
+    # -- without variables
+
+    def _holds(self, link: _Link, left: str, right: str) -> bool:
+        try:
+            return self._constants(dataclasses.replace(link, left=read(left), right=read(right))) == CORRECT
+        except Unreadable:
+            return False
+
+    def _constants(self, link: _Link) -> Outcome:
+        try:
+            left, right = (value_of(node, None, self._budget) for node in (link.left, link.right))
+        except NoValue as error:
+            return Outcome("unknown", str(error))
+        if link.relation in ("==", "|"):
+            return _divisibility(link, left, right)
+        if link.relation == "~=":
+            return _approximate(link, to_complex(left).real, to_complex(right).real)
+        if isinstance(left, Fraction) and isinstance(right, Fraction):
+            return CORRECT if _compare(link.relation, left, right) else _wrong(link, left, right)
+        return _irrational(link, to_complex(left), to_complex(right))
+
+    def _excused(self, link: _Link, claim: Claim) -> Outcome | None:
+        """What may be said in place of "incorrect" where people write loosely; None where nothing may."""
+        left, right = link.sides
+        work = claim.prose or bool(left.units) or bool(right.units)
+        if link.relation != "=" or not work:
+            return None
+        a, b = (value_of(node, None, self._budget) for node in (link.left, link.right))
+        if right.is_number and isinstance(a, Fraction):
+            decimals = _decimals(right)
+            gap = abs(a - (b if isinstance(b, Fraction) else Fraction(b.real)))
+            if (a * 10**decimals).denominator != 1 and gap < Fraction(1, 10**decimals):
+                if decimals:
+                    return CORRECT
+                return Outcome(
+                    "unknown", f"{quote(left.text)} is {format_decimal(a) or format_fraction(a)}, before rounding"
+                )
+        if left.is_number and right.is_number:
+            if same_unit(left, right) and not (claim.prose and left is claim.sides[0]):
+                return None
+            if not ratios(left, right):
+                return Outcome("definition", f"nothing says how {quote(left.text)} makes {quote(right.text)}")
+        elif left.is_number and left is claim.sides[0] and (claim.prose or left.units):
+            return Outcome("definition", f"{quote(left.text)} may belong to the words beside it")
+        return None
+
+    # -- with variables
+
+    def _resolved(self, index: int, link: _Link) -> Outcome | None:
+        """The link with the values put in that the text states elsewhere; None where one is missing."""
+        if any(isinstance(a, Sym) and not variables(b) for a, b in ((link.left, link.right), (link.right, link.left))):
+            return None  # `x=2` beside `x=4`: two roots
+        outcome: Outcome | None = None
+        for values, used in self._assignments(index, link):
+            left, right = (substitute(node, values, self._functions) for node in (link.left, link.right))
+            if variables(left) | variables(right) or unknown_function(left) or unknown_function(right):
+                return None
+            if (left, right) == (link.left, link.right) or left == right:
+                return None
+            outcome = self._constants(dataclasses.replace(link, left=left, right=right))
+            if outcome.verdict not in ("correct", "incorrect"):
+                return None
+            self._used |= used
+            if outcome.verdict == "incorrect":
+                shown = {name: self._shown(substitute(Sym(name), values, {})) for name in sorted(values)[:4]}
+                return Outcome("incorrect", _at(shown, self._shown(left), self._shown(right)))
+        return outcome
+
+    def _follows(self, link: _Link) -> bool:
+        """Whether an equation or an inequality is an earlier one in another form: a multiple of it."""
+        if link.relation not in _ORDER:
+            return False
+        names = sorted(variables(link.left) | variables(link.right))
+        for earlier in self._conditions[-6:]:
+            if earlier.relation not in _ORDER or names != sorted(variables(earlier.left) | variables(earlier.right)):
+                continue
+            found: list[complex] = []
+            for shift in range(4):
+                point = {name: _POINTS[(shift + 3 * k) % len(_POINTS)] + Fraction(1, 7) for k, name in enumerate(names)}
+                try:
+                    a, b = (
+                        to_complex(value_of(minus(one.left, one.right), point, self._budget)) for one in (link, earlier)
+                    )
+                except NoValue:
+                    continue
+                if abs(b) > 1e-9:
+                    found.append(a / b)
+            sign = _ORDER[link.relation] * _ORDER[earlier.relation]
+            strict = ("=" in link.relation) == ("=" in earlier.relation)
+            first = found[0] if len(found) >= 3 and strict else 0
+            if abs(first) > 1e-9 and not first.imag and all(abs(ratio - first) < 1e-9 * abs(first) for ratio in found):
+                return sign * first.real > 0 if sign else link.relation == earlier.relation
+        return False
+
+    def _shown(self, node: Node) -> str:
+        return format_value(value_of(node, None, self._budget))
+
+    def _assignments(self, index: int, link: _Link) -> Iterator[tuple[dict[str, Node], set[int]]]:
+        """Values for the link's variables: the last ones stated before it, else all that are stated behind it."""
+        fixed: dict[str, Node] = {}
+        used: set[int] = set()
+        later: list[tuple[str, list[tuple[int, Node]]]] = []
+        wanted = sorted(variables(link.left) | variables(link.right))
+        for name in wanted:
+            stated = [(k, value) for k, value in self._values.get(name, ()) if k != index]
+            before = [(k, value) for k, value in stated if k < index]
+            if any(value != stated[0][1] for _, value in stated):
+                # Roots stand right behind their equation; other values are those of other cases.
+                after = [(k, value) for k, value in stated if k > index]
+                roots = [item for place, item in enumerate(after) if item[0] == index + place + 1]
+                if not roots and (self._prose or not before):
+                    return
+                stated, before = roots or before, [] if roots else before
+            if before:
+                fixed[name] = before[-1][1]
+                used.add(before[-1][0])
+                # A value may be given by another one: y=2x and x=3.
+                wanted += sorted(variables(fixed[name]) - set(wanted))
+            elif stated:
+                later.append((name, stated))
+            else:
+                return
+        if len(later) == 1:
+            for k, value in later[0][1][:6]:
+                yield {**fixed, later[0][0]: value}, {*used, k}
+        else:
+            yield (
+                {**fixed, **{name: stated[0][1] for name, stated in later}},
+                used | {stated[0][0] for _, stated in later},
             )
-            if not isinstance(expression, Number)
+
+    def _identity(self, link: _Link) -> Outcome:
+        """The link for all values of its variables: a proof, a counterexample, or what kind of statement it is."""
+        left, right = link.left, link.right
+        names = sorted(variables(left) | variables(right))
+        listed = ", ".join(map(spoken, names[:4]))
+        for node in (left, right):
+            function = unknown_function(node)
+            if function is not None:
+                kind: Verdict = "definition" if isinstance(node, Call) and node.name == function else "unknown"
+                return Outcome(kind, f"{spoken(function)} is an unknown function")
+        for side, other in ((left, right), (right, left)):
+            if isinstance(side, Sym) and side.name not in _NAMES and side.name not in variables(other):
+                return Outcome(
+                    "definition", f"it says what {spoken(side.name)} is; give the equation to test it in as well"
+                )
+        if link.relation in ("==", "|", "~="):
+            return Outcome("unknown", f"it depends on {listed}")
+        if link.relation != "=" and len(names) == 1:
+            difference = coefficients(minus(left, right), names[0], 2, self._budget)
+            if difference is not None and has_sign(link.relation, difference):
+                return CORRECT
+        rewriting = variables(left) == variables(right) and (has_work(left) or has_work(right))
+        imaginary = mentions(left, Sym("i")) or mentions(right, Sym("i"))
+        tried = 0
+        for offset in range(len(_POINTS)):
+            point = {name: _POINTS[(offset + k) % len(_POINTS)] for k, name in enumerate(names)}
+            try:
+                values = [value_of(node, point, self._budget) for node in (left, right)]
+            except NoValue:
+                continue
+            a, b = map(to_complex, values)
+            if (a.imag or b.imag) and not imaginary:
+                continue
+            tried += 1
+            exact = all(isinstance(value, Fraction) for value in values)
+            if exact or a.imag or b.imag:
+                fails = (
+                    values[0] != values[1] if link.relation == "=" and exact else _fails(link.relation, values, a, b)
+                )
+            else:
+                fails = abs(a - b) > 1e-7 * max(1.0, abs(a), abs(b)) and _fails(link.relation, values, a, b)
+            if not fails:
+                continue
+            if self._prose or not rewriting:
+                # `2x+3=7`, `2n+1=3n-6`, `AB=CD`: a condition to be used, not a claim that one form is the other.
+                return Outcome(
+                    "definition",
+                    f"whether it holds depends on {listed}; add a value such as {spoken(names[0])}=2 to test",
+                )
+            shown = _at({name: format_fraction(point[name]) for name in names[:4]}, *map(format_value, values))
+            if link.relation != "=":
+                return Outcome("unknown", f"it needs a condition: {shown}")
+            return Outcome("incorrect", f"not true for all {listed}: {shown}")
+        if link.relation == "=" and equal(left, right, self._budget):
+            return CORRECT
+        return Outcome(
+            "unknown", f"it holds at the {tried} points tried, which is no proof" if tried else "it has no value"
+        )
+
+
+def read_side(side: Side) -> Node:
+    """The tree of a side.
+
+    Raises:
+        Unreadable: it is none, or can be read in two ways; the reason is a whole message.
+    """
+    for piece in side.pieces:
+        if piece.text == "\\pmod":
+            raise Unreadable("a congruence needs a modulus, such as (mod 5)")
+        if piece.kind == "unknown":
+            raise Unreadable(
+                "\x00" if piece.text == "\x00" else f"I cannot read '{quote(side.text, 40)}': unexpected '{piece.text}'"
+            )
+    text = compose(side)
+    if _AMBIGUOUS.search(text):
+        raise Unreadable(f"I cannot read '{quote(side.text, 40)}': a/bc can be read in two ways; add brackets")
+    try:
+        return read(text)
+    except Unreadable:
+        raise Unreadable(f"I cannot read '{quote(side.text, 40)}'") from None
+
+
+def _divisibility(link: _Link, left: Value, right: Value) -> Outcome:
+    if not (isinstance(left, Fraction) and isinstance(right, Fraction) and left.denominator == right.denominator == 1):
+        return Outcome("unknown", "this needs integers")
+    if link.relation == "|":
+        if left == 0:
+            return Outcome("unknown", "divisibility is by a number that is not 0")
+        rest = int(right) % abs(int(left))
+        return CORRECT if rest == 0 else Outcome("incorrect", f"the remainder is {rest}")
+    if link.modulus is None or link.modulus < 1:
+        return Outcome("unknown", "a congruence needs a modulus, such as (mod 5)")
+    if (left - right) % link.modulus == 0:
+        return CORRECT
+    rest = int(left) % link.modulus
+    return Outcome("incorrect", f"{quote(link.sides[0].text)} leaves the remainder {rest} modulo {link.modulus}")
+
+
+def _approximate(link: _Link, left: float, right: float) -> Outcome:
+    """`22/7 ~= 3.14`: within one unit of the last digit written; 1 per cent where no decimal is written."""
+    written = next(
+        (node.decimals for node in (link.right, link.left) if isinstance(node, Num) and node.decimals > 0), None
+    )
+    tolerance = 0.01 * max(abs(left), abs(right)) if written is None else 10.0**-written
+    if abs(left - right) <= tolerance * (1 + 1e-9):
+        return CORRECT
+    texts = [quote(side.text) for side in link.sides]
+    return Outcome("incorrect", f"{texts[0]} is about {left:.6g}, {texts[1]} about {right:.6g}")
+
+
+def _irrational(link: _Link, left: complex, right: complex) -> Outcome:
+    size = max(abs(left), abs(right), 1.0)
+    if max(abs(left.imag), abs(right.imag)) > 1e-9 * size and link.relation not in ("=", "!="):
+        return Outcome("unknown", "a side is not real")
+    a, b = precise_value(link.left), precise_value(link.right)
+    if abs(left - right) > 1e-7 * size:
+        if size > 1e15 and (a is None or b is None):
+            return Outcome("unknown", "a number is too large")  # tan(pi/2) comes out as 1.6e16
+        holds = link.relation == "!=" or _compare(link.relation, Fraction(left.real), Fraction(right.real))
+        if holds and not (link.relation == "=" and abs(left.imag - right.imag) > 1e-7 * size):
+            return CORRECT
+        facts = [
+            f"{quote(side.text)} is {format_value(value)}"
+            for node, side, value in zip((link.left, link.right), link.sides, (left, right), strict=True)
+            if not isinstance(node, Num)
         ]
         return Outcome("incorrect", ", ".join(facts))
-    try:
-        if algebra.equal(algebra.normal_form(link.left), algebra.normal_form(link.right)):
-            if link.relation in ("=", "<=", ">="):
-                return Outcome("correct")
-            return Outcome("incorrect", "the two sides are equal")
-    except EvaluationError as error:
-        return Outcome("unknown", str(error))
-    except TooLargeError:
-        pass
-    return Outcome(
-        "unproven" if link.relation == "=" else "unknown",
-        "the sides agree to seven digits, which is no proof",
-    )
+    if a is not None and b is not None:
+        if differ(a, b):  # close but different: no tolerance may call that equal
+            if _compare(link.relation, Fraction(a), Fraction(b)):
+                return CORRECT
+            return Outcome("incorrect", f"the sides are close but differ by about {abs(a - b):.2g}")
+    elif abs(left - right) > 1e-11 * size:
+        return Outcome("unknown", "the sides agree to seven digits, which is no proof")
+    return CORRECT if link.relation in ("=", "<=", ">=") else Outcome("incorrect", "the two sides are equal")
 
 
-def _approximate(link: Link, left: float, right: float) -> Outcome:
-    """`22/7 ~= 3.14`: within one unit of the last digit written; 1 per cent where no decimal is written."""
-    for expression in (link.right, link.left):
-        if isinstance(expression, Number) and "." in expression.text:
-            tolerance = 10.0 ** -len(expression.text.partition(".")[2])
-            break
-    else:
-        tolerance = 0.01 * max(abs(left), abs(right))
-    if abs(left - right) <= tolerance * (1 + 1e-9):
-        return Outcome("correct")
-    return Outcome(
-        "incorrect",
-        f"{_short(link.left_text)} is about {left:.6g}, {_short(link.right_text)} about {right:.6g}",
-    )
+def _fails(relation: str, values: Sequence[Value], a: complex, b: complex) -> bool:
+    if a.imag or b.imag:
+        return relation == "=" and abs(a - b) > 1e-7 * max(1.0, abs(a), abs(b))
+    return not _compare(relation, *(v if isinstance(v, Fraction) else Fraction(v.real) for v in values))
 
 
-def _always(relation: str, difference: Polynomial) -> bool:
-    """Whether left - right has the claimed sign for all reals; proven for one variable, degree at most 2."""
-    names = {name for monomial in difference for name, _ in monomial}
-    if len(names) > 1:
-        return False
-    coefficients = [Fraction(0)] * 3
-    for monomial, coefficient in difference.items():
-        degree = monomial[0][1] if monomial else 0
-        if degree > 2:
-            return False
-        coefficients[degree] = coefficient if relation in (">", ">=") else -coefficient
-    c, b, a = coefficients
-    if a == 0:
-        return b == 0 and (c > 0 or (c == 0 and relation in ("<=", ">=")))
-    discriminant = b * b - 4 * a * c
-    return a > 0 and (discriminant < 0 or (discriminant == 0 and relation in ("<=", ">=")))
+def _wrong(link: _Link, left: Fraction, right: Fraction) -> Outcome:
+    """The reason: the values of those sides that are not plain numbers already."""
+    texts = [quote(side.text) for side in link.sides]
+    facts: list[str] = []
+    for k, (node, value) in enumerate(((link.left, left), (link.right, right))):
+        text, other = texts[k], texts[1 - k]
+        if _is_literal(node, value) and all(piece.text != "*" for piece in link.sides[k].pieces):
+            continue
+        shown = format_fraction(value)
+        if _PLACE_SUM.fullmatch(text.replace(" ", "")) and re.fullmatch("[0-9]{2}", other):
+            shown = shown.zfill(2)  # a place of the rulebook is written with two digits
+        elif "." in other or "$" in text + other:
+            shown = format_decimal(value) or shown
+        facts.append(f"{text} is {shown}")
+    if facts:
+        return Outcome("incorrect", ", ".join(facts))
+    if link.relation == "=" and abs(left - right) < Fraction(1, 100) * abs(left):
+        return Outcome("incorrect", f"{texts[0]} is not exactly {texts[1]}")
+    words = {"=": "is not", "<": "is not less than", ">": "is not greater than", "!=": "is equal to"}
+    words |= {"<=": "is greater than", ">=": "is less than"}
+    return Outcome("incorrect", f"{texts[0]} {words[link.relation]} {texts[1]}")
 
 
-def _holds(relation: str, left: Fraction, right: Fraction) -> bool:
+def _is_literal(node: Node, value: Fraction) -> bool:
+    """Whether a side shows its value already: a number, or a fraction in lowest terms."""
+    match node:
+        case Num():
+            return True
+        case Mul([Num(), Pow(Num(denominator), Num(minus_one))]):
+            return minus_one == -1 and value.denominator > 1 and denominator == value.denominator
+        case Mul([Num(minus_one), inner]):
+            return minus_one == -1 and _is_literal(inner, -value)
+    return False
+
+
+def _decimals(side: Side) -> int:
+    """The digits behind the point of a side that is one number; a percent sign moves the point by two."""
+    number = next(piece.text for piece in side.pieces if piece.kind == "number")
+    return len(number.partition(".")[2]) + 2 * any(piece.text == "%" for piece in side.pieces)
+
+
+def _compare(relation: str, left: Fraction, right: Fraction) -> bool:
     match relation:
         case "=":
             return left == right
@@ -297,42 +480,9 @@ def _holds(relation: str, left: Fraction, right: Fraction) -> bool:
             return left <= right
         case ">":
             return left > right
-        case _:
-            return left >= right
+    return left >= right
 
 
-def _value_at(expression: Expression, point: Mapping[str, Fraction]) -> Fraction | float | None:
-    try:
-        return evaluate(expression, point)
-    except EvaluationError:
-        return None
-    except NotExactError:
-        return evaluate_float(expression, {name: float(value) for name, value in point.items()})
-
-
-def _at_point(values: Mapping[str, Fraction], left: str, right: str) -> str:
-    point = ", ".join(f"{name}={format_fraction(value)}" for name, value in itertools.islice(values.items(), 4))
-    return f"at {point} the left side is {left}, the right side {right}"
-
-
-def _show(value: Fraction | float) -> str:
-    return format_fraction(value) if isinstance(value, Fraction) else f"about {value:.6g}"
-
-
-def _decimal(value: Fraction) -> str | None:
-    """The finite decimal form, if there is a short one."""
-    for digits in range(1, 13):
-        scaled = value * 10**digits
-        if scaled.denominator == 1:
-            whole = str(abs(int(scaled))).zfill(digits + 1)
-            text = f"{whole[:-digits]}.{whole[-digits:]}".rstrip("0").rstrip(".")
-            return ("-" if value < 0 else "") + (text if len(text) <= 40 else text[:37] + "...")
-    return None
-
-
-def _fits_float(left: Fraction, right: Fraction) -> bool:
-    return max(abs(left), abs(right)) < Fraction(10**300) and math.isfinite(float(left))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
+def _at(point: dict[str, str], left: str, right: str) -> str:
+    where = ", ".join(f"{spoken(name)}={value}" for name, value in point.items())
+    return f"{f'at {where} ' if where else ''}the left side is {left}, the right side {right}"

@@ -1,4 +1,8 @@
-"""Finds claims in a query: chains of expressions with relations between them, amid prose or LaTeX."""
+"""Finds claims in a query: chains of expressions with relations between them, amid prose or LaTeX.
+
+The words between are sorted here: a unit belongs to the number before it, a word that calculates makes a side
+unreadable, any other ends a piece of mathematics. What a piece means is read by the grader's parser.
+"""
 
 from __future__ import annotations
 
@@ -7,211 +11,440 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from aipo_agents.lexer import Token, normalize, tokenize
+from aipo_agents.prose import IS, rewrite
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 MAX_CLAIMS: Final = 20
+MAX_UNIT_WORDS: Final = 6
 
-_BEFORE: Final = frozenset(
-    {
-        "of", "plus", "minus", "times", "by", "over", "between", "from", "twice", "half", "double", "thrice",
-        "than", "square", "cube", "squared",
-    }
-)  # fmt: skip
-_AFTER: Final = frozenset(
-    {
-        "plus", "minus", "times", "divided", "percent", "hundred", "thousand", "million", "billion", "dozen",
-        "squared", "cubed", "over", "more", "less", "mod", "modulo", "to",
-    }
-)  # fmt: skip
-"""Words that carry on a calculation, so that the piece beside them is no whole claim: `half of 10 = 5`."""
-
-_PLACES: Final = re.compile(
-    r"(?<![0-9+;.])([0-9]\+[0-9]\+[0-9](?:;[0-9]\+[0-9]\+[0-9])+)\s*=\s*([0-9]{2,200})(?![0-9.+*/^-])"
+_BEFORE: Final = _words(
+    """of plus minus times by over between from twice half double thrice than square cube squared average root sum
+    difference product quotient divided multiplied added subtracted percent less"""
 )
-_TEXT: Final = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{[^{}]*\}")
-_PMOD: Final = re.compile(r"\(\s*\\?b?mod\b\s*([0-9]{1,30})\s*\)|\\pmod\s*\{?\s*([0-9]{1,30})\s*\}?")
-_EQUALS_WORD: Final = re.compile(r"(?<=[0-9)\]}a-z!])\s+(?:is equal to|equals|is)\s+(?=[0-9(\\.-])")
-_WORD_OPERATOR: Final = re.compile(r"(?<=[0-9)\]}])\s+(plus|minus|times|divided by)\s+(?=[0-9(\\.-])")
-_OPERATOR_WORDS: Final = {"plus": "+", "minus": "-", "times": "*", "divided by": "/"}
-_PERCENT_OF: Final = re.compile(r"(\\?%)\s+of\s+(?=[0-9(\\])")
+_AFTER: Final = _words("plus minus times divided multiplied over mod modulo to than increased decreased")
+_SCALES: Final = _words("hundred thousand million billion squared cubed")
+"""Words that carry on a calculation, so that the piece beside them is no whole claim: `the root of 16 = 4`."""
+
+_NAMING: Final = frozenset(("of", "by", "from", "to"))
+_CALCULATING: Final = _words(
+    """root half third quarter fourth fifth square cube average mean median sum difference product quotient percent
+    fraction digit digits factor factors divisors multiple multiples divided multiplied increased decreased
+    remainder power ratio number logarithm reciprocal inverse double twice part tenth eighth sixth one out times
+    more less"""
+)
+"""`a total of 3+4 = 7` names what is calculated, unless one of these stands before "of"."""
+
+_LEADING: Final = _words("so is are have has get gets gives thus then hence therefore that equals was or and")
+"""Behind these a minus sign begins a negative number; behind other words it subtracts from what they name."""
+
+_CONNECTIVES: Final = _words("so then thus hence therefore that and or if is let")
+
+_CLAUSE: Final = _words(
+    """so and is are was were has have had if then because since which that but when where while he she they it we
+    you gives makes need needs get gets will would can thus hence therefore"""
+)
+"""Words of a sentence, as opposed to those of a unit."""
+
+_SHORT_WORDS: Final = _words(
+    """is so if we of to in it at as be by do no or an my us go he me on up am cm mm km kg mg ml dm hr ft lb oz hz vs
+    yd mi"""
+)
+_FUNCTIONS: Final = _words(
+    """sqrt root abs sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh log ln exp gcd lcm
+    floor ceil max min binom factorial mod pi theta alpha beta gamma"""
+)
+_ENGLISH: Final = _words("sec floor ceil max min root exp mod abs factorial")
+"""Functions that are words as well: read as functions before a bracket only."""
+
+_RELATIONS: Final = {
+    "=": "=", "==": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", IS: "=",
+    "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=", "\\lt": "<",
+    "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "\\approx": "~=", "\\equiv": "==", "\\mid": "|", "~=": "~=",
+}  # fmt: skip
+_OPERATORS: Final = {"\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "**": "^"}
+_BREAKS: Final = _words(r"\item \par \label \tag \section \newline \[ \] \( \) \$ \{ \} \# \land \lor")
+_PIECE: Final = re.compile(
+    r"(?P<space>\s+)"
+    r"|(?P<unknown>\.\.\.+|…|\\(?:l|c|d)?dots\b|\.(?=\\(?:overline|bar|dot))|\x00|\\matrix\b)"
+    r"|(?P<money>\\?\$(?=\s?\.?[0-9]))"
+    r"|(?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+    r"|(?P<relation><=|>=|~=|==|(?<![0-9A-Za-z)\]}!])!=|[=<>\x01])"  # 5!=120 is about a factorial
+    r"|(?P<command>\\[A-Za-z]+|\\.)"
+    r"|(?P<letters>[A-Za-z]+(?:'[A-Za-z]+)?)"
+    r"|(?P<operator>\*\*|[-+*/^!%_'])"
+    r"|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<bar>\|)"
+    r"|(?P<other>.)",
+    re.DOTALL,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """A token of the segmentation: its kind, what the reader of mathematics gets, and its place in the text."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a claim."""
+
+    pieces: tuple[Piece, ...]
+    text: str
+    """As it was written, units included."""
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The words behind its numbers, and `$`."""
+        return tuple(piece.text for piece in self.pieces if piece.kind == "unit")
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is one number, with a sign or a unit perhaps: nothing is calculated."""
+        kinds = [piece.kind for piece in self.pieces if piece.kind != "unit" and piece.text not in ("-", "%")]
+        return kinds == ["number"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Claim:
-    """`a = b = c` or `a < b`: one more side than relations; each side is a list of tokens."""
+    """`a = b = c` or `a < b`: one more side than relations."""
 
-    sides: tuple[tuple[Token, ...], ...]
+    sides: tuple[Side, ...]
     relations: tuple[str, ...]
     modulus: int | None = None
     """Of a congruence."""
-    texts: tuple[str, ...] = ()
-    """The sides as they were written."""
+    prose: bool = False
+    """Whether words stand before it, so that its first number may belong to them."""
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PlaceSums:
-    """A rulebook expansion and the digits that it is said to make: `4+4+1;7+7+2=0916`."""
-
-    places: tuple[str, ...]
-    digits: str
+    @property
+    def text(self) -> str:
+        """The claim as it was written."""
+        return "".join(side.text + relation for side, relation in zip(self.sides, (*self.relations, ""), strict=True))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Found:
-    """What a query holds."""
+    """What a text holds."""
 
     claims: list[Claim]
-    place_sums: list[PlaceSums]
     incomplete: bool = False
     """There is a relation with nothing on one side: a question rather than a claim."""
-    too_many: bool = False
+    words: bool = False
+    """Whether there is more in it than claims and words such as "so" between them."""
 
 
 def find_claims(query: str) -> Found:
     r"""All claims of a query, in order; work is linear in its length.
 
-    A `\x00` in the query stands for something that is no arithmetic; the side that holds it cannot be
-    parsed.
+    A `\x00` in the query stands for something that is no arithmetic; the side that holds it cannot be read.
     """
-    place_sums: list[PlaceSums] = []
-
-    def take(match: re.Match[str]) -> str:
-        places = tuple(match[1].split(";"))
-        if len(match[2]) == 2:  # `4+4+1;7+7+2=16` states the last sum only
-            return match[0]
-        place_sums.append(PlaceSums(places, match[2]))
-        return " ; "
-
-    text = _prepare(_PLACES.sub(take, query))
-    claims: list[Claim] = []
-    incomplete = False
-    for run in _runs(tokenize(text)):
-        claim = _claim(run, text)
-        if claim is None:
-            incomplete = True
-        elif claim.relations:
+    text, marks = rewrite(query)
+    claims, incomplete = list[Claim](), False
+    runs = [(mark, run) for mark in marks for run in _runs(_pieces(mark))] + [
+        (text, run) for run in _runs(_pieces(text))
+    ]
+    for source, run in runs:
+        claim, whole = _claim(run, source)
+        incomplete = incomplete or not whole
+        if claim is not None and claim.relations:
             claims.append(claim)
-    return Found(claims[:MAX_CLAIMS], place_sums[:MAX_CLAIMS], incomplete, len(claims) > MAX_CLAIMS)
+    words = any(piece.kind == "word" and piece.text.lower() not in _CONNECTIVES for piece in _pieces(text))
+    return Found(claims, incomplete, words)
 
 
 def find_statements(query: str) -> list[Claim]:
     """The pieces of mathematics of a query, in order, with or without a relation: `47*12=?`, `2x+3=7`."""
-    text = _prepare(query)
+    text, _ = rewrite(query)
     statements: list[Claim] = []
-    for run in _runs(tokenize(text)):
-        while run and run[-1].kind == "relation":
-            run = run[:-1]
-        claim = _claim(run, text) if run else None
+    for run in _runs(_pieces(text)):
+        claim, _ = _claim(run, text)
         if claim is not None:
             statements.append(claim)
     return statements[-MAX_CLAIMS:]
 
 
-def _prepare(query: str) -> str:
-    text = _TEXT.sub(" word ", normalize(query))
-    text = _PMOD.sub(lambda m: f" \\pmod {m[1] or m[2]} ", text)
-    text = _WORD_OPERATOR.sub(lambda m: f" {_OPERATOR_WORDS[m[1]]} ", text)
-    return _EQUALS_WORD.sub(" = ", _PERCENT_OF.sub(r"\1 * ", text))
-
-
-def _runs(tokens: Sequence[Token]) -> list[list[Token]]:
-    """Splits at words, at punctuation outside of brackets, and at brackets that hold a whole relation."""
-    runs: list[list[Token]] = [[]]
-    depth = 0
-    prose = _prose_brackets(tokens)
-    for position, token in enumerate(tokens):
-        comma = token.text == "," and depth > 0
-        if position in prose or (token.kind == "word" and not comma):
-            if runs[-1] and token.text in _AFTER:
-                runs[-1].append(dataclasses.replace(token, kind="unknown"))
-            runs.append([])
-            depth = 0
-            following = tokens[position + 1] if position + 1 < len(tokens) else token
-            if _carries_on(token, following, runs[-2]):
-                runs[-1].append(dataclasses.replace(token, kind="unknown"))
+def _pieces(text: str) -> list[Piece]:
+    pieces: list[Piece] = []
+    for match in _PIECE.finditer(text):
+        kind, value, start, end = match.lastgroup or "other", match[0], *match.span()
+        if kind == "space" or (value in ("~", "&", "$") and kind != "money"):
             continue
-        depth = max(depth + {"open": 1, "close": -1}.get(token.kind, 0), 0)
-        runs[-1].append(token)
-    return [trimmed for run in runs if (trimmed := _trim(run))]
+        if kind == "number":
+            pieces.append(Piece(kind, value.replace(",", ""), start, end))
+        elif kind == "relation" or (kind == "command" and value in _RELATIONS):
+            pieces.append(Piece("is" if value == IS else "relation", _RELATIONS[value], start, end))
+        elif value in _OPERATORS:
+            pieces.append(Piece("operator", _OPERATORS[value], start, end))
+        elif kind == "command":
+            pieces.append(Piece("word" if value in _BREAKS else "symbol", value, start, end))
+        elif kind == "money":
+            pieces.append(Piece("unit", "$", start, end))
+        elif kind == "letters":
+            pieces.append(Piece("symbol" if _is_symbol(value, start, end, text) else "word", value, start, end))
+        elif kind == "other":
+            # A sign that nobody explained makes what it stands in unreadable; punctuation ends it.
+            pieces.append(Piece("break" if value in ".,;:?\"'" else "unknown", value, start, end))
+        else:
+            pieces.append(Piece(kind, value, start, end))
+    return pieces
 
 
-def _carries_on(word: Token, following: Token, before: Sequence[Token]) -> bool:
-    """Whether the piece behind a word is only the rest of what the word began."""
-    if word.text.lower() in _BEFORE or (word.text == "and" and _lone_number(before)):
+def _is_symbol(word: str, start: int, end: int, text: str) -> bool:
+    if word in _ENGLISH:
+        return text[end : end + 2].lstrip()[:1] in ("(", "{", "_")
+    if word in _FUNCTIONS or word in ("xyz", "abc") or text[max(start - 1, 0) : start] in ("_", "{") or len(word) == 0:
         return True
-    if following.kind == "operator":
-        return following.text != "-" or bool(before and word.text.isalpha())
-    # `eval(1)=1`: a word glued to a bracket is a function that we do not know.
-    return following.kind == "open" and following.start == word.end and word.text.isalpha()
+    if word in ("a", "A", "I") and text[:start][-1:].isspace() and text[end : end + 1].isspace():
+        # An article or a pronoun, unless an operator stands beside it.
+        before, after = text[max(start - 20, 0) : start].rstrip()[-1:], text[end : end + 20].lstrip()[:1]
+        return before in tuple("+-*/^=<>(") or after in tuple("+-*/^=<>!)")
+    return len(word) <= 2 and word.lower() not in _SHORT_WORDS
 
 
-def _prose_brackets(tokens: Sequence[Token]) -> set[int]:
-    """Positions of the brackets around a relation, as in `(since 1+1=2)`: they are punctuation."""
-    stack: list[int] = []
-    found: set[int] = set()
-    for position, token in enumerate(tokens):
-        if token.kind == "open":
-            stack.append(position)
-        elif token.kind == "close" and stack:
-            opening = stack.pop()
-            if opening in found:
-                found.add(position)
-        elif token.kind == "relation":
-            found.update(stack)
-    return found
+def _runs(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Cuts at words and punctuation; words that are units join what stands on both sides of them."""
+    breaks, asides = _brackets(pieces)
+    runs: list[list[Piece]] = [[]]
+    position, depth = 0, 0
+    while position < len(pieces):
+        piece = pieces[position]
+        if position in asides:
+            position = asides[position]
+            continue
+        if piece.kind == "word":
+            end = position
+            while end < len(pieces) and pieces[end].kind == "word":
+                end += 1
+            words = pieces[position:end]
+            while end in asides:
+                end = asides[end]
+            following = pieces[end] if end < len(pieces) and end not in breaks else None
+            _add_words(runs, words, following, depth)
+            position = end
+            continue
+        if position in breaks or (piece.kind == "break" and not (piece.text in ",:" and depth)):
+            if piece.text == ":" and runs[-1] and _is_ratio(pieces, position):
+                runs[-1].append(dataclasses.replace(piece, kind="operator"))
+            else:
+                runs.append([])
+                depth = 0
+        else:
+            depth = max(depth + {"open": 1, "close": -1}.get(piece.kind, 0), 0)
+            runs[-1].append(piece)
+        position += 1
+    return [trimmed for run in runs if (trimmed := _trim(_join_powers(run)))]
 
 
-def _lone_number(run: Sequence[Token]) -> bool:
+def _is_ratio(pieces: Sequence[Piece], position: int) -> bool:
+    around = pieces[position - 1 : position + 2]
+    if len(around) < 3 or not around[0].kind == around[2].kind == "number":
+        return False
+    return around[1].start - around[0].end == around[2].start - around[1].end <= 1  # not "by 2: 16 feet"
+
+
+def _add_words(runs: list[list[Piece]], words: Sequence[Piece], following: Piece | None, depth: int) -> None:
+    """Decides what a row of words is: a unit, the rest of a calculation, or an end."""
+    run, texts = runs[-1], [word.text.lower() for word in words]
+    after_value = bool(run) and (run[-1].kind in ("number", "symbol", "close") or run[-1].text in ("%", "!"))
+    after_operator = bool(run) and run[-1].kind == "operator" and run[-1].text in "+-*/"
+    unit = Piece("unit", " ".join(texts), words[0].start, words[-1].end)
+    value_follows = following is not None and following.kind in ("number", "symbol", "open", "unit")
+    sentence = len(words) > MAX_UNIT_WORDS or not _CLAUSE.isdisjoint(texts)
+    if (
+        after_value
+        and not sentence
+        and following is not None
+        and following.kind in ("operator", "relation", "is", "close")
+    ):
+        carries = texts[-1] in _AFTER or not _SCALES.isdisjoint(texts)
+        run.append(dataclasses.replace(unit, kind="unknown") if carries and texts[-1] != "times" else unit)
+        return
+    if after_operator and value_follows and len(words) <= 3 and not sentence and texts[-1] not in _BEFORE:
+        return  # `12 + the 3 others`
+    if (
+        run
+        and run[-1].kind in ("relation", "is")
+        and value_follows
+        and texts[-1] in ("the", "about", "only", "another")
+    ):
+        return
+    if after_value:
+        carries = texts[0] in _SCALES or (texts[0] in _AFTER and value_follows and len(words) <= 3)
+        run.append(dataclasses.replace(unit, kind="unknown" if carries else "unit", text=" ".join(texts[:3])))
+    elif after_operator and run[-1].text != "-":
+        run.append(dataclasses.replace(unit, kind="unknown"))  # `12 + interest`
+    begin: list[Piece] = []
+    naming = texts[-1] in _NAMING and (
+        texts[-2] not in _CALCULATING if len(texts) > 1 else texts == ["from"] and not run
+    )
+    glued = following is not None and following.start == words[-1].end
+    if (
+        texts[-1] in _BEFORE
+        or (texts[-1] == "and" and bool(run) and _lone_number(run))
+        or (
+            following is not None
+            and following.kind == "operator"
+            and (following.text != "-" or texts[-1] not in _LEADING)
+        )
+        or (glued and following is not None and following.kind == "open")  # a function that we do not know
+    ):
+        kind = "naming" if naming and value_follows else "unknown"
+        begin.append(dataclasses.replace(unit, kind=kind, text=words[-1].text, start=words[-1].start))
+    elif following is not None:
+        begin.append(Piece("prose", "", following.start, following.start))
+    runs.append(begin)
+    if depth:
+        runs.append(begin[:1])
+
+
+def _lone_number(run: Sequence[Piece]) -> bool:
     """A piece that ends with a number and claims nothing: `3` in `3 and 4 = 7`."""
-    return bool(run) and run[-1].kind == "number" and not any(token.kind == "relation" for token in run)
+    kinds = [piece.kind for piece in run]
+    return "number" in kinds[-2:] and "relation" not in kinds and "is" not in kinds
 
 
-def _trim(run: list[Token]) -> list[Token]:
-    """Without a bracket that opens or closes around prose: `(since 1+1=2)` leaves `1+1=2)`."""
+def _brackets(pieces: Sequence[Piece]) -> tuple[set[int], dict[int, int]]:
+    """Brackets that are punctuation: those around a relation, and asides such as `8 hours (60 minutes each)`.
+
+    Returns:
+        The positions of the first kind, and where each of the second kind begins and what follows it.
+    """
+    stack: list[int] = []
+    breaks: set[int] = set()
+    asides: dict[int, int] = {}
+    worded: set[int] = set()
+    scripts: set[int] = set()  # `\\sum_{k=1}`: no claim
+    for position, piece in enumerate(pieces):
+        if piece.kind == "open":
+            stack.append(position)
+            if position and pieces[position - 1].text in ("_", "^"):
+                scripts.add(position)
+        elif piece.kind == "close" and stack:
+            opening = stack.pop()
+            before = pieces[opening - 1] if opening else None
+            if opening in breaks:
+                breaks.add(position)
+            elif (
+                opening in worded
+                and before is not None
+                and (before.kind == "number" or (before.kind == "word" and before.text.lower() not in _CLAUSE))
+            ):
+                asides[opening] = position + 1
+            elif (
+                opening in worded and (before is None or before.kind == "break") and _begins_with_word(pieces, opening)
+            ):
+                breaks |= {opening, position}
+        elif piece.kind in ("relation", "is") and scripts.isdisjoint(stack):
+            breaks.update(stack)
+        elif piece.kind == "word":
+            worded.update(stack)
+    return breaks, asides
+
+
+def _begins_with_word(pieces: Sequence[Piece], opening: int) -> bool:
+    return opening + 1 < len(pieces) and pieces[opening + 1].kind == "word"
+
+
+def _join_powers(run: list[Piece]) -> list[Piece]:
+    """The power of a unit belongs to the unit: `15 cm^2`."""
+    joined: list[Piece] = []
+    position = 0
+    while position < len(run):
+        piece = run[position]
+        texts = [part.text for part in run[position : position + 4]]
+        size = 2 if texts[1:2] in (["2"], ["3"]) else 4 if texts[1:2] == ["{"] and texts[3:] == ["}"] else 0
+        if piece.text == "^" and joined and joined[-1].kind == "unit" and size:
+            joined[-1] = dataclasses.replace(
+                joined[-1], text=f"{joined[-1].text}^{texts[size // 2]}", end=run[position + size - 1].end
+            )
+            position += size
+        else:
+            joined.append(piece)
+            position += 1
+    return joined
+
+
+def _trim(run: list[Piece]) -> list[Piece]:
+    """Without a bracket at its ends that has no partner in it: `(since 1+1=2)` leaves `1+1=2)`."""
     stack: list[int] = []
     unmatched: set[int] = set()
-    for position, token in enumerate(run):
-        if token.kind == "open":
+    for position, piece in enumerate(run):
+        if piece.kind == "open":
             stack.append(position)
-        elif token.kind == "close":
+        elif piece.kind == "close":
             if stack:
                 stack.pop()
             else:
                 unmatched.add(position)
     # Only at the ends: one in the middle is an error in the claim itself.
+    unmatched.update(stack)
     first, last = 0, len(run)
-    while last > first and (last - 1 in unmatched or last - 1 in stack):
+    while last > first and (last - 1 in unmatched or run[last - 1].text in ("-", "_", "'")):
         last -= 1
-    while first < last and (first in unmatched or first in stack):
+    while first < last and first in unmatched:
         first += 1
-    return run[first:last]
+    return run[first:last] if any(piece.kind != "prose" for piece in run[first:last]) else []
 
 
-def _claim(run: list[Token], text: str) -> Claim | None:
-    """The claim of a run; None when a side is empty."""
-    sides: list[list[Token]] = [[]]
+def _claim(run: list[Piece], text: str) -> tuple[Claim | None, bool]:
+    """The claim of a run, and whether no side of it is missing."""
+    prose = bool(run) and run[0].kind == "prose"
+    sides: list[list[Piece]] = [[]]
     relations: list[str] = []
     modulus: int | None = None
-    position = 0
-    while position < len(run):
-        token = run[position]
-        if token.kind == "relation":
-            relations.append(token.text)
+    pieces = [piece for piece in run if piece.kind != "prose"]
+    whole, position, depth = True, 0, 0
+    while position < len(pieces):
+        piece = pieces[position]
+        depth += {"open": 1, "close": -1}.get(piece.kind, 0)
+        following = pieces[position + 1] if position + 1 < len(pieces) else None
+        if piece.kind == "is" and depth <= 0 and (relations or not _calculates(sides[-1])):
+            if relations:
+                break  # "x^2=1 is a circle"
+            sides[-1], prose = [], True  # "the side is 5": the words before are what is 5
+        elif piece.kind in ("relation", "is") and depth <= 0:
+            relations.append(piece.text)
             sides.append([])
-        elif token.text == "pmod" and position + 1 < len(run) and _is_modulus(run[position + 1]):
-            modulus = int(run[position + 1].text)
-            position += 1
-        elif token.text == "mod" and "==" in relations and position + 2 == len(run) and _is_modulus(run[-1]):
-            modulus = int(run[-1].text)
+        elif (
+            piece.text in ("\\pmod", "\\bmod")
+            and following is not None
+            and _is_modulus(following)
+            and (piece.text == "\\pmod" or ("==" in relations and position + 2 == len(pieces)))
+        ):
+            modulus = int(following.text)
             position += 1
         else:
-            sides[-1].append(token)
+            sides[-1].append(piece)
         position += 1
-    if relations and not all(sides):
-        return None
-    texts = tuple(text[side[0].start : side[-1].end].strip() if side else "" for side in sides)
-    return Claim(tuple(map(tuple, sides)), tuple(relations), modulus, texts)
+    if sides[0] and sides[0][0].kind == "naming":
+        named = sides[0].pop(0)
+        prose = True
+        if not _calculates(sides[0]):
+            sides[0].insert(0, dataclasses.replace(named, kind="unknown"))
+    if relations and not sides[0]:  # "the total = 5+3 = 8"
+        sides, relations, whole, prose = sides[1:], relations[1:], prose, True
+    if relations and not sides[-1]:
+        sides, relations, whole = sides[:-1], relations[:-1], False
+    if not all(sides):
+        return None, False
+    made = tuple(Side(tuple(side), _written(side, text)) for side in sides)
+    return Claim(made, tuple(relations), modulus, prose), whole
 
 
-def _is_modulus(token: Token) -> bool:
-    return token.kind == "number" and token.text.isdigit() and len(token.text) <= 30
+def _written(side: Sequence[Piece], text: str) -> str:
+    return re.sub(r"\s+", " ", text[side[0].start : side[-1].end].replace("\x00", "?")).strip()
+
+
+def _calculates(side: Sequence[Piece]) -> bool:
+    return any(piece.kind == "operator" for piece in side) and side[0].kind != "naming"
+
+
+def _is_modulus(piece: Piece) -> bool:
+    return piece.kind == "number" and piece.text.isdigit() and len(piece.text) <= 30

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from fractions import Fraction
 from typing import Final
 
-from aipo_agents.exact import EvaluationError
-from aipo_agents.expressions import Call, Expression, Number, Variable, variables
-from aipo_agents.polynomials import ONE, Algebra, Polynomial, TooLargeError
-from aipo_agents.render import render
+from aipo_agents.algebra import coefficients, has_work, minus
+from aipo_agents.render import render, spoken
+from aipo_env.grading.mathematics import Budget, NoValue, evaluate, variables
+from aipo_env.grading.nodes import Add, Mul, Node, Num, Pow, Relation, Sym, children
 
 MAX_DEGREE: Final = 12
 MAX_ROOT: Final = 1000
@@ -20,113 +19,82 @@ Coefficients = list[Fraction]
 """By rising degree, without zeros at the end."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Equation:
-    """left RELATION right."""
-
-    left: Expression
-    relation: str
-    right: Expression
-
-
-class _MoreNamesError(Exception):
-    """A polynomial that should be in one variable holds pi or e as well."""
-
-
-def equation_step(equation: Equation) -> str | None:
-    """One step towards the solution of an equation in one unknown, or None where we know none."""
-    names = sorted(variables(equation.left) | variables(equation.right))
-    if len(names) != 1 or equation.relation not in _FLIPPED:
+def equation_step(equation: Relation, budget: Budget) -> str | None:
+    """One step towards the solution of an equation (two members) in one unknown, or None where we know none."""
+    left, right, relation = *equation.members, equation.operators[0]
+    names = sorted(variables(equation))
+    if len(names) != 1 or relation not in _FLIPPED:
         return None
-    algebra, name = Algebra(), names[0]
-    try:
-        left, right = algebra.normal_form(equation.left), algebra.normal_form(equation.right)
-        if algebra.opaque:
-            return None
-        for side in (left, right):
-            if side.denominator != {ONE: Fraction(1)}:
-                shown = format_polynomial(_coefficients(side.denominator, name), name)
-                return f"multiply both sides by {shown}, and exclude the values that make it 0"
-        factored = _special_form(equation, name)
-        if factored is not None:
-            return factored
-        a, b = _coefficients(left.numerator, name), _coefficients(right.numerator, name)
-    except EvaluationError as error:
-        return f"stop: {error}"
-    except (TooLargeError, _MoreNamesError):
+    symbol, name = names[0], spoken(names[0])
+    for side in (left, right):
+        denominator = _denominator(side)
+        if denominator is not None:
+            return f"multiply both sides by {render(denominator)}, and exclude the values that make it 0"
+    found = [coefficients(side, symbol, MAX_DEGREE, budget) for side in (left, right)]
+    a, b = found
+    if a is None or b is None:
         return None
-    if max(len(a), len(b)) > MAX_DEGREE + 1:
-        return None
-    if not (_collected(equation.left, a) and _collected(equation.right, b)):
-        return f"expand and collect: {_show(a, equation.relation, b, name)}"
+    factored = _special_form(left, right, relation, name)
+    if factored is not None:
+        return factored
+    if not (_collected(left, a) and _collected(right, b)):
+        return f"expand and collect: {_show(a, relation, b, name)}"
     degree = len(_subtract(a, b)) - 1
     if degree < 1:
         return f"{name} drops out when both sides are compared: see whether what is left is always true or never"
     if degree == 1:
-        return _linear(a, b, equation.relation, name)
-    if equation.relation != "=":
-        return _inequality(a, b, equation.relation, name)
+        return _linear(a, b, relation, name)
+    if relation != "=":
+        return _inequality(a, b, relation, name)
     return _polynomial(a, b, name)
 
 
-def system_step(first: Equation, second: Equation) -> str | None:
+def system_step(first: Relation, second: Relation, budget: Budget) -> str | None:
     """One step for two linear equations in the same two unknowns."""
-    names = sorted(set().union(*(variables(side) for e in (first, second) for side in (e.left, e.right))))
-    if len(names) != 2 or first.relation != "=" or second.relation != "=":
+    names = sorted(variables(first) | variables(second))
+    if len(names) != 2 or first.operators != ["="] or second.operators != ["="]:
         return None
-    algebra, rows = Algebra(), list[tuple[Fraction, Fraction]]()
-    try:
-        for equation in (first, second):
-            difference = algebra.difference(algebra.normal_form(equation.left), algebra.normal_form(equation.right))
-            linear = {((names[0], 1),), ((names[1], 1),), ONE}
-            if algebra.opaque or not set(difference) <= linear:
-                return None
-            rows.append((difference.get(((names[0], 1),), Fraction(0)), difference.get(((names[1], 1),), Fraction(0))))
-    except (EvaluationError, TooLargeError):
-        return None
+    rows: list[list[Fraction]] = []
+    for equation in (first, second):
+        row = _linear_row(minus(*equation.members), names, budget)
+        if row is None:
+            return None
+        rows.append(row)
+    x, y = map(spoken, names)
     for which, row in zip(("first", "second"), rows, strict=True):
-        for index in (0, 1):
+        for index, name in enumerate((x, y)):
             if abs(row[index]) == 1:
                 other = "second" if which == "first" else "first"
-                return f"solve the {which} equation for {names[index]} and put it into the {other}"
+                return f"solve the {which} equation for {name} and put it into the {other}"
     (_, p), (_, q) = rows
     if p == 0 or q == 0:
-        return f"one equation holds {names[0]} alone: solve it first"
+        return f"one equation holds {x} alone: solve it first"
     ratio = abs(q / p)
     sign = "subtract" if p * q > 0 else "add"
     return (
         f"multiply the first by {ratio.numerator} and the second by {ratio.denominator}, then {sign} "
-        f"them: {names[1]} drops out"
+        f"them: {y} drops out"
     )
 
 
-def expression_step(expression: Expression) -> str | None:
+def expression_step(expression: Node, budget: Budget) -> str | None:
     """One step for an expression with variables and no relation: how to expand or factor it."""
+    match expression:
+        case Pow(Add([first, second]), Num(two)) if two == 2:
+            negative = render(Add([Num(Fraction(0)), second])).startswith("0-")
+            sign, size = ("-", render(Mul([Num(Fraction(-1)), second]))) if negative else ("+", render(second))
+            size = size.removeprefix("--")
+            return f"use (a{sign}b)^2 = a^2{sign}2ab+b^2 with a={render(first)}, b={size}"
     names = sorted(variables(expression))
-    if isinstance(expression, Call) and expression.op == "^" and isinstance(expression.args[0], Call):
-        base, exponent = expression.args
-        if isinstance(base, Call) and base.op in ("+", "-") and isinstance(exponent, Number) and exponent.value == 2:
-            a, b = map(render, base.args)
-            return f"use (a{base.op}b)^2 = a^2{base.op}2ab+b^2 with a={a}, b={b}"
-    algebra = Algebra()
-    try:
-        form = algebra.normal_form(expression)
-    except (EvaluationError, TooLargeError):
+    if len(names) != 1 or _denominator(expression) is not None:
         return None
-    if algebra.opaque:
+    found = coefficients(expression, names[0], MAX_DEGREE, budget)
+    if found is None:
         return None
-    if form.denominator != {ONE: Fraction(1)}:
-        return "bring everything over a common denominator, then cancel common factors"
-    if len(names) != 1:
-        return None if _num_terms(expression) == len(form.numerator) else "multiply out and collect like terms"
-    try:
-        coefficients = _coefficients(form.numerator, names[0])
-    except _MoreNamesError:
-        return None
-    if not _collected(expression, coefficients):
-        return "multiply out, each term with each, and collect like terms"
-    if len(coefficients) == 3 and all(c.denominator == 1 for c in coefficients):
-        constant, linear, lead = coefficients
+    if not _collected(expression, found):
+        return f"multiply out and collect: {format_polynomial(found, spoken(names[0]))}"
+    if len(found) == 3 and all(c.denominator == 1 for c in found):
+        constant, linear, lead = found
         return f"to factor it, find two numbers with the sum {linear} and the product {lead * constant}"
     return None
 
@@ -146,20 +114,19 @@ def format_polynomial(coefficients: Coefficients, name: str) -> str:
     return text or "0"
 
 
-def _special_form(equation: Equation, name: str) -> str | None:
+def _special_form(left: Node, right: Node, relation: str, name: str) -> str | None:
     """Products and squares that can be used as they stand."""
-    left, right = equation.left, equation.right
-    if equation.relation != "=" or variables(right):
+    if relation != "=" or not isinstance(right, Num):
         return None
-    if isinstance(right, Number) and right.value == 0 and isinstance(left, Call) and left.op == "*":
-        factors = [factor for factor in left.args if variables(factor)]
-        if len(factors) == 2:
-            return f"a product is 0 only if a factor is: {render(factors[0])}=0 or {render(factors[1])}=0"
-    if isinstance(left, Call) and left.op == "^" and isinstance(left.args[1], Number) and left.args[1].value == 2:
-        shown, value = render(left.args[0]), render(right)
-        if isinstance(right, Call) and right.op == "neg":
-            return f"a square of a real number is never negative: there is no real {name}"
-        if isinstance(right, Number):
+    if right.value == 0 and isinstance(left, Mul):
+        factors = [render(factor) for factor in left.factors if variables(factor)]
+        if len(factors) == 2 and any(isinstance(factor, Add) for factor in left.factors):
+            return f"a product is 0 only if a factor is: {factors[0]}=0 or {factors[1]}=0"
+    match left:
+        case Pow(base, Num(two)) if two == 2:
+            if right.value < 0:
+                return f"a square of a real number is never negative: there is no real {name}"
+            shown, value = render(base), render(right)
             return f"take the root of both sides: {shown}=sqrt({value}) or {shown}=-sqrt({value})"
     return None
 
@@ -243,17 +210,6 @@ def _integer_root(a: Coefficients) -> int | None:
     return None
 
 
-def _coefficients(polynomial: Polynomial, name: str) -> Coefficients:
-    result: Coefficients = []
-    for monomial, coefficient in polynomial.items():
-        degree = monomial[0][1] if monomial else 0
-        if len(monomial) > 1 or (monomial and monomial[0][0] != name):
-            raise _MoreNamesError
-        result += [Fraction(0)] * (degree + 1 - len(result))
-        result[degree] = coefficient
-    return _stripped(result)
-
-
 def _subtract(a: Coefficients, b: Coefficients) -> Coefficients:
     size = max(len(a), len(b))
     return _stripped([x - y for x, y in zip(_padded(a, size), _padded(b, size), strict=True)])
@@ -279,31 +235,44 @@ def _move(term: Coefficients, name: str) -> str:
     return f"add {shown} to both sides" if negative else f"subtract {shown} from both sides"
 
 
-def _collected(expression: Expression, coefficients: Coefficients) -> bool:
+def _denominator(node: Node) -> Node | None:
+    """The first divisor with a variable in it."""
+    if isinstance(node, Pow) and isinstance(node.exponent, Num) and node.exponent.value < 0 and variables(node.base):
+        return node.base if node.exponent.value == -1 else Pow(node.base, Num(-node.exponent.value))
+    return next((found for part in children(node) if (found := _denominator(part)) is not None), None)
+
+
+def _linear_row(node: Node, names: list[str], budget: Budget) -> list[Fraction] | None:
+    """The factors of two variables in a linear expression, from its values; None if it is not linear."""
+
+    def at(x: int, y: int) -> Fraction:
+        value = evaluate(node, {names[0]: Fraction(x), names[1]: Fraction(y)}, budget)
+        if not isinstance(value, Fraction):
+            raise NoValue("not rational")
+        return value
+
+    try:
+        constant = at(0, 0)
+        row = [at(1, 0) - constant, at(0, 1) - constant]
+        linear = all(at(x, y) == constant + row[0] * x + row[1] * y for x, y in ((2, 3), (-5, 7), (11, -2)))
+    except NoValue:
+        return None
+    return row if linear else None
+
+
+def _collected(side: Node, found: Coefficients) -> bool:
     """Whether a side is a sum of as many terms as its normal form has, none of them with a sum inside."""
-    return _num_terms(expression) == max(sum(1 for c in coefficients if c), 1)
+    terms = side.terms if isinstance(side, Add) else [side]
+    return not has_work(side) and len(terms) == max(sum(1 for c in found if c), 1) and all(map(_simple, terms))
 
 
-def _num_terms(expression: Expression) -> int:
-    """The number of terms of a sum; a term that holds a sum or a product of powers counts as too many."""
-    stack, count = [expression], 0
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Call) and node.op in ("+", "-", "neg"):
-            stack.extend(node.args)
-        else:
-            count += 1 if _simple(node) else 1000
-    return count
-
-
-def _simple(node: Expression) -> bool:
-    """A number, a variable, a power of a variable, a fraction of numbers, or a number times such a thing."""
+def _simple(node: Node) -> bool:
+    """A number, a variable, a power of a variable, or numbers times such a thing."""
     match node:
-        case Number() | Variable():
+        case Num() | Sym():
             return True
-        case Call(op="^", args=(Variable(), Number())):
-            return True
-        case Call(op="*" | "/", args=(a, b)) if not variables(a) or not variables(b):
-            return _simple(a) and _simple(b)
-        case _:
-            return False
+        case Pow(base, Num()):
+            return isinstance(base, Sym | Num)
+        case Mul(factors):
+            return all(map(_simple, factors)) and sum(1 for factor in factors if variables(factor)) <= 1
+    return False

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 from aipo_agents.arithmetic_steps import arithmetic_step
+from aipo_agents.checking import read_side
 from aipo_agents.claims import Claim, find_statements
-from aipo_agents.equation_steps import Equation, equation_step, expression_step, system_step
-from aipo_agents.expressions import Expression, Number, ParseError, Variable, parse, variables
-from aipo_agents.heuristics import heuristic_step
+from aipo_agents.equation_steps import equation_step, expression_step, system_step
 from aipo_agents.rulebook_queries import MAX_QUERY_CHARS
 from aipo_agents.rulebook_steps import rulebook_step
 from aipo_agents.text import shorten
+from aipo_agents.word_steps import word_step
 from aipo_env.errors import ConfigurationError
+from aipo_env.grading.mathematics import Budget, OutOfBudget, Unreadable, variables
+from aipo_env.grading.nodes import Node, Num, Relation, Sym
 from aipo_env.protocol import ConsultRequest, Reply
 
 NO_STEP: Final = "I cannot propose a step: send an expression, an equation or the problem"
@@ -27,7 +29,8 @@ class ReasoningAgent:
     - Arithmetic: the innermost operation of an expression; a single operation is taken apart, not computed.
     - Equations and inequalities in one unknown, two linear equations in two: expand, collect, move, divide,
       factor.
-    - Otherwise a general step for the kind of problem, or the statement that there is none.
+    - A problem in words: one calculation with its numbers, of those that the solution needs (see `aipo_agents.word_steps`).
+    - Otherwise the statement that there is none: a sentence that fits any problem is no step.
 
     Args:
         use_transcript: whether the transcript counts as well: to see what is done in a rulebook problem, and
@@ -55,41 +58,45 @@ class ReasoningAgent:
 
 def next_step(query: str, transcript: str = "") -> str:
     """The next step for a query, as text."""
-    step = rulebook_step(query, transcript) or _symbolic_step(query) or heuristic_step(query)
+    step = rulebook_step(query, transcript) or _symbolic_step(query) or word_step(query, transcript)
     if step is None and transcript:
         # The problem stands at the beginning of the transcript.
-        step = heuristic_step(transcript[:MAX_QUERY_CHARS])
+        step = word_step(transcript[:MAX_QUERY_CHARS], transcript)
     return step or NO_STEP
 
 
 def _symbolic_step(query: str) -> str | None:
     """A step for the last piece of mathematics: what was written last is where the solution stands."""
-    equations: list[Equation] = []
-    last: Expression | Equation | None = None
-    for statement in find_statements(query):
-        parsed = _parse(statement)
-        if isinstance(parsed, Equation):
-            equations.append(parsed)
-        if isinstance(parsed, Equation) or (parsed is not None and not isinstance(parsed, Number | Variable)):
-            last = parsed
-    if last is None:
-        return None
-    if isinstance(last, Equation):
-        if not variables(last.left) | variables(last.right):
-            return IS_CLAIM
-        step = equation_step(last)
-        if step is None and len(equations) >= 2:
-            step = system_step(equations[-2], equations[-1])
-        return step
-    return expression_step(last) if variables(last) else arithmetic_step(last)
-
-
-def _parse(statement: Claim) -> Expression | Equation | None:
+    budget = Budget()
+    equations: list[Relation] = []
+    last: Node | None = None
     try:
-        sides = [parse(side) for side in statement.sides]
-    except ParseError:
+        for statement in find_statements(query):
+            tree = _read(statement)
+            if isinstance(tree, Relation):
+                equations.append(tree)
+            if isinstance(tree, Relation) or (
+                tree is not None and not isinstance(tree, Num | Sym) and not statement.prose
+            ):
+                last = tree
+        if last is None:
+            return None
+        if isinstance(last, Relation):
+            if not variables(last):
+                return IS_CLAIM
+            step = equation_step(last, budget)
+            if step is None and len(equations) >= 2:
+                step = system_step(equations[-2], equations[-1], budget)
+            return step
+        return expression_step(last, budget) if variables(last) else arithmetic_step(last, budget)
+    except OutOfBudget:
         return None
-    if not statement.relations:
-        return sides[0]
-    # Of a chain the last link is the newest.
-    return Equation(sides[-2], statement.relations[-1], sides[-1])
+
+
+def _read(statement: Claim) -> Node | None:
+    """The expression of a statement, or the last link of its chain: that is the newest."""
+    try:
+        sides = [read_side(side) for side in statement.sides[-2:]]
+    except Unreadable:
+        return None
+    return Relation(sides, [statement.relations[-1]]) if len(sides) == 2 else sides[0]

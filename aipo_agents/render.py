@@ -1,99 +1,135 @@
-"""Writes expressions back as plain text, which parses to the same tree, or as LaTeX."""
+"""Writes the engine's trees and values as plain text."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Final
 
-from aipo_agents.expressions import Expression, Number, Variable, fold
+from aipo_env.grading.mathematics import Value
+from aipo_env.grading.nodes import Add, Call, Mul, Node, Num, Pow, Quantity, Sym
 
-_LEVEL: Final = {"+": 1, "-": 1, "neg": 1, "*": 2, "/": 2, "mod": 2, "^": 3, "!": 3, "%": 3, "deg": 3}
 _ATOM: Final = 4
 
-_GREEK: Final = frozenset(["pi", "theta", "alpha", "beta", "gamma", "phi", "lambda", "mu", "omega", "epsilon", "sigma"])
+
+def format_fraction(value: Fraction) -> str:
+    """The value as people write it, an integer or `a/b`; long ones are abridged."""
+    text = str(value.numerator) if value.denominator == 1 else f"{value.numerator}/{value.denominator}"
+    return text if len(text) <= 60 else f"{text[:20]}...({len(text)} characters)"
 
 
-def render(expression: Expression) -> str:
+def format_value(value: Value) -> str:
+    """A value for a message: exact if it is rational."""
+    if isinstance(value, Fraction):
+        return format_fraction(value)
+    return f"about {value.real:.6g}" if abs(value.imag) < 1e-12 else f"about {value:.6g}"
+
+
+def format_decimal(value: Fraction) -> str | None:
+    """The finite decimal form, if there is a short one."""
+    for digits in range(1, 13):
+        scaled = value * 10**digits
+        if scaled.denominator == 1:
+            whole = str(abs(int(scaled))).zfill(digits + 1)
+            text = f"{whole[:-digits]}.{whole[-digits:]}".rstrip("0").rstrip(".")
+            return ("-" if value < 0 else "") + (text if len(text) <= 40 else text[:37] + "...")
+    return None
+
+
+def spoken(name: str) -> str:
+    """The name of a variable without LaTeX's backslash."""
+    return name.lstrip("\\")
+
+
+def render(node: Node) -> str:
     """Plain text with the fewest brackets: `2*(x+3)`, `-x^2`."""
-    return fold(expression, _plain)[0]
+    return _plain(node)[0]
 
 
-def render_latex(expression: Expression) -> str:
-    """LaTeX in which every operation is bracketed as needed, for graders that read LaTeX."""
-    return fold(expression, _latex)
+def _plain(node: Node) -> tuple[str, int]:
+    """The text and how strongly it binds: 1 a sum, 2 a product, 3 a power, 4 an atom."""
+    match node:
+        case Num(value):
+            if value.denominator == 1 or node.decimals > 0:
+                text = format_decimal(value) if node.decimals > 0 else str(value)
+                return text or str(value), 1 if value < 0 else _ATOM
+            return str(value), 1 if value < 0 else 2
+        case Sym(name):
+            return spoken(name), _ATOM
+        case Add(terms):
+            text = _plain(terms[0])[0]
+            for term in terms[1:]:
+                negative, size = _sign(term)
+                shown, level = _plain(size)
+                text += ("-" if negative else "+") + (f"({shown})" if level <= 1 else shown)
+            return text, 1
+        case Mul(factors):
+            return _product(factors)
+        case Pow(base, exponent):
+            if isinstance(exponent, Num) and exponent.value < 0:
+                return "1/" + _bracket(_inverse(node), 2), 2
+            return f"{_bracket(base, 3)}^{_bracket(exponent, 2)}", 3
+        case Quantity(value, unit):
+            return _bracket(value, 3) + {"deg": "^\\circ"}.get(unit, unit), 3
+        case Call("factorial", [argument]):
+            return _bracket(argument, 3) + "!", 3
+        case Call("root", [argument, Num(degree)]) if degree == 2:
+            return f"sqrt({render(argument)})", _ATOM
+        case Call("abs", [argument]):
+            inner = render(argument)
+            return (f"abs({inner})" if "|" in inner else f"|{inner}|"), _ATOM
+        case Call("mod", [left, right]):
+            return f"{_bracket(left, 2)} mod {_bracket(right, 2)}", 2
+        case Call(name, args):
+            return f"{name}({','.join(map(render, args))})", _ATOM
+    return "?", _ATOM
 
 
-def _plain(node: Expression, args: tuple[tuple[str, int], ...]) -> tuple[str, int]:
-    if isinstance(node, Number):
-        return node.text, _ATOM
-    if isinstance(node, Variable):
-        return node.name, _ATOM
-    level = _LEVEL.get(node.op)
-    if level is None:
-        if node.op == "abs":
-            return f"|{args[0][0]}|" if "|" not in args[0][0] else f"abs({args[0][0]})", _ATOM
-        return f"{node.op}({','.join(text for text, _ in args)})", _ATOM
-    (left, left_level), (right, right_level) = args[0], args[-1]
-    if node.op == "neg":
-        return f"-{_bracket(left, left_level <= 1)}", 1
-    if node.op in ("!", "%", "deg"):
-        return _bracket(left, left_level < _ATOM) + {"deg": "^\\circ"}.get(node.op, node.op), 3
-    if node.op == "^":
-        return f"{_bracket(left, left_level < _ATOM)}^{_bracket(right, right_level < 3)}", 3
-    if node.op in ("+", "-"):
-        # A sign inside (`1+-2`) reads badly, so a negative right side is bracketed.
-        return f"{left}{node.op}{_bracket(right, right_level <= 1)}", 1
-    left, right = _bracket(left, left_level < 2), _bracket(right, right_level <= 2)
-    if node.op == "*":
-        glue = node.implicit and not right[:1].isdigit() and not (left[-1:].isalpha() and right[:1].isalpha())
-        single_letters = (
-            node.implicit and left[-1:].isalpha() and right[:1].isalpha() and _single(left) and _single(right)
+def _sign(term: Node) -> tuple[bool, Node]:
+    """Whether a term is subtracted, and its size."""
+    if isinstance(term, Num) and term.value < 0:
+        return True, Num(-term.value, term.decimals, term.digits)
+    if isinstance(term, Mul) and isinstance(term.factors[0], Num) and term.factors[0].value < 0:
+        first = Num(-term.factors[0].value, term.factors[0].decimals)
+        rest = term.factors[1:]
+        if first.value != 1 or not rest:
+            rest = [first, *rest]
+        return True, rest[0] if len(rest) == 1 else Mul(rest)
+    return False, term
+
+
+def _product(factors: list[Node]) -> tuple[str, int]:
+    if factors[0] == Num(Fraction(-1)) and len(factors) > 1:
+        rest = factors[1] if len(factors) == 2 else Mul(factors[1:])
+        return "-" + _bracket(rest, 1), 1
+    text = ""
+    for factor in factors:
+        if isinstance(factor, Pow) and isinstance(factor.exponent, Num) and factor.exponent.value < 0:
+            text = (text or "1") + "/" + _bracket(_inverse(factor), 2)
+            continue
+        shown = _bracket(factor, 1 if not text else 2 if not isinstance(factor, Num) else 3)
+        letters = _letters(text), _letters(shown)
+        glued = (
+            bool(text)
+            and not shown[0].isdigit()
+            and bool(letters[1])
+            and (shown[0] == "(" or letters[1] == 1)
+            and letters[0] <= 1
         )
-        return f"{left}{'' if glue or single_letters else '*'}{right}", 2
-    return f"{left} mod {right}" if node.op == "mod" else f"{left}/{right}", 2
+        text += ("" if glued and "/" not in text else "*" if text else "") + shown
+    return text, 2
 
 
-def _single(text: str) -> bool:
-    """Whether letters can stand beside this text without forming a word: `2x`, but not `pi` or `sin(x)`."""
-    letters = [char for char in text if char.isalpha()]
-    return len(letters) == 1 and len(text) <= 8
+def _letters(text: str) -> int:
+    return sum(char.isalpha() for char in text)
 
 
-def _bracket(text: str, needed: bool) -> str:
-    return f"({text})" if needed else text
+def _inverse(power: Pow) -> Node:
+    assert isinstance(power.exponent, Num)
+    exponent = Num(-power.exponent.value)
+    return power.base if exponent.value == 1 else Pow(power.base, exponent)
 
 
-def _latex(node: Expression, args: tuple[str, ...]) -> str:
-    if isinstance(node, Number):
-        return node.text
-    if isinstance(node, Variable):
-        base, _, subscript = node.name.partition("_")
-        return ("\\" + base if base in _GREEK else base) + (f"_{{{subscript}}}" if subscript else "")
-    match node.op:
-        case "+" | "-":
-            return f"\\left({args[0]}{node.op}{args[1]}\\right)"
-        case "*":
-            return f"{args[0]} \\cdot {args[1]}"
-        case "/":
-            return f"\\frac{{{args[0]}}}{{{args[1]}}}"
-        case "neg":
-            return f"\\left(-{args[0]}\\right)"
-        case "^":
-            return f"\\left({args[0]}\\right)^{{{args[1]}}}"
-        case "!" | "factorial":
-            return f"\\left({args[0]}\\right)!"
-        case "%":
-            return f"\\frac{{{args[0]}}}{{100}}"
-        case "deg":
-            return f"\\frac{{{args[0]} \\cdot \\pi}}{{180}}"
-        case "sqrt":
-            return f"\\sqrt{{{args[0]}}}"
-        case "root":
-            return f"\\sqrt[{args[1]}]{{{args[0]}}}"
-        case "binom":
-            return f"\\binom{{{args[0]}}}{{{args[1]}}}"
-        case "abs":
-            return f"\\left|{args[0]}\\right|"
-        case "log" if len(args) == 2:
-            return f"\\log_{{{args[1]}}}\\left({args[0]}\\right)"
-        case op:
-            return f"\\{op}\\left({','.join(args)}\\right)"
+def _bracket(node: Node, above: int) -> str:
+    """The text, in brackets unless it binds more strongly than `above`."""
+    text, level = _plain(node)
+    return text if level > above else f"({text})"

@@ -12,7 +12,7 @@ _SPELLINGS = {
     "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "m": "m meter metre",
     "km": "km kilometer kilometre", "in": "in inch inches inche", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile",
     "kg": "kg kilogram", "g": "g gram", "mg": "mg milligram", "lb": "lb pound", "oz": "oz ounce",
-    "s": "s sec second", "min": "min minute", "h": "h hr hour", "d": "day", "week": "week", "month": "month",
+    "s": "s sec second", "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month",
     "year": "yr year", "l": "l liter litre", "ml": "ml milliliter millilitre",
     "$": "$ dollar usd", "cent": "cent", "mi/h": "mph", "km/h": "kph kmh kmph",
     "deg": "deg degree", "rad": "rad radian", "%": "% percent pct",

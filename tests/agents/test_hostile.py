@@ -20,7 +20,7 @@ AGENTS: list[Agent] = [
     VerifyAgent(),
     KnowledgeAgent(),
     ReasoningAgent(),
-    NoisyAgent(VerifyAgent(engine=False), 1.0),
+    NoisyAgent(VerifyAgent(), 1.0),
     KnowledgeAgent(expand=False),
 ]
 

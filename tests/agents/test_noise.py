@@ -53,7 +53,7 @@ def test_a_spoilt_expansion_keeps_its_form_and_loses_its_value() -> None:
 
 
 def test_verdicts_are_turned_round() -> None:
-    agent = NoisyAgent(VerifyAgent(engine=False), 1.0)
+    agent = NoisyAgent(VerifyAgent(), 1.0)
     assert re.fullmatch(r"incorrect: 17\+25 is \d\d", ask(agent, "17+25=42"))
     assert ask(agent, "17+25=42") != "incorrect: 17+25 is 42"
     assert ask(agent, "x^2-1=(x-1)(x+1)") == "incorrect"

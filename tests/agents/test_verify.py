@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aipo_agents import VerifyAgent
+from aipo_agents.verdicts import leading_verdict
 from aipo_agents.verify import EMPTY_SIDE, NO_CLAIM
 from aipo_env.errors import ConfigurationError
 from aipo_env.protocol import Agent, ConsultRequest
 from aipo_env.tasks.rulebook import RulebookTasks, evaluate_expansion, expand
 from tests.agents.asking import ask
 
-# Without the engine, which needs processes: everything here is decided by our own algebra.
-VERIFY = VerifyAgent(engine=False)
+VERIFY = VerifyAgent()
 WITH_ENGINE = VerifyAgent(timeout=20)
 
 CORRECT = [
@@ -116,7 +116,7 @@ CANNOT_TELL = {
     "6/2(1+2)=9": "cannot tell: I cannot read '6/2(1+2)': a/bc can be read in two ways; add brackets",
     "2x+3=7": "cannot tell: whether it holds depends on x; add a value such as x=2 to test",
     "x=5": "cannot tell: it says what x is; give the equation to test it in as well",
-    "half of 10 = 5": "cannot tell: I cannot read 'of 10': unexpected 'of'",
+    "the root of 25 = 5": "cannot tell: I cannot read 'of 25': unexpected 'of'",
     "3 and 4 = 7": "cannot tell: I cannot read 'and 4': unexpected 'and'",
     "eval(1)=1": "cannot tell: I cannot read 'eval(1)': unexpected 'eval'",
     # conditions of real solutions: not claims that one side is another form of the other
@@ -127,10 +127,81 @@ CANNOT_TELL = {
     "(n-1)n<6^{n-3}": ("cannot tell: it needs a condition: at n=2 the left side is 2, the right side 1/6"),
     "e=16/5": "cannot tell: e may be a name here; write e ~= 2.718 for the constant",
     "1/3=0.333...": "cannot tell: I cannot read '0.333...': unexpected '...'",
-    "102_2=3": "cannot tell: I cannot read '102_2': unexpected '102_2'",
-    r"a \equiv b \pmod{n}": r"cannot tell: I cannot read 'b \pmod{n}': unexpected 'pmod'",
-    "f(2)=4": "cannot tell: I cannot read 'f(2)': f is an unknown function",
+    "102_2=3": "cannot tell: a side has no value",
+    r"a \equiv b \pmod{n}": "cannot tell: a congruence needs a modulus, such as (mod 5)",
+    "f(2)=4": "cannot tell: f is an unknown function",
 }
+
+
+# What models write: money, units, calculator marks, percentages, words that calculate.
+WORK = {
+    r"He pays \$18 x4 = \$72": r"correct: \$18 * 4=\$72",
+    "Natalia sold 48/2 = <<48/2=24>>24 clips in May.": "correct: all 2 claims: 48/2=24; 48/2=24 clips in May",
+    "Natalia sold 48/2 = <<48/2=25>>25 clips in May.": "incorrect: 48/2 is 24",
+    "half of 48 is 24": "correct",
+    "half of 48 is 23": "incorrect: (1/2) * 48 is 24",
+    "two thirds of the 12 eggs is 8": "correct: (2/3) * 12 eggs=8",
+    "3 times 4 is 13": "incorrect: 3 * 4 is 12",
+    "The product of 3 and 4 is 12": "correct: (3*4)=12",
+    "20% of 50 is 10": "correct",
+    "20% of 50 is 20": "incorrect: 20% * 50 is 10",
+    "5/20 = 25%": "correct",
+    "100% - 20% = 80%": "correct",
+    "50 + 10% = 55": "correct",
+    "50 + 10% = 60": "incorrect: 50 + 10% is 501/10",
+    "2 1/2 + 1 1/2 = 4": "correct",
+    "3:4 = 9:12": "correct",
+    "3:4 = 9:13": "incorrect: 3:4 is 3/4, 9:13 is 9/13",
+    "5 feet + 3 inches = 63 inches": "correct: 5 feet + 3 inches=63 inches",
+    "5 feet = 50 inches": "incorrect: 5 feet is not 50 inches",
+    "2 weeks = 15 days": "incorrect: 2 weeks is not 15 days",
+    "25 cents * 4 = $1": "correct: 25 cents * 4=$1",
+    "3 dozen = 36": "correct: 3 dozen=36",
+    "8 hours (60 minutes each) * 3 = 24 hours": "correct: 8 hours (60 minutes each) * 3=24 hours",
+    "The total is 12 + the 3 others = 16": "incorrect: 12 + the 3 others is 15",
+    "He pays $10/3 = $3.33": "correct: $10/3=$3.33",
+    "They need 7/2 = 4 buses": "cannot tell: 7/2 is 3.5, before rounding",
+    r"$\sum_{k=1}^{10} k = 55$ and $\int_0^1 x^2\,dx = \frac13$": "correct: all 2 claims",
+    r"The number of pairs is $\binom{5}{2} = 11$.": r"incorrect: \binom{5}{2} is 10",
+    r"The area is $(5\text{ cm})(3\text{ cm}) = 15\text{ cm}^2$.": "correct: (5 cm )(3 cm )=15 cm ^2",
+    r"$\angle A = 180^\circ - 64^\circ = \boxed{116^\circ}$": "correct",
+    "f(x)=2x+1, so f(3)=7": "correct: f(3)=7; not checked: f(x)=2x+1",
+    "f(x)=2x+1, so f(3)=8": "incorrect: the left side is 7, the right side 8",
+    "y = 2x+1 and x = 3, so y = 7": "correct: all 3 claims",
+    "From 3m + 4n = 100 follows 6m + 8n = 200": "correct: 6m + 8n=200; not checked: 3m + 4n=100 follows",
+    # What the words say beside the numbers is nobody's claim.
+    "The perimeter of a square of side 5 is 20": NO_CLAIM,
+    "She has 3 boxes of 4 = 12": "cannot tell: I cannot read 'of 4': unexpected 'of'",
+    "5 more than 3*2 = 11": "cannot tell: I cannot read 'than 3*2': unexpected 'than'",
+    "The price for 3 boxes = 3*5": "cannot tell: 3 boxes may belong to the words beside it",
+    "multiply by 2: 16 feet * 2 = 32 feet": "correct: 16 feet * 2=32 feet",
+    "5 packs = 30 cans": "cannot tell: nothing says how 5 packs makes 30 cans",
+    "We solve (x+1)^2 = x^2+9": "cannot tell: whether it holds depends on x; add a value such as x=2 to test",
+    "Either x-4=12, so x=16, or x-4=-12, so x=-8": "correct: all 4 claims: x-4=12; x=16; x-4=-12; ...",
+    "3p+e=124": "cannot tell: e may be a name here; write e ~= 2.718 for the constant",
+}
+
+
+@pytest.mark.parametrize("query", WORK)
+def test_work_in_words(query: str) -> None:
+    assert ask(VERIFY, query) == WORK[query]
+
+
+def test_what_was_not_checked_is_said() -> None:
+    reply = ask(VERIFY, "2+2=4, so x=7")
+    assert leading_verdict(reply) == "cannot tell"
+    assert "x=7 was not checked" in reply
+    assert ask(VERIFY, "Let n=4. Then 2+2=4") == "correct: 2+2=4; not checked: n=4"
+    # Wrong beats open, wherever it stands.
+    assert ask(VERIFY, "2+2=5, so x=7") == "incorrect: 2+2 is 4"
+
+
+@given(st.integers(2, 99), st.integers(2, 99), st.integers(-3, 3), st.sampled_from(["apples", "feet", "dollars", "$"]))
+@settings(deadline=None, max_examples=100)
+def test_units_change_no_product(a: int, b: int, slip: int, unit: str) -> None:
+    left, right = (f"${a}", f"${a * b + slip}") if unit == "$" else (f"{a} {unit}", f"{a * b + slip} {unit}")
+    verdict = leading_verdict(ask(VERIFY, f"In total that makes {left} x {b} = {right}."))
+    assert verdict == ("incorrect" if slip else "correct")
 
 
 @pytest.mark.parametrize("query", CORRECT)
@@ -174,10 +245,6 @@ def test_caret_is_a_power_except_in_the_rulebook() -> None:
 )
 def test_beyond_polynomials(query: str, verdict: str) -> None:
     assert ask(WITH_ENGINE, query).startswith(verdict)
-
-
-def test_without_the_engine_such_an_identity_is_open() -> None:
-    assert ask(VERIFY, r"\sin 2x = 2\sin x\cos x").startswith("cannot tell: the sides agree at the")
 
 
 def test_a_deadline_that_has_passed_is_no_verdict() -> None:
@@ -235,7 +302,7 @@ def test_every_expansion_of_the_rulebook_can_be_checked() -> None:
 
 
 def test_replies_are_bounded() -> None:
-    agent = VerifyAgent(engine=False, max_chars=40)
+    agent = VerifyAgent(max_chars=40)
     assert len(ask(agent, "+".join(["123456789"] * 40) + "=1")) <= 40
 
 
