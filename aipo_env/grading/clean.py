@@ -49,12 +49,12 @@ _DOUBLED = re.compile(rf"\\\\(?={_COMMANDS})")
 _BACKSLASHES = re.compile(r"\\+")
 
 _DROP = re.compile(
-    r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![A-Za-z])|\\(?:left|right|mleft|mright|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|"
+    r"(?<!\\)\\[!,;:> ]|~|\\q?quad|\\(?:left|right|mleft|mright|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|"
     r"Biggr|big|Big|bigg|Bigg|displaystyle|textstyle|scriptstyle|limits|nolimits|negthinspace|thinspace|medspace|"
     r"thickspace|enspace|hfill|hspace\*?\{[^{}]*\}|phantom\{[^{}]*\})(?![a-z])\.?"
 )
 _MATH_DELIMITERS = re.compile(r"(?<!\\)\$+|(?<!\\)\\[()\[\]]")
-_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,?\\!\s*,?|,\\!\s*|\\,|\\ )(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"(?<=\d)(?:\s?\{\s?,\s?\}\s?|,?\\!\s*,?|,\\!\s*|\\,|\\ )(?=\d{3}(?!\d))")
 _FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])|\\frac(?=[A-Za-z])")
 _STYLE = re.compile(
     r"\\(text(?:bf|it|rm|normal|sf|tt|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|mathnormal|boldsymbol|bm|"

@@ -53,6 +53,7 @@ from aipo_env.grading.trees import (
     has_variables,
     is_constant,
     is_unevaluated,
+    needs_positive,
     signed_infinity,
     split_unit,
     vector_entries,
@@ -133,6 +134,8 @@ class _Comparison:
         self.budget.spend(10)
         gold, answer = settle(gold, self.budget, trusted=True), settle(answer, self.budget, trusted=False)
         gold, answer = without_range(gold, answer), without_range(answer, gold)
+        if _is_conditional(gold) or _is_conditional(answer):
+            return self.conditional(gold, answer)
         excluded = self.exclusions(gold, answer)
         if excluded is not None:
             return excluded
@@ -166,6 +169,15 @@ class _Comparison:
         if infinities != (0, 0):
             return Outcome(infinities[0] == infinities[1], "infinity")
         return compare_scalars(gold, answer, self.policy, self.budget)
+
+    def conditional(self, gold: Node, answer: Node) -> Outcome:
+        """Compare what holds for a range of its variables; one side need not say which, if it is a set or all values."""
+        left, right = _conditions(gold), _conditions(answer)
+        outcome = self.equal(left[0], right[0])
+        if left[1] and right[1] and outcome.equal:
+            return _named("where", self.equal(Sequence("", "", left[1]), Sequence("", "", right[1])))
+        plain = all(isinstance(part, Sym) or _is_member(part) for part in left[1] or right[1])
+        return _named("where", outcome) if plain else Outcome(False, "where.restricted")
 
     def exclusions(self, gold: Node, answer: Node) -> Outcome | None:
         """Compare "all but these values" with the same or with a set; None if neither side is one."""
@@ -246,10 +258,11 @@ class _Comparison:
     def ratio(self, first: Node, second: Node) -> float:
         """Return the constant c with ``first = c * second``, or 0 if there is none."""
         ratio: complex | None = None
+        positive = needs_positive(first) or needs_positive(second)
         for point in range(POINTS):
             try:
-                a = Evaluator(self.budget, point, positive=True).value(first)
-                b = Evaluator(self.budget, point, positive=True).value(second)
+                a = Evaluator(self.budget, point, positive=positive).value(first)
+                b = Evaluator(self.budget, point, positive=positive).value(second)
                 quotient = complex(a) / complex(b)
             except (NoValue, ZeroDivisionError, OverflowError):
                 return 0.0
@@ -423,6 +436,26 @@ def _all(rule: str, outcomes: list[Outcome]) -> Outcome:
         if outcome.equal is False:
             return Outcome(False, f"{rule}/{outcome.rule}")
     return Outcome(None if any(o.equal is None for o in outcomes) else True, rule)
+
+
+def _is_conditional(node: Node) -> bool:
+    return isinstance(node, Call) and node.name == "where"
+
+
+def _is_member(node: Node) -> bool:
+    return isinstance(node, Relation) and node.operators == ["in"]
+
+
+def _conditions(node: Node) -> tuple[Node, list[Node]]:
+    """Return what holds and for which values."""
+    if not (isinstance(node, Call) and node.name == "where"):
+        return node, []
+    main, condition = node.args
+    inner, outer = _conditions(main)
+    return inner, [
+        *outer,
+        *(condition.items if isinstance(condition, Sequence) and not condition.opening else [condition]),
+    ]
 
 
 def _alternatives_for_a_tuple(bare: Sequence, other: Sequence) -> bool:

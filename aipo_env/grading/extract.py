@@ -191,6 +191,8 @@ def _with_unit(number: str, words: list[str]) -> str | None:
     unit: list[str] = []
     for word in words:
         plain = word.casefold()
+        if len(plain) == 1 and plain in "mgshlnjwvkcf":
+            return f"{number} \\text{{{word}}}" if not unit else " ".join([number, *unit])
         if (plain not in UNIT_WORDS and plain not in _UNIT_TOO) or plain == "in":
             return " ".join([number, *unit]) if plain in _AFTER else None
         unit.append(word)
@@ -241,7 +243,7 @@ def _stated(text: str, start: int, end: int, value: str, *, formula: bool) -> st
     if formula:
         return None if words and words[1].casefold() in _OPERATIONS else value
     if words is None:
-        return value if re.match(r"[*$\s]*(?:$|[.,;:!?)\u00b0'\"\\])", after) else None
+        return value if re.match(r"[*$€£\s]*(?:$|[.,;:!?)\u00b0'\"\\])", after) else None
     return _with_unit(value, re.findall("[A-Za-z]+", after))
 
 

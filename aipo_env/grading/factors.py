@@ -16,6 +16,7 @@ _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix",
 _SYSTEMS = frozenset(["cases", "aligned", "align", "align*", "gathered", "split", "dcases", "rcases"])
 _CLOSERS = {"(": (")", "]"), "[": (")", "]"), "\\{": ("\\}",), "{": ("}",)}
 _FUNCTION_LETTERS = frozenset("fghFGH")
+_BETWEEN_ARGUMENTS = frozenset([",", "|", "\\mid", "\\cap", "\\cup"])
 _BIG = {"\\int": "int", "\\iint": "iint", "\\oint": "oint", "\\sum": "sum", "\\prod": "prod", "\\lim": "lim"}
 _ACCENTS = {
     "\\overline": "overline",
@@ -25,6 +26,13 @@ _ACCENTS = {
     "\\overrightarrow": "vec",
 }
 _FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil"), "\\lvert": ("\\rvert", "abs")}
+_SYMBOLS = frozenset(
+    """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega pi
+    Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar partial nabla infty aleph top intercal star dagger
+    angle triangle square odot parallelogram perp parallel cong sim dots ldots cdots checkmark
+    """.split()  # noqa: SIM905
+)
 MAX_LEVEL = 40
 MAX_POSTFIXES = 12
 END = Token("end of text", "")
@@ -196,11 +204,7 @@ class Factors(ABC):
         result = Sym(f"{name}_{label}{primes}")
         if self.peek().text == "'":
             return self.primed(result)
-        if name in _FUNCTION_LETTERS and (
-            self.peek().text == "(" or (self.peek().text == "{" and self.peek(1).text == "(")
-        ):
-            return Call(result.name, self.arguments())
-        return result
+        return Call(result.name, self.arguments()) if self.is_applied(result.name) else result
 
     def argument(self, *, whole_numbers: bool = False) -> Node:
         r"""A braced group, or else one token (one digit of a number, as in ``\frac12``)."""
@@ -220,11 +224,13 @@ class Factors(ABC):
             if opening == "\\{":
                 return Sequence("{", "}", [])
             raise Unreadable("empty group")
-        bars, self.bars = self.bars, 0
+        bars, self.bars = self.bars, int(opening == "(" and self.has_one_bar())
         given = opening == "\\{" and self.condition()
         node = self.listing()
         if self.accept("\\choose"):
             node = Call("binom", [node, self.listing()])
+        elif self.bars and self.accept(self.peek().text):  # P(A | B)
+            node = Call("given", [node, self.listing()])
         if given:
             self.expect("\\}")
             self.bars = bars
@@ -243,6 +249,17 @@ class Factors(ABC):
         if (opening, closing) not in (("(", ")"), ("[", "]")):
             raise Unreadable("brackets")
         return node
+
+    def has_one_bar(self) -> bool:
+        """Whether one bar stands between these brackets, which then closes no absolute value: ``(A | B)``."""
+        level, bars = 1, 0
+        for ahead in range(60):
+            token = self.peek(ahead)
+            level += (token.text in ("(", "{", "\\{", "[")) - (token.text in (")", "}", "\\}", "]"))
+            bars += level == 1 and token.text in ("|", "\\mid")
+            if level == 0 or token is END:
+                break
+        return bars == 1
 
     def condition(self) -> bool:
         r"""Skip ``x :`` or ``x \in \mathbb{R} \mid`` at the start of a set given by a condition on its members."""
@@ -315,26 +332,30 @@ class Factors(ABC):
 
     def symbol(self, name: str) -> Node:
         """A letter, or a function where brackets follow."""
-        if self.peek().text == "(":
-            # f(...) is a function; so is any letter in "P(x) = ...".
-            defines = self.peek(1).kind == "symbol" and self.peek(2).text == ")" and self.peek(3).text == "="
-            if self.position == 1 and self.names_an_event():
-                defines = True
-            if name in _FUNCTION_LETTERS or defines:
-                return Call(name, self.arguments())
-        if name in _FUNCTION_LETTERS and self.peek().text == "{" and self.peek(1).text == "(":
-            return Call(name, self.arguments())
+        if self.is_applied(name):
+            arguments = self.arguments()
+            return Call("binom" if name == "C" and len(arguments) == 2 else name, arguments)
         return Sym(name)
 
-    def names_an_event(self) -> bool:
-        """Whether brackets with a relation in them come before an equals sign, as in ``P(X = 1) = 0.2``."""
-        level, relations = 0, 0
-        for ahead in range(40):
+    def is_applied(self, name: str) -> bool:
+        r"""Whether brackets behind a letter hold its argument: ``f(x+1)``, ``P(0)``, ``P(A \\cap B)``, but not ``x(x+1)``."""
+        braced = self.peek().text == "{" and self.peek(1).text == "("
+        if self.peek().text != "(" and not braced:
+            return False
+        if name.partition("_")[0] in _FUNCTION_LETTERS:
+            return True
+        if name in ("e", "i") or braced:
+            return False
+        if self.peek(2).text == ")":
+            return self.peek(1).kind in ("number", "symbol") or self.peek(1).text[1:].isalpha()
+        level = 0
+        for ahead in range(60):
             token = self.peek(ahead)
-            level += (token.text == "(") - (token.text == ")")
-            relations += token.text in RELATIONS or token.kind == "relation"
-            if level == 0:
-                return relations > 0 and self.peek(ahead + 1).text == "="
+            level += (token.text in ("(", "{")) - (token.text in (")", "}"))
+            if level == 0 or token is END:
+                return False
+            if level == 1 and (token.text in _BETWEEN_ARGUMENTS or token.kind == "relation" or token.text in RELATIONS):
+                return True
         return False
 
     def repeating(self, text: str) -> Node:
@@ -405,6 +426,8 @@ class Factors(ABC):
             "\\choose",
         ):
             raise Unreadable("syntax")
+        if name[1:] not in _SYMBOLS:
+            raise Unreadable("command")  # as a symbol it would make every right answer wrong
         return Sym(name)
 
     def function(self, name: str) -> Node:

@@ -26,6 +26,7 @@ from aipo_env.grading.nodes import (
     Pow,
     Quantity,
     Relation,
+    SetOperation,
     Sym,
     Text,
 )
@@ -120,6 +121,10 @@ class Evaluator:
             if node.unit == "%":
                 return self.numbers.multiply(inner, Fraction(1, 100))
             return self.numbers.multiply(inner, self.numbers.pi / 180) if node.unit == "deg" else inner
+        if isinstance(node, SetOperation) and all(isinstance(part, Sym) for part in node.operands):
+            values = [self.numbers.inexact(self._value(part)) for part in node.operands]  # events: P(A \\cap B)
+            both = [sum(values), sum(value * value for value in values)] if node.operator != "setminus" else values
+            return self._placeholder(node.operator, both)
         raise NoValue("structure")
 
     def _symbol(self, name: str) -> Value:

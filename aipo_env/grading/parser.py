@@ -24,13 +24,16 @@ from aipo_env.grading.nodes import (
     SetOperation,
     Text,
 )
-from aipo_env.grading.units import is_unit
+from aipo_env.grading.units import canonical_unit, is_unit
 from aipo_env.grading.vocabulary import SCALES, introduces
 
 __all__ = ["Unreadable", "parse"]
 
 MAX_DEPTH = 40
 
+_RANGES = frozenset(
+    ["where", "for all", "for every", "for any", "for each", "for", "with", "for some", "for integer", "for integers"]
+)
 _SET_OPERATORS = {"\\cup": "cup", "\\cap": "cap", "\\setminus": "setminus", "\\triangle": "xor"}
 
 
@@ -46,7 +49,7 @@ def parse(text: str, *, thousands: bool = True, own: frozenset[str] | None = fro
         Unreadable: if the text is outside the grammar.
     """
     parser = _Parser(tokenize(text, thousands=thousands), own)
-    node = parser.listing()
+    node = parser.conditional()
     if parser.peek() is not END:
         raise Unreadable("trailing")
     return node
@@ -54,6 +57,16 @@ def parse(text: str, *, thousands: bool = True, own: frozenset[str] | None = fro
 
 class _Parser(Factors):
     """The upper half of the grammar: lists, relations, sums, products, quantities."""
+
+    def conditional(self) -> Node:
+        r"""A list, with the range of its variables: ``2k, \\text{ where } k \\in \\mathbb{Z}``, ``2^n \\text{ for all } n``."""
+        node = self.listing()
+        while self.peek().text == "\\forall" or (
+            self.peek().kind == "text" and self.peek().text[6:-1].strip() in _RANGES
+        ):
+            self.take()
+            node = Call("where", [node, self.listing()])
+        return node
 
     # -- lists
     # ------------------------------------------------------------------------------------------------
@@ -136,7 +149,7 @@ class _Parser(Factors):
                 operator = "cup"
             else:
                 break
-            right = self.sum()
+            node, right = _as_set(node), _as_set(self.sum())
             if isinstance(node, SetOperation) and node.operator == operator and operator in ("cup", "cap"):
                 node.operands.append(right)
             else:
@@ -192,14 +205,14 @@ class _Parser(Factors):
                 else:
                     node = Call("mod", [node, right])
             elif self.starts_factor(token):
-                if token.kind == "number" and self.peek(-1).kind == "number":
-                    # "1 1/2" is a mixed number; any other two numbers in a row are not one answer.
+                if token.kind == "number" and self.peek(-1).kind == "number" and not isinstance(node, Pow | Mul):
+                    # "2^6 3^5" is a product, "1 1/2" is a mixed number; any other two numbers in a row are not one answer.
                     node = self.mixed(node)
                     continue
                 right = self.factor()
                 mixed = is_mixed(node, right, self.tokens, self.position)
                 node = mixed_number(node, right) if mixed else times(node, right)
-            elif token.kind in ("text", "unit") or (token.kind == "op" and token.text == "%"):
+            elif self.starts_unit(token):
                 return self.compound(self.quantity(node))
             else:
                 return node
@@ -225,7 +238,7 @@ class _Parser(Factors):
             return True
         if token.kind == "command":
             return token.text not in _SET_OPERATORS and token.text not in (
-                "\\pm", "\\mp", "\\rfloor", "\\rceil", "\\rangle", "\\}", "\\to", "\\pmod", "\\choose", "\\circ",
+                "\\pm", "\\mp", "\\forall", "\\rfloor", "\\rceil", "\\rangle", "\\}", "\\to", "\\pmod", "\\choose", "\\circ",
             )  # fmt: skip
         if token.text in ("|", "\\|") and token.kind == "op":
             # Bars that follow closing bars open again if enough are left: ||x||y||.
@@ -234,6 +247,12 @@ class _Parser(Factors):
         if token.text == "(" and self.peek(1).text == "\\mod":
             return False
         return token.kind == "op" and token.text in ("(", "[", "{", "\\lvert")
+
+    def starts_unit(self, token: Token) -> bool:
+        """Whether a unit can start with a token."""
+        if token.kind == "text":
+            return token.text[6:-1].strip() not in _RANGES
+        return token.kind == "unit" or (token.kind == "op" and token.text == "%")
 
     def compound(self, large: Node) -> Node:
         """A quantity, with what follows it in a smaller unit: ``2 hours 30 minutes``."""
@@ -251,7 +270,7 @@ class _Parser(Factors):
         unit: list[str] = []
         while True:
             token = self.peek()
-            if token.kind == "text":
+            if token.kind == "text" and self.starts_unit(token):
                 unit.append(self.take().text[6:-1].strip())
             elif token.kind == "unit" or (token.kind == "op" and token.text == "%"):
                 unit.append(self.take().text)
@@ -273,6 +292,13 @@ class _Parser(Factors):
             node = times(node, Num(Fraction(SCALES[words.pop(0).casefold()])))
         if not words and unit:
             return node
+        if canonical_unit(" ".join(words)) == "%":
+            words = ["%"]
         if not is_unit(" ".join(words), self.own):
             raise Unreadable("prose")
         return Quantity(node, " ".join(words))
+
+
+def _as_set(node: Node) -> Node:
+    """Read ``{1, 2}`` in plain braces beside a set operation as a set."""
+    return Sequence("{", "}", node.items) if isinstance(node, Sequence) and not node.opening else node

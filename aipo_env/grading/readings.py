@@ -11,7 +11,7 @@ from aipo_env.grading.units import canonical_unit
 
 _TRAILING_UNIT = re.compile(r"(.*[\d)}])\s*([A-Za-z][A-Za-z/^\d{} ]{0,20})")
 _UNIT_FRACTION = re.compile(r"\\frac\s*\{([A-Za-z]{1,20})\}\s*\{([A-Za-z]{1,20}(?:\^\{?[23]\}?)?)\}$")
-_DECIMAL_COMMA = re.compile(r"-?0,\d+")
+_DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))")
 
 
 def other_readings(gold_text: str, gold: Node, answer_text: str, answer: Node) -> list[tuple[Node, Node]]:

@@ -77,7 +77,7 @@ def is_name(node: Node) -> bool:
         inverse = isinstance(first, Pow) and isinstance(first.base, Sym) and first.base.name in "fghFGH"
         if isinstance(second, Sym) and (first == Sym("\\Delta") or (inverse and first != second)):
             return True  # "\\Delta x", "f^{-1}(x)"
-    return isinstance(node, Mul) and _is_figure_name(node)
+    return isinstance(node, Mul) and (_is_figure_name(node) or _is_figure_ratio(node))
 
 
 _LETTERS = frozenset("abcdfghjklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -90,6 +90,15 @@ def _is_figure_name(node: Mul) -> bool:
     if names[0] == "m" and names[1] == "\\angle":
         names = names[1:]
     return all(name in marks or (len(name) == 1 and name.isupper()) for name in names)
+
+
+def _is_figure_ratio(node: Mul) -> bool:
+    r"""Whether a product is a ratio of lengths by their names, such as ``\frac{AB}{CD}``."""
+    top, bottom = Mul(node.factors[:-1]), node.factors[-1]
+    parts = (top, bottom.base) if isinstance(bottom, Pow) and bottom.exponent == Num(Fraction(-1)) else ()
+    return bool(parts) and all(
+        isinstance(part, Mul) and len(part.factors) > 1 and _is_figure_name(part) for part in parts
+    )
 
 
 def is_graph(node: Node) -> bool:
@@ -179,14 +188,14 @@ def membership(node: Node) -> tuple[Node | None, Node] | None:
             variable, bound, operator = members[1], members[0], FLIPPED[operators[0]]
         else:
             return None
-        if not isinstance(variable, Sym):
+        if not is_name(variable):
             return None
         infinity = Sym("\\infty")
         if operator.startswith(">"):
             return variable, Sequence("[" if operator == ">=" else "(", ")", [bound, infinity])
         low: Node = Mul([Num(Fraction(-1)), infinity])
         return variable, Sequence("(", "]" if operator == "<=" else ")", [low, bound])
-    if len(operators) == 2 and isinstance(members[1], Sym) and {op[0] for op in operators} in ({"<"}, {">"}):
+    if len(operators) == 2 and is_name(members[1]) and {op[0] for op in operators} in ({"<"}, {">"}):
         low, high = (members[0], members[2]) if operators[0][0] == "<" else (members[2], members[0])
         opening, closing = operators if operators[0][0] == "<" else operators[::-1]
         return members[1], Sequence("[" if "=" in opening else "(", "]" if "=" in closing else ")", [low, high])

@@ -15,10 +15,10 @@ from aipo_env.grading.nodes import (
     PlusMinus,
     Pow,
     Quantity,
-    Relation,
     Sequence,
     Sym,
     Text,
+    children,
 )
 from aipo_env.grading.units import canonical_unit
 
@@ -28,19 +28,9 @@ CONSTANTS = frozenset(("\\pi", "e", "i"))
 
 def needs_positive(node: Node) -> bool:
     """Whether a tree has roots or logarithms, whose usual identities hold for positive variables only."""
-    if isinstance(node, Pow):
-        exponent = node.exponent
-        whole = isinstance(exponent, Num) and exponent.value.denominator == 1
-        return not whole or needs_positive(node.base)
-    if isinstance(node, Call):
-        return node.name in _BRANCHED or any(needs_positive(arg) for arg in node.args)
-    if isinstance(node, Add):
-        return any(needs_positive(term) for term in node.terms)
-    if isinstance(node, Mul):
-        return any(needs_positive(factor) for factor in node.factors)
-    if isinstance(node, PlusMinus):
-        return needs_positive(node.operand)
-    return isinstance(node, Quantity) and needs_positive(node.value)
+    if isinstance(node, Pow) and not (isinstance(node.exponent, Num) and node.exponent.value.denominator == 1):
+        return True
+    return (isinstance(node, Call) and node.name in _BRANCHED) or any(map(needs_positive, children(node)))
 
 
 def is_constant(node: Node) -> bool:
@@ -52,32 +42,15 @@ def has_variables(node: Node) -> bool:
     """Whether a tree depends on a variable."""
     if isinstance(node, Sym):
         return node.name not in CONSTANTS and node.name != "\\infty"
-    if isinstance(node, Add):
-        return any(has_variables(term) for term in node.terms)
-    if isinstance(node, Mul):
-        return any(has_variables(factor) for factor in node.factors)
-    if isinstance(node, Pow):
-        return has_variables(node.base) or has_variables(node.exponent)
-    if isinstance(node, Call):
-        return any(has_variables(arg) for arg in node.args)
-    if isinstance(node, PlusMinus):
-        return has_variables(node.operand)
-    if isinstance(node, Quantity):
-        return has_variables(node.value)
-    return False
+    return any(map(has_variables, children(node)))
 
 
 def counts(node: Node) -> bool:
     """Whether a tree has sums, products or binomials, which are defined for whole numbers."""
-    if isinstance(node, Call):
-        return node.name in ("sum", "prod", "binom", "factorial") or any(counts(arg) for arg in node.args)
-    if isinstance(node, Add):
-        return any(counts(term) for term in node.terms)
-    if isinstance(node, Mul):
-        return any(counts(factor) for factor in node.factors)
-    return isinstance(node, Pow) and (counts(node.base) or counts(node.exponent))
+    return (isinstance(node, Call) and node.name in _COUNTING) or any(map(counts, children(node)))
 
 
+_COUNTING = frozenset(["sum", "prod", "binom", "factorial"])
 _BRANCHED = frozenset(
     [
         "root", "ln", "log", "log10", "arcsin", "arccos", "arctan", "arcsec", "arccsc", "arccot", "arsinh",
@@ -118,7 +91,7 @@ def expand(node: Node) -> Node:
                 items.append(expanded)
         return Sequence(node.opening, node.closing, items, node.separator)
     if _has_plus_minus(node):
-        return Sequence("", "", [_with_sign(node, 1), _with_sign(node, -1)])
+        return Sequence("", "", [_with_sign(node, 1), _with_sign(node, -1)], "or")
     return node
 
 
@@ -162,26 +135,13 @@ def split_unit(node: Node) -> tuple[Node, str]:
 
 
 def _any_node(node: Node, wanted: Callable[[Node], bool]) -> bool:
-    """Whether any part of an expression is wanted."""
-    if wanted(node):
-        return True
-    if isinstance(node, Add):
-        return any(_any_node(term, wanted) for term in node.terms)
-    if isinstance(node, Mul):
-        return any(_any_node(factor, wanted) for factor in node.factors)
-    if isinstance(node, Pow):
-        return _any_node(node.base, wanted) or _any_node(node.exponent, wanted)
-    if isinstance(node, Call):
-        return any(_any_node(arg, wanted) for arg in node.args)
-    if isinstance(node, PlusMinus):
-        return _any_node(node.operand, wanted)
-    return isinstance(node, Quantity) and _any_node(node.value, wanted)
+    """Whether any part of a tree is wanted."""
+    return wanted(node) or any(_any_node(part, wanted) for part in children(node))
 
 
 def mentions(node: Node, symbol: Node) -> bool:
     """Whether an expression or an equation contains a symbol."""
-    parts = node.members if isinstance(node, Relation) else [node]
-    return any(_any_node(part, lambda inner: inner == symbol) for part in parts)
+    return _any_node(node, lambda inner: inner == symbol)
 
 
 def has_parts(node: Node) -> bool:

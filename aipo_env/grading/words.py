@@ -26,6 +26,9 @@ def compare_words(
         times = _clock(gold_text), _clock(answer_text)
         if times[0] is not None and times[1] is not None and "".join(_halves(gold_text) + _halves(answer_text)):
             return Outcome(times[0] == times[1], "clock")
+    letters = _WRAPPER.sub(r"\1", gold_text).strip(), _WRAPPER.sub(r"\1", answer_text).strip()
+    if all(len(text) > 1 and text.isascii() and text.isalpha() for text in letters):
+        return Outcome(_same(*letters, policy) or _same_product(*letters), "letters")
     if not (gold is None or isinstance(gold, Text)) or not any(char.isalpha() for char in gold_text):
         return None
     gold_words, answer_words = _plain(gold_text), _plain(answer_text)
@@ -61,6 +64,12 @@ def _same(gold: str, answer: str, policy: GradingPolicy) -> bool:
     return gold == answer or (
         len(gold) > 3 and gold.replace(" ", "").isalpha() and gold.replace(" ", "") == answer.replace(" ", "")
     )
+
+
+def _same_product(gold: str, answer: str) -> bool:
+    """Whether two runs of letters are one product, as xy and yx are; with a vowel, or in capitals, they are words or names."""
+    product = gold.islower() and not set(gold) & set("eiou") and ("a" not in gold or len(gold) == 2)
+    return product and sorted(gold) == sorted(answer)
 
 
 def _halves(text: str) -> list[str]:
