@@ -11,6 +11,7 @@ import unicodedata
 
 from aipo_env.grading.extract import MAX_ANSWER
 from aipo_env.grading.phrases import spell_out
+from aipo_env.grading.units import is_unit
 from aipo_env.grading.vocabulary import introduces
 
 MAX_NESTING = 60
@@ -85,6 +86,9 @@ _UNIT_LETTERS = frozenset("msghlLNJWVKFC")
 _VALUE_BEFORE = re.compile(r"(?:\d|[})]|\\pi|\\circ)\s*$")
 _WORD_IN_BRACES = r"\{\s*\\(?:text|mathrm|mbox|textbf|rm)\s*\{\s*([A-Za-z]{1,20})\s*\}\s*(\^\{?[23]\}?)?\s*\}"
 _UNIT_FRACTION = re.compile(rf"\\frac\s*{_WORD_IN_BRACES}\s*{_WORD_IN_BRACES}")
+_BRACED = re.compile(r"\s?\{\s?([,:])\s?\}\s?")
+_BARE_STYLE = re.compile(r"\\(?:mathbf|mathrm|mathit|mathsf|boldsymbol|bm|rm|bf)\s+(?=[A-Za-z\\])")
+_MEASURED = re.compile(r"(-?\d[\d,]{0,30}(?:\.\d{1,30})?)\s+([A-Za-z][A-Za-z .]{0,40})")
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,9}\.\d{0,9}?)(\d{1,6})\2{1,40}\s?(?:\.\.\.|\\l?dots)")
 _SPACES = re.compile(r"\s{2,}|\n")
 
@@ -124,6 +128,7 @@ def clean(text: str, *, trusted: bool = False) -> str:
         text = _FRACTION.sub(r"\\frac ", text)
         text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
         text = text.replace("\\lbrack", "[").replace("\\rbrack", "]").replace("\\%", "%")
+        text = _BARE_STYLE.sub(" ", text)
         text = _UNIT_FRACTION.sub(_unit_on_one_line, text)
         for _ in range(3):
             replaced = _STYLE.sub(_restyle, text)
@@ -133,9 +138,8 @@ def clean(text: str, *, trusted: bool = False) -> str:
         text = _MATH_DELIMITERS.sub(" ", text)
     elif "$" in text:
         text = text.replace("$", " ")
-    for braced in ("{,}", "{:}"):
-        if braced in text:
-            text = text.replace(braced, braced[1])
+    if "{" in text:
+        text = _BRACED.sub(r"\1", text)
     text = text.strip()
     lead = _LEAD.match(text)
     if lead is not None and introduces(lead[1]):
@@ -200,6 +204,9 @@ def _restyle(match: re.Match[str]) -> str:
         return f" {content} "
     if len(content) == 1 or not any(char.isalpha() for char in content):
         return f" {content} "
+    measured = _MEASURED.fullmatch(content)
+    if measured is not None and is_unit(measured[2], frozenset()):
+        return f" {measured[1]} \\text{{{measured[2]}}}"
     if match[1] in ("text", "textrm") and match[2] == content and "\\" not in content:
         return match[0] if match[1] == "text" else f"\\text{{{content}}}"
     if match[1] in ("boxed", "fbox") or "\\" in content or any(char.isdigit() or char in "=+^_" for char in content):

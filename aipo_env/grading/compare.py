@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import TypeGuard
 
 from aipo_env.grading.arithmetic import Budget, NoValue
 from aipo_env.grading.figures import figure_name, same_figure
@@ -53,9 +54,12 @@ from aipo_env.grading.trees import (
     has_variables,
     is_constant,
     is_unevaluated,
+    mentions,
     needs_positive,
     signed_infinity,
     split_unit,
+    substitute,
+    variables,
     vector_entries,
 )
 from aipo_env.grading.units import unit_size
@@ -150,6 +154,8 @@ class _Comparison:
             return self.set_operations(gold, answer)
         if isinstance(expanded_gold, Sequence) or isinstance(expanded_answer, Sequence):
             return self.sequences(expanded_gold, expanded_answer)
+        if _is_congruence(gold) and _is_congruence(answer):
+            return self.congruences(gold, answer)
         if has_parts(gold) or has_parts(answer):
             gold, answer = carry_out(gold, self.budget), carry_out(answer, self.budget)
             if is_constant(gold) and has_parts(answer):
@@ -168,7 +174,25 @@ class _Comparison:
         infinities = signed_infinity(gold), signed_infinity(answer)
         if infinities != (0, 0):
             return Outcome(infinities[0] == infinities[1], "infinity")
+        rest = _without_constant(gold), _without_constant(answer)
+        if rest[0] is not None and rest[1] is not None:
+            return self.antiderivatives(rest[0], rest[1])
         return compare_scalars(gold, answer, self.policy, self.budget)
+
+    def congruences(self, gold: Call, answer: Call) -> Outcome:
+        """Compare two residues: one modulus, and values that differ by a multiple of it."""
+        if not self.equal(gold.args[1], answer.args[1]).equal or has_variables(gold) or has_variables(answer):
+            return _all("congruence", [self.equal(a, b) for a, b in zip(gold.args, answer.args, strict=True)])
+        gap = Add([gold.args[0], Mul([Num(Fraction(-1)), answer.args[0]])])
+        return _named("congruence", self.equal(Num(Fraction(0)), Call("mod", [gap, gold.args[1]])))
+
+    def antiderivatives(self, gold: Node, answer: Node) -> Outcome:
+        """Compare two functions up to a constant, where both sides add an arbitrary one: ``+ C``."""
+        gap = Add([gold, Mul([Num(Fraction(-1)), answer])])
+        names = sorted(variables(gap))
+        # The gap is a constant if it is the same after all variables have moved.
+        moved = substitute(gap, {name: Add([Sym(name), Num(Fraction(1, 3))]) for name in names})
+        return _named("constant_of_integration", compare_scalars(gap, moved, self.policy, self.budget))
 
     def conditional(self, gold: Node, answer: Node) -> Outcome:
         """Compare what holds for a range of its variables; one side need not say which, if it is a set or all values."""
@@ -436,6 +460,21 @@ def _all(rule: str, outcomes: list[Outcome]) -> Outcome:
         if outcome.equal is False:
             return Outcome(False, f"{rule}/{outcome.rule}")
     return Outcome(None if any(o.equal is None for o in outcomes) else True, rule)
+
+
+def _is_congruence(node: Node) -> TypeGuard[Call]:
+    return isinstance(node, Call) and node.name == "congruent"
+
+
+def _without_constant(node: Node) -> Node | None:
+    """Return a sum without its term C, c, K or k; None if it has no such term, or uses the letter elsewhere too."""
+    if not isinstance(node, Add):
+        return None
+    constants = [term for term in node.terms if isinstance(term, Sym) and term.name in ("C", "c", "K", "k")]
+    rest = [term for term in node.terms if term not in constants]
+    if len(constants) != 1 or not rest or any(mentions(term, constants[0]) for term in rest):
+        return None
+    return Add(rest) if any(map(has_variables, rest)) else None
 
 
 def _is_conditional(node: Node) -> bool:

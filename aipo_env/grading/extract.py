@@ -42,8 +42,7 @@ _BEFORE_VALUE = frozenset(
     """
     is are was were be equals equal to makes make made gets get got has have had costs cost pays pay paid earns
     earn earned spends spend spent needs need sold sells sell bought buys buy ate left takes take took gives give
-    receives weighs saves saved answer result value total therefore thus so hence then approximately about exactly
-    only just which altogether s by find obtain
+    receives weighs saves saved answer result value total therefore thus so hence then which altogether s by find obtain
     """.split()  # noqa: SIM905
 )
 _OPERATIONS = frozenset(
@@ -56,6 +55,9 @@ _CALCULATES = re.compile(
     r"\b(?:squared?|cubed?|roots?|power|divided|multiplied|inverse|reciprocal|factorial)\b", re.IGNORECASE
 )
 _AFTER_NUMBER = re.compile(r"^.*\d(?=\s)", re.DOTALL)
+_LETTER = re.compile(r"\s*(?:[A-Za-z]|\\[a-z]+)\s*")
+_IS_ANSWER = re.compile(r"[\s$]*is the (?:final |correct |only )?(?:answer|solution|result)\b")
+_DEGREE = re.compile(r"(?:\s*\b(?:about|approximately|roughly|exactly|only|just))+\s*$", re.IGNORECASE)
 _TOTAL_OF = re.compile(r"\b(?:total|average|sum|profit|cost|speed|price)\s+of[\s$]*$", re.IGNORECASE)
 _AFTER = frozenset(
     """
@@ -199,7 +201,7 @@ def _with_unit(number: str, words: list[str]) -> str | None:
     return " ".join([number, *unit])
 
 
-def _last_value(text: str) -> str | None:
+def _last_value(text: str, tries: int = 3) -> str | None:
     """Return the last formula or number of a text, whichever ends later, if the words beside it only state it."""
     best: tuple[int, int, str] | None = None
     for opening, closing in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
@@ -214,6 +216,8 @@ def _last_value(text: str) -> str | None:
         if content.strip() and "$" not in content and (best is None or after > best[1]):
             best = (start, after, content.strip())
     number = _last_match(_NUMBER, text, best[1] if best else 0)
+    if best is not None and number is None and _LETTER.fullmatch(best[2]) and "$" in text[: best[0]]:
+        return _last_value(text[: best[0]].rstrip("$ "), tries - 1) if tries else None  # "... for all $x$"
     if number is not None:
         best = (number.start(), number.end(), number.group().strip())
     return _stated(text, *best, formula=number is None) if best else None
@@ -228,7 +232,7 @@ def _stated(text: str, start: int, end: int, value: str, *, formula: bool) -> st
         return None
     if _CALCULATES.search(before) and not introduces(before):
         return None
-    last = _BEFORE.search(before)
+    last = _BEFORE.search(_DEGREE.sub("", before))
     if last is None and not formula:
         return None
     word = (last[2] or "").casefold() if last else ""
@@ -236,6 +240,8 @@ def _stated(text: str, start: int, end: int, value: str, *, formula: bool) -> st
         word = ""
     if word and (word in _OPERATIONS if formula else word not in _BEFORE_VALUE):
         return None
+    if _IS_ANSWER.match(after):
+        return value
     percent = re.match(r"\s?(?:\\?%|percent\b)", after)
     if percent:
         return value + "\\%"
@@ -256,4 +262,4 @@ def _innocent(before: str) -> bool:
 def _last_sentence(text: str) -> str:
     """Return what stands before a value: from the last full stop, line or number on."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text, max(0, len(text) - 400))]
-    return _AFTER_NUMBER.sub("", text[max([ends[-1] if ends else 0, text.rfind("\n") + 1, len(text) - 400]) :])
+    return _AFTER_NUMBER.sub("#", text[max([ends[-1] if ends else 0, text.rfind("\n") + 1, len(text) - 400]) :])

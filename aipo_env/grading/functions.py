@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from aipo_env.grading.arithmetic import Floats, Value
+from aipo_env.grading.arithmetic import Floats, NoValue, Value
 
 
 def _root(values: list[Value], numbers: Floats) -> Value | None:
@@ -25,6 +25,8 @@ def _factorial(values: list[Value], numbers: Floats) -> Value | None:
     whole = _integers(values, 400)
     if whole is not None and whole[0] >= 0:
         return Fraction(math.factorial(whole[0]))
+    if isinstance(values[0], Fraction) and values[0] < 0 and values[0].denominator == 1:
+        raise NoValue("factorial")
     if isinstance(values[0], Fraction) and 0 < values[0] < 100:
         return numbers.gamma(values[0] + 1)
     return None

@@ -20,12 +20,12 @@ from fractions import Fraction
 from aipo_env.grading.arithmetic import Budget, NoValue, OutOfBudget, Value, to_complex
 from aipo_env.grading.clean import Refused, clean
 from aipo_env.grading.lexer import Unreadable
-from aipo_env.grading.nodes import Call, Node, Num, Quantity, Relation, Sequence, Sym, children
+from aipo_env.grading.nodes import Call, Node, Num, Quantity, Relation, Sequence
 from aipo_env.grading.numeric import Evaluator
 from aipo_env.grading.parser import parse
 from aipo_env.grading.policy import GradingPolicy
 from aipo_env.grading.scalars import compare_scalars
-from aipo_env.grading.trees import CONSTANTS, split_unit
+from aipo_env.grading.trees import split_unit, variables
 from aipo_env.grading.units import unit_size
 
 __all__ = [
@@ -95,16 +95,6 @@ def exact_value(node: Node, values: Mapping[str, Fraction] | None = None, budget
     if not isinstance(value, Fraction):
         raise NoValue("not rational")
     return value
-
-
-def variables(node: Node) -> frozenset[str]:
-    r"""Return the names of the free variables; ``\pi``, ``e``, ``i``, infinity and indices of sums are none."""
-    if isinstance(node, Sym):
-        return frozenset() if node.name in CONSTANTS or node.name == "\\infty" else frozenset((node.name,))
-    inner = frozenset[str]().union(*map(variables, children(node)))
-    if isinstance(node, Call) and node.name in ("sum", "prod", "int", "lim") and isinstance(node.args[1], Sym):
-        return inner - {node.args[1].name}
-    return inner
 
 
 def equal(left: Node, right: Node, budget: Budget | None = None) -> bool | None:

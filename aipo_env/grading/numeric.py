@@ -31,7 +31,7 @@ from aipo_env.grading.nodes import (
     Text,
 )
 from aipo_env.grading.quadrature import integrate
-from aipo_env.grading.trees import has_variables
+from aipo_env.grading.trees import has_variables, mentions
 
 MAX_RANGE = 2_000
 
@@ -154,6 +154,9 @@ class Evaluator:
             return self._value(monomial) if monomial is not None else self._placeholder(name, values)
         if name == "side+":
             return values[0]  # "x \\to 3^+" is a limit's default direction
+        if name in _OF_COMPLEX and len(values) == 1 and not has_variables(args[0]) and mentions(args[0], Sym("i")):
+            z = self.numbers.inexact(values[0])
+            return {"overline": z.conjugate(), "Re": z.real, "Im": z.imag}[name] + 0 * self.numbers.i
         if name in UNARY and len(values) == 1:
             value = UNARY[name](values[0], self.numbers)
             return value if isinstance(value, Fraction) else self.numbers.checked(value)
@@ -275,6 +278,7 @@ class PreciseEvaluator(Evaluator):
         return value
 
 
+_OF_COMPLEX = ("overline", "Re", "Im")
 _CONSTANTS = {"\\pi": "pi", "e": "e", "i": "i"}
 
 

@@ -13,7 +13,7 @@ _REALS = re.compile(
 )
 _NOTHING = re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?|(?:the )?empty set")
 _LIMIT = re.compile(r"(?:the )?(?:limit )?does not exist|dne")
-_LETTERS_ONLY = re.compile(r"[A-Za-z -]{3,}|\\text\{[A-Za-z -]{3,}\}")
+_LETTERS_ONLY = re.compile(r"[A-Za-z -]{3,120}|\\text\{[A-Za-z -]{3,120}\}")
 _HINT = re.compile("real|olution|mpty|exist|dne", re.IGNORECASE)
 
 

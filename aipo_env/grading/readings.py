@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 from aipo_env.grading.lexer import Unreadable
-from aipo_env.grading.nodes import Node, Quantity, Sequence
+from aipo_env.grading.nodes import Node, Num, Quantity, Sequence
 from aipo_env.grading.parser import parse
-from aipo_env.grading.units import canonical_unit
+from aipo_env.grading.units import canonical_unit, unit_size
 
 _TRAILING_UNIT = re.compile(r"(.*[\d)}])\s*([A-Za-z][A-Za-z/^\d{} ]{0,20})")
 _UNIT_FRACTION = re.compile(r"\\frac\s*\{([A-Za-z]{1,20})\}\s*\{([A-Za-z]{1,20}(?:\^\{?[23]\}?)?)\}$")
+_SPACED_UNIT = re.compile(r"(-?\d{1,30}(?:\.\d{1,30})?) (?:h|s|m|g|L|N|J|W|V|K)")
 _DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))")
 
 
@@ -28,6 +29,8 @@ def other_readings(gold_text: str, gold: Node, answer_text: str, answer: Node) -
                 continue
         elif isinstance(other, Quantity):
             reading = _with_unit(text, other.unit)
+        elif isinstance(other, Num) and (spaced := _SPACED_UNIT.fullmatch(text)) is not None:
+            reading = parse(spaced[1])  # "3 h" may be hours
         if reading is not None:
             readings.append((reading, answer) if first else (gold, reading))
     return readings
@@ -36,9 +39,12 @@ def other_readings(gold_text: str, gold: Node, answer_text: str, answer: Node) -
 def _with_unit(text: str, unit: str) -> Node | None:
     """Read "5 m" as five metres where the other side says so, not as five times m."""
     trailing = _TRAILING_UNIT.fullmatch(_UNIT_FRACTION.sub(r" \1/\2", text))
-    if trailing is None or canonical_unit(trailing[2]) != canonical_unit(unit):
+    if trailing is None:
+        return None
+    own, wanted = canonical_unit(trailing[2]), canonical_unit(unit)
+    if own != wanted and (unit_size(own) is None or unit_size(wanted) is None):
         return None
     try:
-        return Quantity(parse(trailing[1]), unit)
+        return Quantity(parse(trailing[1]), unit if own == wanted else own)
     except Unreadable:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 from aipo_env.grading.nodes import (
@@ -15,6 +15,7 @@ from aipo_env.grading.nodes import (
     PlusMinus,
     Pow,
     Quantity,
+    Relation,
     Sequence,
     Sym,
     Text,
@@ -45,6 +46,43 @@ def has_variables(node: Node) -> bool:
     return any(map(has_variables, children(node)))
 
 
+def variables(node: Node) -> frozenset[str]:
+    r"""Return the names of the free variables; ``\pi``, ``e``, ``i``, infinity and indices of sums are none."""
+    if isinstance(node, Sym):
+        return frozenset() if node.name in CONSTANTS or node.name == "\\infty" else frozenset((node.name,))
+    inner = frozenset[str]().union(*map(variables, children(node)))
+    if isinstance(node, Call) and node.name in ("sum", "prod", "int", "lim") and isinstance(node.args[1], Sym):
+        return inner - {node.args[1].name}
+    return inner
+
+
+def substitute(node: Node, values: Mapping[str, Node]) -> Node:
+    """Return an expression with trees in place of variables."""
+    if isinstance(node, Sym):
+        return values.get(node.name, node)
+    return rebuilt(node, [substitute(part, values) for part in children(node)])
+
+
+def rebuilt(node: Node, parts: list[Node]) -> Node:
+    """Return an expression or a relation with other parts."""
+    match node:
+        case Add():
+            return Add(parts)
+        case Mul():
+            return Mul(parts)
+        case Pow():
+            return Pow(*parts)
+        case Call(name):
+            return Call(name, parts)
+        case PlusMinus(_, sign):
+            return PlusMinus(parts[0], sign)
+        case Quantity(_, unit, compound):
+            return Quantity(parts[0], unit, compound)
+        case Relation(_, operators):
+            return Relation(parts, operators)
+    return node
+
+
 def counts(node: Node) -> bool:
     """Whether a tree has sums, products or binomials, which are defined for whole numbers."""
     return (isinstance(node, Call) and node.name in _COUNTING) or any(map(counts, children(node)))
@@ -66,17 +104,7 @@ def _has_plus_minus(node: Node) -> bool:
 def _with_sign(node: Node, sign: int) -> Node:
     if isinstance(node, PlusMinus):
         return Mul([Num(Fraction(sign * node.sign)), _with_sign(node.operand, sign)])
-    if isinstance(node, Add):
-        return Add([_with_sign(term, sign) for term in node.terms])
-    if isinstance(node, Mul):
-        return Mul([_with_sign(factor, sign) for factor in node.factors])
-    if isinstance(node, Pow):
-        return Pow(_with_sign(node.base, sign), _with_sign(node.exponent, sign))
-    if isinstance(node, Call):
-        return Call(node.name, [_with_sign(arg, sign) for arg in node.args])
-    if isinstance(node, Quantity):
-        return Quantity(_with_sign(node.value, sign), node.unit)
-    return node
+    return rebuilt(node, [_with_sign(part, sign) for part in children(node)])
 
 
 def expand(node: Node) -> Node:

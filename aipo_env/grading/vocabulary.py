@@ -65,12 +65,21 @@ SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
 """Words that multiply the number before them."""
+_PARTS_OF = {
+    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
+    "ninth": 9, "tenth": 10, "twelfth": 12, "hundredth": 100,
+}  # fmt: skip
 _NUMBER_WORDS = frozenset([*_SMALL, *_TENS, *SCALES])
 
 
 def number_in_words(words: str) -> Fraction | None:
-    """Return the whole number that words say ("twenty-five", "two hundred and six"); None if they say anything else."""
+    """Return the number that words say ("twenty-five", "two hundred and six", "two thirds"); None for anything else."""
     parts = words.casefold().replace("-", " ").split()
+    if parts == ["half"]:
+        return Fraction(1, 2)
+    if len(parts) > 1 and parts[-1].removesuffix("s") in _PARTS_OF:
+        top = Fraction(1) if parts[0] in ("a", "an") else number_in_words(" ".join(parts[:-1]))
+        return top / _PARTS_OF[parts[-1].removesuffix("s")] if top is not None and top < 20 else None
     if not parts or len(parts) > 24 or not any(part in _NUMBER_WORDS for part in parts):
         return None
     total, group, last, previous = 0, 0, 10**15, ""
