@@ -24,6 +24,7 @@ from aipo_env.protocol import (
     FinishReason,
     Malformed,
     Reply,
+    TextAction,
     TokenAction,
 )
 from aipo_env.tasks.base import Task
@@ -59,6 +60,20 @@ class TokenCodec(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Ids to text, without control tokens such as end-of-sequence."""
         ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Turn:
+    """An action as it was understood."""
+
+    text: str
+    tokens: TokenAction | None
+    finish: FinishReason
+    understood: Consult | Answer | Malformed
+    consults: list[Consult]
+    """All that the turn asks for; `understood` is the first of them."""
+    end: int
+    """Where the turn's action ends in the text; what stands behind it does not belong to the turn."""
 
 
 RewardFunction = Callable[[Task, Answer | None, Grade | None], float | Mapping[str, float]]
@@ -165,6 +180,7 @@ class Episode:
         self._env_id = env_id
         self.seed = seed
         self._task_index = task_index
+        self._last_read: tuple[Action, _Turn] | None = None
         self._pending: deque[tuple[str, ConsultRequest | str]] = deque()
         """Whose reply is due, in the order of the tags; a text in a request's place is a notice that waits its turn."""
         self.chars_left = self.config.max_chars
@@ -223,36 +239,32 @@ class Episode:
             What the turn was understood as; of several consults the first.
 
         Raises:
-            InvalidActionError: for an action of another type.
+            InvalidActionError: for an action of another type, or a structured one that the markup cannot say.
             EpisodeStateError: when it is not the policy's turn.
         """
         if self.turn_of != POLICY:
             raise EpisodeStateError(
                 "the episode is over; reset it." if self.done else f"it is {self.turn_of}'s turn: a reply is due."
             )
-        text, tokens = self._lower(action)
+        turn = self._read(action)
+        self._last_read = None
         self.turn += 1
-        if len(text) > self.chars_left:
-            return self._overflow(text, tokens)
-        finish = tokens.finish_reason if tokens is not None else "stop"
-        parser = self.parser(finish)
-        parser.feed(text, last=True)
-        understood = parser.finish()
-        # Behind a complete consult nothing belongs to the turn; an answer turn is kept whole.
-        end = len(text) if isinstance(understood, Answer) or parser.consult_end is None else parser.consult_end
-        consults = [understood] if isinstance(understood, Consult) else []
-        if consults and self.config.fan_out > 1:
-            more, end = markup.adjacent_consults(text, end, self.config.agents, consults[0], self.config.fan_out)
-            consults += more
-        self._record_policy(text, end, tokens)
-        self.last_action = understood
+        self.last_action = understood = turn.understood
+        if len(turn.text) > self.chars_left:
+            self._overflow(turn.text, turn.tokens)
+            return understood
+        self._record_policy(turn.text, turn.end, turn.tokens)
         if isinstance(understood, Answer):
             self._finish("answer", answer=understood)
         elif isinstance(understood, Malformed):
-            self._malformed(understood, finish)
+            self._malformed(understood, turn.finish)
         else:
-            self._consult(consults)
+            self._consult(turn.consults)
         return understood
+
+    def understand(self, action: Action) -> Consult | Answer | Malformed:
+        """What `act` would understand this action as; changes nothing. Raises as `act` does for an action that is none."""
+        return self._read(action).understood
 
     def parser(self, finish: FinishReason = "stop") -> markup.ActionParser:
         """A parser for one turn by these rules; `finish` is how the turn ended."""
@@ -304,17 +316,68 @@ class Episode:
         }
         return Trajectory(**{**values, **fields})  # type: ignore[arg-type]
 
-    def _lower(self, action: Action) -> tuple[str, TokenAction | None]:
+    def _read(self, action: Action) -> _Turn:
+        # Whoever grades ahead, or checks a batch of actions, has asked about this one just now.
+        if self._last_read is None or self._last_read[0] is not action:
+            self._last_read = action, self._read_anew(action)
+        return self._last_read[1]
+
+    def _read_anew(self, action: Action) -> _Turn:
+        text = self._lower(action)
+        tokens = action if isinstance(action, TokenAction) else None
+        finish = action.finish_reason if isinstance(action, TokenAction | TextAction) else "stop"
+        if len(text) > self.chars_left:
+            left = f"{self.chars_left} of max_chars={self.config.max_chars} were left."
+            malformed = Malformed(f"the turn has {len(text)} characters; {left}", text[: self.chars_left])
+            return _Turn(text, tokens, finish, malformed, [], len(text))
+        parser = self.parser(finish)
+        parser.feed(text, last=True)
+        understood = parser.finish()
+        # Behind a complete consult nothing belongs to the turn; an answer turn is kept whole.
+        end = len(text) if isinstance(understood, Answer) or parser.consult_end is None else parser.consult_end
+        consults = [understood] if isinstance(understood, Consult) else []
+        if consults and self.config.fan_out > 1:
+            more, end = markup.adjacent_consults(text, end, self.config.agents, consults[0], self.config.fan_out)
+            consults += more
+        if not isinstance(action, str | TextAction | TokenAction) and not self._says(action, understood, consults):
+            shown = understood.reason if isinstance(understood, Malformed) else repr(understood)[:120]
+            raise InvalidActionError(
+                f"a structured action must be readable in the episode's markup as what it is; {str(action)[:120]} reads as "
+                f"{text[:120]!r} there, which is understood as: {shown} Leave tags and unbalanced braces out of its texts, or "
+                "act with a str."
+            )
+        return _Turn(text, tokens, finish, understood, consults, end)
+
+    def _says(
+        self,
+        action: Consult | Answer | Sequence[Consult],
+        understood: Consult | Answer | Malformed,
+        consults: Sequence[Consult],
+    ) -> bool:
+        """Whether a structured action was understood as itself."""
+        if isinstance(action, Answer):
+            return isinstance(understood, Answer) and markup.same_answer(action, understood, self.config.answers)
+        wanted = [action] if isinstance(action, Consult) else action
+        first = wanted[0]
+        if not (self.config.assisted and first.agent in self.config.agents and first.query.strip()):
+            # Nobody there, or nothing to answer: an observation that says so, as it is for text.
+            return isinstance(understood, Malformed)
+        asked = [(part.agent, part.query.strip()) for part in wanted]
+        return [(part.agent, part.query) for part in consults] == asked and consults[0].prefix == first.prefix
+
+    def _lower(self, action: Action) -> str:
         if isinstance(action, str):
-            return action, None
+            return action
+        if isinstance(action, TextAction):
+            return action.text
         if isinstance(action, Consult | Answer):
-            return markup.render(action, answers=self.config.answers), None
+            return markup.render(action, answers=self.config.answers, consults=self.config.assisted)
         if isinstance(action, TokenAction):
             if self._codec is None:
                 raise InvalidActionError(
                     "a TokenAction needs an environment with a tokenizer: pass codec= when making it."
                 )
-            return self._codec.decode(action.ids), action
+            return self._codec.decode(action.ids)
         if isinstance(action, list | tuple) and action and all(isinstance(part, Consult) for part in action):
             helpers = [part.agent for part in action]
             if len(helpers) > self.config.fan_out or len(set(helpers)) < len(helpers):
@@ -322,10 +385,10 @@ class Episode:
                     f"a turn may consult {self.config.fan_out} helper(s) (fan_out), each once; got {', '.join(helpers)}. "
                     "Ask in several turns, or make the environment with a larger fan_out."
                 )
-            return "".join(map(markup.render, action)), None
+            return "".join(map(markup.render, action))
         raise InvalidActionError(
-            f"an action is a str, Consult, Answer or TokenAction, or a list of Consults; got {type(action).__name__}: "
-            f"{str(action)[:80]!r}."
+            "an action is a str, Consult, Answer or TokenAction (or TextAction), or a list of Consults; got "
+            f"{type(action).__name__}: {str(action)[:80]!r}."
         )
 
     def _append(self, segment: Segment) -> None:
@@ -433,21 +496,15 @@ class Episode:
             if self.chars_left <= 0:
                 self._finish("max_chars", truncated=True)
 
-    def _overflow(self, text: str, tokens: TokenAction | None) -> Malformed:
+    def _overflow(self, text: str, tokens: TokenAction | None) -> None:
         """A turn that is longer than what is left of the transcript ends the episode; its text is cut, its ids are not."""
-        malformed = Malformed(
-            f"the turn has {len(text)} characters; {self.chars_left} of max_chars={self.config.max_chars} were left.",
-            text[: self.chars_left],
-        )
         if tokens is None:
             cut = text[: self.chars_left]
             self._append(Segment(Source.POLICY, cut, self._encode(cut)))
         else:
             self._append(Segment(Source.POLICY, text, tuple(tokens.ids), tuple(tokens.logprobs or ())))
         self.chars_left = 0
-        self.last_action = malformed
         self._finish("max_chars", truncated=True)
-        return malformed
 
     def _finish(self, reason: str, *, truncated: bool = False, answer: Answer | None = None) -> None:
         self.grade = self._grade_answer(answer.text) if answer is not None else None

@@ -17,7 +17,7 @@ from aipo_env.episode import Episode, EpisodeConfig, RewardFunction, TokenCodec
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.prompts import DESCRIPTIONS, build_prompt
 from aipo_env.protocol import Action, Agent, Answer, Consult, ConsultRequest, Malformed, Reply
-from aipo_env.spaces import Unicode
+from aipo_env.spaces import PLAIN_CORPUS, Unicode
 from aipo_env.tasks.base import Task, TaskSet, is_confidential
 from aipo_env.trajectory import Segment, Trajectory
 
@@ -95,7 +95,10 @@ class ConsultGame:
             raise ConfigurationError(f"action_mode is 'text' or 'structured', got {mode!r}.")
         if mode == "text":
             return self.text_space
-        return spaces.Dict(target=spaces.Discrete(len(self.agent_names) + 1), text=self.text_space)
+        text = Unicode(
+            self.text_space.max_chars, [said for said in PLAIN_CORPUS if len(said) <= self.text_space.max_chars]
+        )
+        return spaces.Dict(target=spaces.Discrete(len(self.agent_names) + 1), text=text)
 
     def make_episode(self, task: Task | int, *, seed: int = 0, assisted: bool | None = None) -> Episode:
         """An episode of these rules on one task; what every face and every rollout plays.

@@ -8,10 +8,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from aipo_env import markup
-from aipo_env.episode import Episode, TokenCodec
+from aipo_env.episode import Episode
 from aipo_env.grading import Grade
-from aipo_env.protocol import Action, Answer, TokenAction
+from aipo_env.protocol import Action, Answer
 from aipo_env.tasks.base import Task, TaskSet
 
 
@@ -57,12 +56,13 @@ class GradedAhead:
             return self._ready[2]
         return self._tasks.grade(task, answer)
 
-    async def act(self, episode: Episode, action: Action, codec: TokenCodec | None) -> None:
+    async def act(self, episode: Episode, action: Action) -> None:
         """`episode.act(action)` without grading on the event loop."""
-        answer = _answer(episode, action, codec)
-        if answer is None:
+        understood = episode.understand(action)
+        if not isinstance(understood, Answer):
             episode.act(action)
             return
+        answer = understood.text
         if self._async is not None:
             grade = await self._async.grade_async(episode.task, answer)
         else:
@@ -74,28 +74,3 @@ class GradedAhead:
             episode.act(action)
         finally:
             self._ready = None
-
-
-def _answer(episode: Episode, action: Action, codec: TokenCodec | None) -> str | None:
-    """The answer that a turn will be understood as, if it is one; a wrong guess costs time, never correctness."""
-    if isinstance(action, TokenAction):
-        text = "" if codec is None else codec.decode(action.ids)
-    elif isinstance(action, Answer):
-        text = markup.render(action, answers=episode.config.answers)
-    elif isinstance(action, str):
-        text = action
-    else:
-        return None
-    if not any(sign in text for sign in _SIGNS[episode.config.answers]):
-        return None
-    parser = episode.parser(action.finish_reason if isinstance(action, TokenAction) else "stop")
-    parser.feed(text, last=True)
-    understood = parser.finish()
-    return understood.text if isinstance(understood, Answer) else None
-
-
-_SIGNS: dict[markup.AnswerForm, tuple[str, ...]] = {
-    "value": ("\\boxed", "<answer>"),
-    "program": ("\\boxed", "<answer>", "```"),
-}
-"""A text without any of these holds no answer."""

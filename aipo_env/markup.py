@@ -320,6 +320,15 @@ def adjacent_consults(
     return more, end
 
 
+def same_answer(one: Answer, other: Answer, answers: AnswerForm) -> bool:
+    """Whether two answers say the same; of programs the code counts, whatever fences stand around it."""
+    if answers == "program":
+        blocks = last_program(one.text), last_program(other.text)
+        codes = (a.text if block is None else block.code for a, block in zip((one, other), blocks, strict=True))
+        return len({code.strip() for code in codes}) == 1
+    return (one.text.strip(), one.prefix) == (other.text.strip(), other.prefix)
+
+
 def render(action: Consult | Answer | Malformed, *, answers: AnswerForm = "value", consults: bool = True) -> str:
     """The text of an action; `parse` is its inverse for every action that `parse` can return.
 

@@ -144,7 +144,7 @@ class Player:
                     f"{len(action.ids)}. Stop sampling there, with finish_reason='length'."
                 )
             try:
-                await self._tasks.act(episode, action, self.game.codec)
+                await self._tasks.act(episode, action)
             except GradingError as error:
                 return error
             if episode.requests:

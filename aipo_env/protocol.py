@@ -55,11 +55,27 @@ class TokenAction:
                 f"TokenAction needs one log-probability per id: {len(self.ids)} ids came with {len(self.logprobs)} "
                 "log-probabilities. Pass logprobs=None, or one value for each id."
             )
-        if self.finish_reason not in ("stop", "length"):
-            raise InvalidActionError(f"finish_reason must be 'stop' or 'length', got {self.finish_reason!r}.")
+        _check_finish_reason(self.finish_reason)
 
 
-Action = str | Consult | Answer | TokenAction | Sequence[Consult]
+@dataclasses.dataclass(frozen=True, slots=True)
+class TextAction:
+    """A turn as text from a sampler that tells how it ended but gives no ids, such as a chat server."""
+
+    text: str
+    finish_reason: FinishReason = "stop"
+    """As for `TokenAction`."""
+
+    def __post_init__(self) -> None:
+        _check_finish_reason(self.finish_reason)
+
+
+def _check_finish_reason(reason: str) -> None:
+    if reason not in ("stop", "length"):
+        raise InvalidActionError(f"finish_reason must be 'stop' or 'length', got {reason!r}.")
+
+
+Action = str | Consult | Answer | TextAction | TokenAction | Sequence[Consult]
 """What a policy may hand to an environment. Text is canonical: the other forms lower to the same transcript."""
 
 

@@ -23,6 +23,8 @@ DEFAULT_CORPUS = (
     "Größe ∑ 数",
     "",
 )
+PLAIN_CORPUS = tuple(text for text in DEFAULT_CORPUS if "<consult" not in text)
+"""Those that may stand inside a structured action."""
 
 
 class Unicode(Space[str]):

@@ -19,7 +19,7 @@ from aipo_env.episode import Episode
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.game import ActionMode, ConsultGame, Observation
 from aipo_env.gym_env import consult_record, render_transcript
-from aipo_env.protocol import Answer, Consult, Reply, TokenAction
+from aipo_env.protocol import Reply
 from aipo_env.tasks.base import is_for_evaluation
 from aipo_env.trajectory import Trajectory
 
@@ -225,10 +225,7 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
             )
         turns = [self.game.lower(action) for action in actions]
         for episode, turn in zip(self._episodes, turns, strict=True):
-            consults = isinstance(turn, list | tuple) and turn and all(isinstance(part, Consult) for part in turn)
-            token_exact = isinstance(turn, TokenAction) and self.game.codec is not None
-            if not (isinstance(turn, str | Consult | Answer) or token_exact or consults):
-                episode.act(turn)  # raises, before it changes anything
+            episode.understand(turn)
         return turns
 
     def _per_env(self, name: str, values: Iterable[Any] | float | None) -> list[Any]:

@@ -15,14 +15,17 @@ from aipo_env import (
     Malformed,
     Reply,
     Source,
+    TextAction,
     TokenAction,
 )
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
+from aipo_env.protocol import Action
 from tests.helpers import CharacterCodec, SumTasks
 
 TASKS = SumTasks()
 CODEC = CharacterCodec()
 ASK = '<consult agent="verify">17+25=43</consult>'
+SUBJECTS = [ASK, "</consult>", "<answer>", "</answer>", r"\boxed{", r"\boxed{5}", "<feedback>", "</feedback>"]
 
 
 def start(codec: CharacterCodec | None = None, index: int = 4, **rules: object) -> Episode:
@@ -207,6 +210,106 @@ def test_huge_turns_and_replies_spend_the_budget_and_no_more() -> None:
 def test_other_actions_are_an_error_that_says_what_is_expected(action: object) -> None:
     with pytest.raises(InvalidActionError, match="a str, Consult, Answer or TokenAction"):
         start().act(action)  # type: ignore[arg-type]
+
+
+GOLD = r"\boxed{5}"
+
+
+@pytest.mark.parametrize("assisted", [True, False])
+@pytest.mark.parametrize(
+    "before", ["I could use <consult> but no. ", "first <answer> tag, then ", r"so \boxed{a{ no. ", "<notice> hm. "]
+)
+def test_repair_08_an_episode_grades_the_answer_behind_what_stays_open(before: str, assisted: bool) -> None:
+    for codec in (None, CODEC):
+        episode = start(codec, assisted=assisted)
+        episode.act(before + GOLD if codec is None else TokenAction(CODEC.encode(before + GOLD)))
+        assert (episode.stop_reason, episode.reward) == ("answer", 1.0)
+
+
+SAID_OTHERWISE: list[tuple[object, dict[str, object]]] = [
+    (Answer('5<consult agent="verify">q</consult>'), {}),
+    (Consult("verify", r"a</consult>\boxed{3}"), {}),
+    (Consult("verify", 'is <consult agent="verify"> a tag?'), {}),
+    (Consult("verify", "q", GOLD), {}),
+    (Consult("verify", "q", '<consult agent="nobody">x</consult>'), {}),
+    (Consult("verify", r"a</consult>\boxed{3}"), {"assisted": False}),
+    (Answer("}{</answer>"), {}),
+    (Answer("5", '<consult agent="verify">q</consult>'), {}),
+    (Answer("</feedback>", "<feedback>"), {"assisted": False}),
+    (Answer("print(1)", '<consult agent="verify">q</consult>'), {"answers": "program"}),
+    ([Consult("verify", "q"), Consult("knowledge", "r", "and ")], {"fan_out": 2}),
+    ([Consult("verify", "q"), Consult("nobody", "r")], {"fan_out": 2}),
+    ([Consult("verify", "q"), Consult("knowledge", " ")], {"fan_out": 2}),
+]
+
+
+@pytest.mark.parametrize(("action", "rules"), SAID_OTHERWISE)
+def test_repair_25_a_structured_action_that_reads_as_another_is_refused(
+    action: object, rules: dict[str, object]
+) -> None:
+    episode = start(**rules)
+    before = dataclasses.replace(episode.trajectory())
+    for ask in (episode.understand, episode.act):
+        with pytest.raises(
+            InvalidActionError, match=r"must be readable .* which is understood as: .* or act with a str"
+        ):
+            ask(action)  # type: ignore[operator]
+    # Nothing has moved.
+    assert (episode.trajectory(), episode.turn, episode.turn_of, episode.last_action) == (before, 0, "policy", None)
+
+
+@pytest.mark.parametrize(
+    ("action", "understood", "rules"),
+    [
+        (Consult("verify", " q "), Consult("verify", "q"), {}),
+        (Consult("verify", "a<b}", "So: "), Consult("verify", "a<b}", "So: "), {}),
+        (Answer(" } ", r"\boxed{4}? "), Answer("}", r"\boxed{4}? "), {}),
+        (Answer("5", "I could use <consult> but no. "), Answer("5", "I could use <consult> but no. "), {}),
+        # Alone a consult is text.
+        (Answer(ASK), Answer(ASK), {"assisted": False}),
+        (Answer("x = 1", "```\ny\n```\n"), Answer("```python\nx = 1\n```", "```\ny\n```\n"), {"answers": "program"}),
+    ],
+)
+def test_structured_actions_that_can_be_read_are_taken(
+    action: Action, understood: object, rules: dict[str, object]
+) -> None:
+    assert start(**rules).act(action) == understood
+
+
+@pytest.mark.parametrize("action", [Consult("nobody", "q"), Consult("verify", " "), [Consult("nobody", "q")]])
+def test_a_consult_that_nobody_can_answer_is_an_observation(action: Action) -> None:
+    episode = start()
+    assert isinstance(episode.act(action), Malformed)
+    assert episode.segments[-1].text.startswith("<notice>")
+    alone = start(assisted=False)
+    assert isinstance(alone.act(action), Malformed)
+    assert alone.stop_reason == "no_answer"
+
+
+@given(
+    st.text("<>{}\\/ab", max_size=12), st.text("<>{}\\/ab", max_size=6), st.sampled_from(["", *SUBJECTS]), st.booleans()
+)
+def test_repair_25_what_is_taken_is_what_was_meant(text: str, prefix: str, tag: str, assisted: bool) -> None:
+    for action in (Answer(text + tag, prefix), Answer(text, tag + prefix), Consult("verify", f"a{tag}{text}", prefix)):
+        episode = start(assisted=assisted)
+        try:
+            understood = episode.act(action)
+        except InvalidActionError:
+            continue
+        if isinstance(action, Answer):
+            assert understood == Answer(action.text.strip(), action.prefix)
+        else:
+            assert understood == dataclasses.replace(action, query=action.query.strip()) or not assisted
+            assert not isinstance(understood, Answer)
+
+
+def test_a_text_action_says_how_the_turn_ended() -> None:
+    for finish, reason in (("stop", "no_answer"), ("length", "length")):
+        episode = start(assisted=False)
+        episode.act(TextAction("I think", finish))  # type: ignore[arg-type]
+        assert (episode.stop_reason, episode.segments[-1].text) == (reason, "I think")
+    with pytest.raises(InvalidActionError, match="'stop' or 'length', got 'end'"):
+        TextAction("x", "end")  # type: ignore[arg-type]
 
 
 def test_calls_out_of_order() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import aipo_env
 from aipo_env import Answer, Consult, ConsultRequest, Reply, TokenAction, Trajectory, markup
+from aipo_env.errors import InvalidActionError
 from aipo_env.grading import Grade, Verdict
 from aipo_env.tasks.base import Task
 from tests.helpers import CharacterCodec
@@ -125,13 +126,24 @@ def row(observation: dict[str, Any], reward: float, terminated: bool, truncated:
     return shown, reward, terminated, truncated, info
 
 
+def take(step: Callable[[Any], Any], actions: Iterator[Any]) -> tuple[bool, Any]:
+    """Takes the first action that is none of those that are refused: on these nothing moves."""
+    for action in actions:
+        try:
+            return True, step(action)
+        except InvalidActionError:
+            continue
+    return False, None
+
+
 def play_gymnasium(env: aipo_env.ConsultEnv, seed: int, actions: Iterator[Any]) -> Play:
     observation, info = env.reset(seed=seed)
     rows = [row(observation, 0, False, False, info)]
-    for action in actions:
-        rows.append(row(*env.step(action)))
-        if rows[-1][2] or rows[-1][3]:
+    while not (rows[-1][2] or rows[-1][3]):
+        taken, step = take(env.step, actions)
+        if not taken:
             break
+        rows.append(row(*step))
     return rows, env.trajectory, env.telemetry
 
 
@@ -160,10 +172,9 @@ def play_aec(env: aipo_env.AECConsultEnv, seed: int, actions: Iterator[Any]) -> 
         elif role != "policy_0":
             env.step(reply(role, observation, info, env.config.helper_view))
         else:
-            action = next(actions, None)
-            if action is None:
+            taken, _ = take(env.step, actions)
+            if not taken:
                 break
-            env.step(action)
     return rows, env.trajectory, env.telemetry
 
 
@@ -178,15 +189,14 @@ def play_parallel(env: aipo_env.ParallelConsultEnv, seed: int, actions: Iterator
         if infos["policy_0"]["active"] or not env.agents:
             info = {key: value for key, value in infos["policy_0"].items() if key != "active"}
             rows.append(row(observations["policy_0"], earned, *flags, info))
-            action = next(actions, None)
-            if action is None or not env.agents:
+            taken, step = take(lambda action: env.step({"policy_0": action}), actions) if env.agents else (False, None)
+            if not taken:
                 return rows, env.trajectory, env.telemetry
-            tick = {"policy_0": action}
             earned = 0.0
         else:
             active = [role for role in env.agents if infos[role]["active"]]
-            tick = {r: reply(r, observations[r], infos[r], env.config.helper_view) for r in active}
-        observations, rewards, terminations, truncations, infos = env.step(tick)
+            step = env.step({r: reply(r, observations[r], infos[r], env.config.helper_view) for r in active})
+        observations, rewards, terminations, truncations, infos = step
         earned += rewards["policy_0"]
         flags = terminations["policy_0"], truncations["policy_0"]
 

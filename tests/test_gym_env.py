@@ -223,6 +223,17 @@ def test_actions_that_are_none(action: object) -> None:
     env.step(r"\boxed{5}")
 
 
+@pytest.mark.parametrize("env_id", ["rulebook-consult", "rulebook"])
+def test_sampled_structured_actions_are_all_taken(env_id: str) -> None:
+    env = make(env_id, action_mode="structured")
+    env.action_space.seed(1)
+    sampled = [env.action_space.sample() for _ in range(60)]
+    assert len({(int(a["target"]), a["text"]) for a in sampled}) > 8
+    for action in sampled:
+        env.reset(seed=0)
+        env.step(action)
+
+
 def test_calls_out_of_order_and_wrong_options() -> None:
     with pytest.raises(EpisodeStateError, match="reset"):
         make().step("x")

@@ -87,7 +87,7 @@ RULES = st.fixed_dictionaries(
 
 def action_of(turn: Turn, codec: TokenCodec | None, fan_out: int) -> object:
     if turn.form == "consult":
-        return Consult("verify", "is it?", turn.text.replace("<", ""))
+        return Consult("verify", "is it?", turn.text.replace("<", "").replace("\\", ""))
     if turn.form == "consults":
         return [Consult("knowledge", "one"), Consult("verify", "two")][:fan_out]
     if turn.form == "answer":

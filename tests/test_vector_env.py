@@ -169,6 +169,7 @@ def test_actions_of_every_kind() -> None:
         [ASK, ASK, []],
         [ASK, ASK, {"target": 7, "text": "x"}],
         [ASK, ASK, TokenAction([1])],
+        [ASK, ASK, Consult("verify", r"a</consult>\boxed{3}")],
         {"target": [0, 0], "text": ("x", "y", "z")},
         {"target": [0, 0, 0]},
     ],

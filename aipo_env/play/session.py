@@ -96,7 +96,7 @@ class PlaySession:
             changed()
             try:
                 action = await self.policy.act(turn_request(episode, seed=seed, max_tokens=left, exact=exact))
-                await self._tasks.act(episode, _cut(action, left), self.game.codec)
+                await self._tasks.act(episode, _cut(action, left))
             except (TimeoutError, ConnectionError, GradingError) as error:
                 return f"{type(error).__name__}: {error}"
             changed()
