@@ -6,8 +6,9 @@ answer. A helper's reply comes back as `<feedback agent="verify">...</feedback>`
 
 The first complete tag of a turn decides what the turn is. If that is an answer, the last complete answer of the turn is
 the one that counts, as everywhere in the field. What stands inside a consult, a feedback or a notice that the policy
-wrote itself is never an answer. A tag that closes belongs to the nearest one of its kind that is open; what never closes
-is text, so it hides nothing that stands behind it. A consult that names no helper opens nothing.
+wrote itself is never an answer; nor is an answer that such a tag, opened inside it, outlives. A closing tag closes the
+nearest open one of its kind; what never closes is text, so it hides nothing that stands behind it. A consult that names
+no helper opens nothing.
 
 Where the answer is a program, models rarely mark it: they write a fenced code block and end their turn. So there a turn
 that neither consults nor marks an answer with a fenced block in it answers by its last fenced block. A turn that was cut
@@ -55,7 +56,6 @@ _Kind = Literal["consult", "feedback", "notice", "answer", "box"]
 class _Open:
     """A tag or a box that has not closed yet."""
 
-    kind: _Kind
     tag: str
     start: int
     inner: int
@@ -105,10 +105,8 @@ class ActionParser:
         self._parts: list[str] = []
         self._pending = ""
         self._offset = 0
-        self._open: list[_Open] = []
+        self._open: dict[_Kind, list[_Open]] = {kind: [] for kind in _REASONS}
         """What is open, from the outside in."""
-        self._open_of: dict[_Kind, list[_Open]] = {kind: [] for kind in _REASONS}
-        """The same by kind."""
         self._nameless = False
         """Whether there was a consult tag that names no helper."""
         self._answer: tuple[int, int, int, int] | None = None
@@ -154,7 +152,7 @@ class ActionParser:
 
     def _reason(self) -> str:
         """Why a turn is no action: what did not close comes first."""
-        unclosed = next((reason for kind, reason in _REASONS.items() if self._open_of[kind]), None)
+        unclosed = next((reason for kind, reason in _REASONS.items() if self._open[kind]), None)
         if unclosed is not None:
             return unclosed
         if self._nameless and self._consults:
@@ -201,15 +199,15 @@ class ActionParser:
 
     def _token(self, match: re.Match[str], start: int, end: int) -> None:
         group, token = match.lastgroup, match.group()
-        boxes = self._open_of["box"]
+        boxes = self._open["box"]
         if group == "open" or group == "bare":
             kind: _Kind = match[group]  # type: ignore[assignment]
             if kind == "consult" and _AGENT.fullmatch(token) is None:
                 self._nameless = True
                 return
-            self._push(_Open(kind, token, start, end, self._answer))
+            self._open[kind].append(_Open(token, start, end, self._answer))
         elif group == "box":
-            self._push(_Open("box", token, start, end, self._answer))
+            boxes.append(_Open(token, start, end, self._answer))
         elif group == "close":
             self._close(match[group], start, end)  # type: ignore[arg-type]
         elif token == "{" and boxes:
@@ -219,20 +217,16 @@ class ActionParser:
             if not boxes[-1].depth:
                 self._close("box", start, end)
 
-    def _push(self, opened: _Open) -> None:
-        self._open.append(opened)
-        self._open_of[opened.kind].append(opened)
-
     def _close(self, kind: _Kind, start: int, end: int) -> None:
         """Closes the nearest one of a kind; what opened inside it and is open still has become text."""
-        if not self._open_of[kind]:
+        if not self._open[kind]:
             return
-        while True:
-            closed = self._open.pop()
-            self._open_of[closed.kind].pop()
-            if closed.kind == kind:
-                break
-        if kind in ("answer", "box"):
+        closed = self._open[kind].pop()
+        is_answer = kind in ("answer", "box")
+        for inside in (self._open["answer"], self._open["box"]) if is_answer else self._open.values():
+            while inside and inside[-1].start > closed.start:
+                inside.pop()
+        if is_answer:
             self._answer = (closed.start, closed.inner, start, end)
             return
         self._answer = closed.answer

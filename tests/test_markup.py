@@ -41,8 +41,11 @@ CLEAN = st.text(alphabet=st.characters(exclude_characters="<\\{}", exclude_categ
         (r'\boxed{4} <consult agent="verify">q</consult>', Answer("4")),
         # the last answer of an answer turn counts
         (r"\boxed{3}? No: \boxed{4}", Answer("4", r"\boxed{3}? No: ")),
-        # a consult may open in an answer that never closes
+        # a consult replaces the answer that it opens in
         (r'\boxed{4 <consult agent="verify">q</consult>', Consult("verify", "q", r"\boxed{4 ")),
+        (r'\boxed{4 <consult agent="verify">q}</consult>', Consult("verify", "q}", r"\boxed{4 ")),
+        ('<answer>4 <consult agent="verify">q</answer></consult>', Consult("verify", "q</answer>", "<answer>4 ")),
+        (r'\boxed{4 <consult agent="verify">q}', Answer('4 <consult agent="verify">q')),
         # what the policy writes into a reply of its own is no answer
         (
             r'<feedback agent="verify">\boxed{3}</feedback>\boxed{4}',
@@ -107,6 +110,11 @@ def test_repair_08_what_never_closes_hides_no_consult_behind_it(before: str) -> 
         (r"\boxed{1 or <answer>2}</answer>", "1 or <answer>2"),
         (r"\boxed{a{ <answer>2}</answer>", "2}"),
         (r"{ \boxed{1} } }", "1"),
+        (r"<answer>\boxed{5</answer> }", r"\boxed{5"),
+        # nor does one count that a tag opened inside it outlives
+        (r'\boxed{1 <feedback agent="verify">} </feedback>', None),
+        (r'\boxed{1} <answer>2 <feedback agent="verify"></answer> \boxed{3}</feedback>', "1"),
+        (r'\boxed{1 <feedback agent="verify">}', '1 <feedback agent="verify">'),
     ],
 )
 def test_repair_08_the_last_complete_answer_counts(text: str, answer: str | None) -> None:

@@ -47,7 +47,7 @@ def test_recorded_logprobs_are_those_of_the_recorded_ids(architecture: str) -> N
     """Token-exactness, end to end: a plain forward pass over the concatenated ids gives the sampler's log-probabilities."""
     policy = talkative(tiny_policy(architecture))
     roller = Roller(policy, make_env(policy), SamplingConfig(temperature=0.7, max_tokens=40, batch_size=24))
-    trajectories = roller.rollout(requests(36), seed=5)
+    trajectories = roller.rollout(requests(60), seed=9)
     kinds = {t.stop_reason for t in trajectories}
     assert {"answer", "no_answer", "length"} <= kinds
     assert sum(t.num_consults for t in trajectories) >= 5
