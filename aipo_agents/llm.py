@@ -164,7 +164,7 @@ class LLMAgent:
     def _reply(self, generation: Generation) -> Reply:
         text = generation.text
         if not text.strip():
-            return Reply("", error="the model wrote nothing", usage=generation.usage)
+            return Reply("", error="the model wrote nothing", declined=True, usage=generation.usage)
         if self.codec is not None and len(text) <= self.max_chars:
             ids, logprobs = _without_end(generation, self.codec.eos_ids)
             if ids and _spell(self.codec, ids, text):

@@ -41,7 +41,7 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
         # What a service says may quote what it was sent.
         log.warning("%s: %s", agent.name, f"{type(error).__name__}: (withheld)" if request.confidential else error)
         status = f" (HTTP {error.status})" if error.status is not None else ""
-        return Reply("", error=f"its service failed{status}")
+        return Reply("", error=f"its service failed{status}", usage=error.usage)
     except ConnectionError as error:
         return Reply("", error=f"connection failed ({type(error).__name__})")
     if not isinstance(reply, Reply):

@@ -18,6 +18,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aipo_env.protocol import Usage
 
 
 class AipoError(Exception):
@@ -64,13 +68,20 @@ class ServiceError(AipoError, ConnectionError):
         transient: whether the same request may succeed later (429, 5xx, a reset), so that a retry makes sense.
         retry_after: seconds that the service asked to wait.
         status: its HTTP status, where there was one.
+        usage: what the failed request took all the same, where the service says so.
     """
 
     def __init__(
-        self, message: str, *, transient: bool = True, retry_after: float | None = None, status: int | None = None
+        self,
+        message: str,
+        *,
+        transient: bool = True,
+        retry_after: float | None = None,
+        status: int | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
-        self.transient, self.retry_after, self.status = transient, retry_after, status
+        self.transient, self.retry_after, self.status, self.usage = transient, retry_after, status, usage
 
 
 class GradingError(AipoError, RuntimeError):

@@ -98,11 +98,21 @@ class ConsultRequest:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and cost that one reply took."""
+    """Tokens and cost that one reply took, failed attempts before it included."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost_usd: float = 0.0
+    cost_usd: float | None = None
+    """US dollars; None where nobody says."""
+
+    def __add__(self, other: Usage) -> Usage:
+        """Both together; the cost is known where both are."""
+        costs = self.cost_usd, other.cost_usd
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            None if costs[0] is None or costs[1] is None else costs[0] + costs[1],
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,6 +130,9 @@ class Reply:
     cached: bool = False
     error: str | None = None
     """Why there is no reply (a time-out, a dead server). The policy sees a short notice, which carries no loss."""
+    declined: bool = False
+    """With `error`: it is the helper's own word, which it would give again. Any other error is a fault, and an evaluation
+    plays the episode again."""
 
     def __post_init__(self) -> None:
         if self.logprobs is not None and (self.token_ids is None or len(self.logprobs) != len(self.token_ids)):
@@ -133,8 +146,8 @@ class Reply:
 class Agent(Protocol):
     """A helper: anything with a name that can answer a request.
 
-    A helper that cannot answer (late, unreachable) returns `Reply("", error=...)`. An exception is a bug in the helper
-    and propagates to the caller with its traceback.
+    A helper that cannot answer (late, unreachable) returns `Reply("", error=...)`, and one that refuses adds `declined=True`.
+    An exception is a bug in the helper and propagates to the caller with its traceback.
     """
 
     name: str

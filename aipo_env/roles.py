@@ -200,7 +200,7 @@ class ConsultRoles(GameFace):
             return Reply(action)
         raise InvalidActionError(
             f"{role} is a helper: its action is its reply, a str or a Reply; got {type(action).__name__}: "
-            f'{str(action)[:80]!r}. To decline, pass Reply("", error="why").'
+            f'{str(action)[:80]!r}. To decline, pass Reply("", error="why", declined=True).'
         )
 
     # -- what each role gets ------------------------------------------------------------------------------------------

@@ -16,15 +16,17 @@ server that does not know `return_token_ids`.
 
 Faults (`Fault(kind, ...)`):
 
-    status       an HTTP error: status=, message=, retry_after= (the header as text: seconds or a date), location=
+    status       an HTTP error: status=, message=, kind_of_error=, retry_after= (the header as text: seconds or a date), location=
     reset        the connection is reset (RST) before any answer
     cut          headers and half of a good body, then a reset
     dribble      a good answer, one byte per `seconds`
     slow         a good answer after `seconds`
     hang         no answer, ever
     not_json     HTTP 200 with text that is no JSON
-    body         HTTP 200 with `payload` as JSON (wrong shapes); `payload(good)` if it is a function of the good answer
+    body         HTTP 200 with `payload` as JSON (wrong shapes); `payload(good)` if it is a function of the good answer; with
+                 pack= the bytes are packed, as headers= say
     raw_body     HTTP 200 with the bytes `payload`
+    raw_http     the bytes `payload` in place of HTTP
     huge         HTTP 200, chunks without end
     huge_length  HTTP 200 with a Content-Length of terabytes
     not_http     bytes that are no HTTP
@@ -67,6 +69,9 @@ class Fault:
     location: str | None = None
     seconds: float = 0.05
     payload: Any = None
+    kind_of_error: str = "made"
+    pack: Callable[[bytes], bytes] = bytes
+    headers: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,7 +321,7 @@ class _Connection(asyncio.Protocol):
         if kind == "status":
             retry = f"Retry-After: {fault.retry_after}\r\n" if fault.retry_after is not None else ""
             retry += f"Location: {fault.location}\r\n" if fault.location is not None else ""
-            error = {"message": fault.message, "type": "made", "code": fault.status}
+            error = {"message": fault.message, "type": fault.kind_of_error, "code": fault.status}
             self._send(fault.status, {"error": error}, retry)
         elif kind == "reset":
             self._reset()
@@ -338,7 +343,10 @@ class _Connection(asyncio.Protocol):
             write(_response(200, b"<html>502 Bad Gateway</html>"))
         elif kind == "body":
             payload = fault.payload(self._server._answer(request)) if callable(fault.payload) else fault.payload
-            self._send(200, payload)
+            write(_response(200, fault.pack(json.dumps(payload).encode()), fault.headers))
+        elif kind == "raw_http":
+            write(fault.payload)
+            self.transport.close()
         elif kind == "raw_body":
             write(_response(200, fault.payload))
         elif kind == "huge":

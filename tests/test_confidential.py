@@ -322,7 +322,6 @@ class Failing:
 def test_helpers_that_fail_and_helpers_that_are_cached(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("tenacity", reason="the extra 'llm' is not installed")
     from aipo_agents.middleware import Cache, Retry
 
     def play(keep_texts: bool) -> str:

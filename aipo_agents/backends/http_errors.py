@@ -10,46 +10,62 @@ from typing import Final
 
 from aipo_env.errors import ServiceError
 
-_TRANSIENT: Final = frozenset({408, 425, 429})
+_TRANSIENT: Final = frozenset({408, 409, 425, 429})
+_FINAL: Final = frozenset({501, 505})
+_NO_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _HINTS: Final[Mapping[int, str]] = {
     400: "Check the length of the prompt against the server's context window, and the options of the request",
     401: "Set api_key, or the environment variable OPENAI_API_KEY",
+    402: "Pay, or raise the account's limit",
     403: "Set api_key, or the environment variable OPENAI_API_KEY, to a key that may use this model",
     404: "Check that base_url ends as the server wants it (mostly in /v1); the names for `model` are at {base}/models",
+    407: "Put the proxy's user name and password into the environment variable that names the proxy",
     413: "Shorten the prompt",
+    429: "The account's quota is used up: raise it",
 }
 
 
 def status_error(
-    status: int, message: str, headers: Mapping[str, str], base_url: str, asked: str, now: datetime | None = None
+    status: int | None,
+    message: str,
+    headers: Mapping[str, str],
+    base_url: str,
+    asked: str,
+    kind: str = "",
+    now: datetime | None = None,
 ) -> ServiceError:
-    """The error for an answer whose status is not 200.
+    """The error for an answer that is an error, by its status or by its body.
 
     Args:
-        status: the HTTP status.
+        status: the HTTP status, or the one in the body of an answer with status 200; None where there is none.
         message: what the server says, already shortened.
         headers: the answer's, looked up without regard to case by `headers` itself.
         base_url: for the hint.
         asked: who was asked for what, as it reads at the start of a sentence.
+        kind: the server's own word for the kind of error, where it has one.
         now: the time that a Retry-After date counts from, where the answer has no Date of its own.
     """
     said = f": {message.rstrip('.')}" if message else ""
-    if 300 <= status < 400:
+    named = f"HTTP {status}" if status is not None else "an error"
+    if status is not None and 300 <= status < 400:
         where = headers.get("Location", "elsewhere")
         return ServiceError(
-            f"{asked} was redirected to {where} (HTTP {status}); an API key is not sent on. Set base_url to the final "
-            "address.",
+            f"{asked} was redirected to {where} ({named}); an API key is not sent on. Set base_url to the final address.",
             transient=False,
             status=status,
         )
-    transient = status in _TRANSIENT or status >= 500
-    if transient:
-        hint = "The same request may succeed later"
-    else:
-        hint = _HINTS.get(status, "The same request will fail again").replace("{base}", base_url)
+    passing = "invalid" not in kind if status is None else status in _TRANSIENT or 500 <= status not in _FINAL
+    # No waiting refills an account.
+    transient = passing and kind not in _NO_MONEY
     wait = retry_after(headers, now) if transient else None
+    if not transient:
+        hint = _HINTS.get(status or 0, "The same request will fail again").replace("{base}", base_url)
+    elif wait:
+        hint = f"The server asks for a wait of {wait:.0f} s; the same request may succeed then"
+    else:
+        hint = "The same request may succeed later"
     return ServiceError(
-        f"{asked} failed with HTTP {status}{said}. {hint}.", transient=transient, retry_after=wait, status=status
+        f"{asked} failed with {named}{said}. {hint}.", transient=transient, retry_after=wait, status=status
     )
 
 

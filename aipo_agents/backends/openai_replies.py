@@ -1,6 +1,7 @@
-"""What an OpenAI-compatible server answers, checked strictly: JSON in, `Generation` out. No I/O.
+"""What an OpenAI-compatible server answers, checked: JSON in, `Generation` out. No I/O.
 
-Nothing is guessed or repaired: an answer that is not what was asked for is a `ServiceError`.
+A policy's turn is learnt from: nothing of it is guessed or repaired, and one that is not what was asked for is a
+`ServiceError`. A helper's message is text that is read: servers differ in how they spell it, and each spelling is taken.
 
 **When a reported log-probability is that of the distribution really sampled from** (`logprobs_source`). A server reports
 either the model's own distribution ("raw": vLLM's default) or the one behind temperature, top-p and penalties ("processed":
@@ -14,6 +15,7 @@ vLLM started with `--logprobs-mode processed_logprobs`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Final, Literal, TypeAlias
@@ -48,6 +50,8 @@ HARMLESS_OPTIONS: Final = frozenset(
 )
 """Options of a request that leave the distribution over the next token, given the prompt, as it is."""
 
+_ENDED: Final = ("stop", "eos_token", "eos", "stop_sequence", "end_turn")
+_CUT: Final = ("length", "max_tokens", "model_length")
 _ROUNDING: Final = 1e-3
 _RETURN_TOKEN_IDS: Final = (
     "Use vLLM >= 0.10.2 (`vllm serve`), which takes the request option `return_token_ids`, and see that no proxy in front "
@@ -103,15 +107,18 @@ def chat_generation(answer: dict[str, Json], where: str, source: LogprobsSource,
     """
     choice = _choice(answer, where)
     message = choice.get("message")
-    if not isinstance(message, dict) or not isinstance(content := message.get("content"), str | None):
-        raise _wrong(where, "choices[0].message.content as text", choice.get("message"))
+    content = _text(message.get("content")) if isinstance(message, dict) else None
+    if content is None:
+        raise _wrong(where, "choices[0].message.content as text", message)
     ids = _token_ids(choice, where) if want_ids else None
     reported: list[Json] | None = None
     if source == "reported" and isinstance(logprobs := choice.get("logprobs"), dict):
         entries = logprobs.get("content")
         if isinstance(entries, list):
             reported = [entry.get("logprob") if isinstance(entry, dict) else None for entry in entries]
-    return _generation(content or "", ids, reported, choice, answer, where, source)
+    # Of a message the text is taken as it is, whatever ended it: a filter, a call of a tool, a stop by another name.
+    finish: FinishReason = "length" if _reason(choice, where) in _CUT else "stop"
+    return _generation(content, ids, reported, finish, answer, where, source)
 
 
 def completion_generation(
@@ -145,23 +152,66 @@ def completion_generation(
     if source == "reported" and isinstance(logprobs := choice.get("logprobs"), dict):
         entries = logprobs.get("token_logprobs")
         reported = entries if isinstance(entries, list) else None
-    return _generation(text, ids, reported, choice, answer, where, source)
+    reason = _reason(choice, where)
+    if reason not in (*_ENDED, *_CUT, None):
+        raise _wrong(where, "finish_reason 'stop' or 'length'", reason)
+    # Where no reason is given, whoever holds the tokenizer sees whether the ids end as a turn does.
+    return _generation(text, ids, reported, "stop" if reason in _ENDED else "length", answer, where, source)
 
 
-def error_message(raw: bytes) -> str:
-    """What a server says about a request that failed, in at most 500 characters."""
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        body = None
-    # OpenAI and vLLM: {"error": {"message"}}; older vLLM: {"message"}; FastAPI: {"detail"}.
-    if isinstance(body, dict):
-        error = body.get("error", body)
-        if isinstance(error, dict):
-            error = error.get("message", error.get("detail"))
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServerSays:
+    """What a server says about a request that failed."""
+
+    message: str
+    """In at most 500 characters."""
+    kind: str = ""
+    """Its own word for the kind of error: "insufficient_quota"."""
+    status: int | None = None
+    """The status that the body names, which is not always that of the answer."""
+
+    @classmethod
+    def read(cls, raw: bytes) -> ServerSays:
+        """What stands in the body of an answer."""
+        try:
+            body = json.loads(raw)
+        except (ValueError, RecursionError):
+            body = None
+        return cls.of(body) or cls(raw[:500].decode("utf-8", "replace").strip())
+
+    @classmethod
+    def of(cls, body: Json) -> ServerSays | None:
+        """What stands in a decoded body; None where that tells of no error."""
+        # OpenAI and vLLM: {"error": {"message"}}; older vLLM: {"message"}; FastAPI: {"detail"}; OpenRouter: in the choice.
+        if not isinstance(body, dict):
+            return None
+        choices = body.get("choices")
+        error = body.get("error") or None
+        if error is None and isinstance(choices, list) and choices and isinstance(choices[0], dict):
+            error = choices[0].get("error")
+        if error is None and choices is None:
+            error = body
         if isinstance(error, str):
-            return error[:500]
-    return raw[:500].decode("utf-8", "replace").strip()
+            return cls(error[:500])
+        if not isinstance(error, dict):
+            return None
+        message, code = error.get("message", error.get("detail")), error.get("code")
+        if not isinstance(message, str):
+            if error is body or code is None:
+                return None
+            message = ""
+        kind = next((word for word in (code, error.get("type")) if isinstance(word, str) and not word.isdigit()), "")
+        number = int(code) if isinstance(code, str) and code.isdigit() else code
+        status = number if isinstance(number, int) and 400 <= number < 600 else None
+        return cls(message[:500], kind, status)
+
+
+def billed(answer: Json) -> Usage | None:
+    """What an answer says that it took, whatever else is wrong with it; None where that cannot be read."""
+    try:
+        return _usage(answer, "") if isinstance(answer, dict) else None
+    except ServiceError:
+        return None
 
 
 def _choice(answer: dict[str, Json], where: str) -> dict[str, Json]:
@@ -169,6 +219,16 @@ def _choice(answer: dict[str, Json], where: str) -> dict[str, Json]:
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choice := choices[0], dict):
         raise _wrong(where, "one choice in `choices`", choices if "choices" in answer else answer)
     return choice
+
+
+def _text(content: Json) -> str | None:
+    """A message's content, which may come in parts; None where it is no text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list) or not all(isinstance(part, str | dict) for part in content):
+        return None
+    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    return "".join(part for part in parts if isinstance(part, str))
 
 
 def _token_ids(choice: dict[str, Json], where: str) -> tuple[int, ...]:
@@ -194,7 +254,7 @@ def _generation(
     text: str,
     ids: tuple[int, ...] | None,
     reported: list[Json] | None,
-    choice: dict[str, Json],
+    finish: FinishReason,
     answer: dict[str, Json],
     where: str,
     source: LogprobsSource,
@@ -204,7 +264,7 @@ def _generation(
         logprobs = (0.0,) * len(ids)
     elif ids is not None and source == "reported":
         logprobs = _logprobs(reported, len(ids), where)
-    return Generation(text, ids, logprobs, _finish_reason(choice, where), _usage(answer, where))
+    return Generation(text, ids, logprobs, finish, _usage(answer, where))
 
 
 def _logprobs(reported: list[Json] | None, count: int, where: str) -> tuple[float, ...]:
@@ -223,15 +283,15 @@ def _logprobs(reported: list[Json] | None, count: int, where: str) -> tuple[floa
     return tuple(values)
 
 
-def _finish_reason(choice: dict[str, Json], where: str) -> FinishReason:
+def _reason(choice: dict[str, Json], where: str) -> str | None:
     reason = choice.get("finish_reason")
-    if reason in ("stop", "length"):
-        return "stop" if reason == "stop" else "length"
     if reason in ("abort", "error"):
         raise ServiceError(
             f"{where} gave up on the request (finish_reason {reason!r}); it may succeed when sent again."
         )
-    raise _wrong(where, "finish_reason 'stop' or 'length'", reason)
+    if not isinstance(reason, str | None):
+        raise _wrong(where, "finish_reason 'stop' or 'length'", reason)
+    return reason
 
 
 def _usage(answer: dict[str, Json], where: str) -> Usage | None:
@@ -240,13 +300,18 @@ def _usage(answer: dict[str, Json], where: str) -> Usage | None:
         return None
     if not isinstance(usage, dict):
         raise _wrong(where, "usage as an object", usage)
-    counts = []
-    for name in ("prompt_tokens", "completion_tokens"):
-        value = usage.get(name) or 0
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise _wrong(where, f"usage.{name} as a whole number >= 0", value)
-        counts.append(value)
-    return Usage(*counts)
+    fields: dict[str, float | None] = {}
+    for name in ("prompt_tokens", "completion_tokens", "cost"):
+        value = usage.get(name)
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15
+        ):
+            raise _wrong(where, f"usage.{name} as a number >= 0", value)
+        fields[name] = value
+    if fields["prompt_tokens"] is None and fields["completion_tokens"] is None:
+        return None
+    # OpenRouter adds what it charges, in US dollars.
+    return Usage(round(fields["prompt_tokens"] or 0), round(fields["completion_tokens"] or 0), fields["cost"])
 
 
 def _wrong(where: str, expected: str, came: Json) -> ServiceError:

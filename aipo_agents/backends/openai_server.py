@@ -12,12 +12,15 @@ A connection is kept for each running event loop. It is closed by `aclose`, and 
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import json
+import logging
 import math
-import os
 import urllib.parse
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import urllib.request
+import zlib
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 from aipo_agents.backends.base import ChatSampling, CompletionSampling, Generation, Message
@@ -26,17 +29,25 @@ from aipo_agents.backends.openai_replies import (
     HARMLESS_OPTIONS,
     Json,
     LogprobsMode,
+    ServerSays,
+    billed,
     chat_generation,
     completion_generation,
     decode_json,
-    error_message,
     logprobs_source,
 )
+from aipo_agents.backends.redaction import ApiKey, check_base_url
+from aipo_agents.faults import is_service_failure
+from aipo_agents.middleware.checks import check_count, check_number
+from aipo_agents.middleware.rate_budget import RateBudget
+from aipo_agents.retrying import Retries
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
 from aipo_env.installation import install_command
 
 if TYPE_CHECKING:
     import aiohttp
+
+log = logging.getLogger("aipo_agents")
 
 _ERROR_BYTES: Final = 65_536
 """So much of a failed request's answer is read for its message."""
@@ -67,12 +78,13 @@ class OpenAIServer:
     """A model behind an OpenAI-compatible server; a `ChatBackend` and a `CompletionBackend`.
 
     `chat` works with every such server. Token ids, for `complete` and for `chat` with `logprobs`, need vLLM's
-    `return_token_ids`. No request is ever sent twice: retrying is the business of who calls.
+    `return_token_ids`. Proxies are those of the environment (HTTPS_PROXY, NO_PROXY); this machine is reached without one.
 
     Args:
         base_url: up to and including the version, for example "http://localhost:8000/v1".
         model: the name under which the server serves it.
-        api_key: the environment variable OPENAI_API_KEY where it is None; no key is sent where neither is set.
+        api_key: the environment variable OPENAI_API_KEY where it is None; no key is sent where neither is set. It is not
+            pickled: see `redaction.ApiKey`.
         timeout: seconds for a whole request, waiting for a connection included.
         max_connections: connections at once for each event loop; further requests wait.
         max_response_bytes: a longer answer is an error, and is not read to its end.
@@ -81,6 +93,9 @@ class OpenAIServer:
         max_tokens_field: hosted reasoning models want "max_completion_tokens".
         extra_body: further fields of every request, for example {"top_k": 20}. With fields that may reshape the
             distribution, raw log-probabilities are None.
+        retries: how often a request that failed in a way that may pass is sent again; see `retrying.Retries`. A server
+            that failed a request for good gets one attempt a request until it answers again. 0 leaves retrying to who calls.
+        requests_per_minute: sent to this address by all of this process that name the same limit; None for no limit.
 
     Raises:
         ConfigurationError: an argument out of its range.
@@ -99,14 +114,14 @@ class OpenAIServer:
         logprobs_mode: LogprobsMode = "raw",
         max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
         extra_body: Mapping[str, Json] | None = None,
+        retries: int = 0,
+        requests_per_minute: float | None = None,
     ) -> None:
-        parts = urllib.parse.urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ConfigurationError(
-                f"base_url is an address such as 'http://localhost:8000/v1', got {base_url!r}. Give scheme, host and path."
-            )
+        self.base_url = check_base_url(base_url)
         if not model:
-            raise ConfigurationError("model must name what the server serves, got ''. GET {base_url}/models lists it.")
+            raise ConfigurationError(
+                f"model names what the server serves, got ''. GET {self.base_url}/models lists it."
+            )
         if not (math.isfinite(timeout) and timeout > 0):
             raise ConfigurationError(f"timeout is a number of seconds above 0, got {timeout!r}.")
         for name, value in (("max_connections", max_connections), ("max_response_bytes", max_response_bytes)):
@@ -122,22 +137,24 @@ class OpenAIServer:
             raise ConfigurationError(
                 f"extra_body may not hold {', '.join(sorted(clash))}: set by the sampling options, or not supported here."
             )
-        key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
-        if not (key.isascii() and key.isprintable()):
-            raise ConfigurationError("api_key holds characters that no HTTP header can carry; check for a line break.")
+        check_count("retries", retries, what="how often a request is sent again", least=0)
+        if requests_per_minute is not None:
+            check_number("requests_per_minute", requests_per_minute, what="how many requests a minute")
         if importlib.util.find_spec("aiohttp") is None:
             raise MissingDependencyError(
                 f"talking to a model server needs aiohttp, which is not installed: {install_command('llm')}"
             )
-        self.base_url = base_url.rstrip("/")
         self.model = model
         self.timeout = float(timeout)
         self.max_connections = max_connections
         self.max_response_bytes = max_response_bytes
         self.logprobs_mode: LogprobsMode = logprobs_mode
         self.extra_body: Mapping[str, Json] = dict(extra_body or {})
+        self.requests_per_minute = requests_per_minute
+        self.retries = Retries(attempts=retries + 1)
         self._max_tokens_field = max_tokens_field
-        self._key = key
+        self._key = ApiKey(api_key)
+        self._failing = False
         self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
 
     def __repr__(self) -> str:
@@ -161,8 +178,8 @@ class OpenAIServer:
             body |= {**_PLAIN_SAMPLING, "return_token_ids": True}
             if source == "reported":
                 body["logprobs"] = True
-        answer = await self._post("chat/completions", body)
-        return chat_generation(answer, self._where, source, want_ids=sampling.logprobs)
+        read = functools.partial(chat_generation, where=self._where, source=source, want_ids=sampling.logprobs)
+        return await self._ask("chat/completions", body, read)
 
     async def complete(self, token_ids: Sequence[int], sampling: CompletionSampling) -> Generation:
         """What the model samples behind `token_ids`, as ids, an end token included where it was sampled. Needs vLLM.
@@ -181,8 +198,8 @@ class OpenAIServer:
         body |= {"return_token_ids": True, "include_stop_str_in_output": True, "skip_special_tokens": False}
         if source == "reported":
             body["logprobs"] = 0  # of the sampled token, without alternatives
-        answer = await self._post("completions", body)
-        return completion_generation(answer, self._where, source, prompt_ids=prompt)
+        read = functools.partial(completion_generation, where=self._where, source=source, prompt_ids=prompt)
+        return await self._ask("completions", body, read)
 
     async def aclose(self) -> None:
         """Closes the connections of every event loop; the server may be used again."""
@@ -222,6 +239,47 @@ class OpenAIServer:
             body["stop"] = list(sampling.stop)
         return body
 
+    async def _ask(self, path: str, body: dict[str, Json], read: Callable[[dict[str, Json]], Generation]) -> Generation:
+        """What comes back, as often as it is tried."""
+        if self.retries.attempts == 1 and self.requests_per_minute is None:
+            return await self._try(path, body, read)
+        budget = _budget(self.base_url, self.requests_per_minute)
+
+        async def attempt() -> Generation:
+            await budget.admit(self._where)
+            try:
+                return await self._try(path, body, read)
+            except ServiceError as error:
+                if (error.retry_after or 0) <= self.retries.max_total:
+                    budget.spare(error, self._where)
+                raise
+
+        def may_pass(error: BaseException) -> bool:
+            return is_service_failure(error) and not self._failing
+
+        try:
+            # What the server says may quote a confidential prompt, and stays out of the log.
+            generation = await self.retries.run(attempt, self._where, confidential=True, may_pass=may_pass)
+        except ServiceError as error:
+            self._failing = error.transient
+            raise
+        self._failing = False
+        return generation
+
+    async def _try(self, path: str, body: dict[str, Json], read: Callable[[dict[str, Json]], Generation]) -> Generation:
+        """One attempt; what the server says of itself goes no further with a key in it."""
+        answer = None
+        try:
+            answer = await self._post(path, body)
+            return read(answer)
+        except ServiceError as error:
+            error.args = (self._key.hide(str(error)),)
+            error.usage = error.usage or billed(answer)
+            if hasattr(error.__cause__, "request_info"):
+                # It shows the headers that were sent, key included.
+                error.__cause__ = error.__context__ = None
+            raise
+
     async def _post(self, path: str, body: dict[str, Json]) -> dict[str, Json]:
         import aiohttp
 
@@ -235,20 +293,46 @@ class OpenAIServer:
             # Redirects would carry the prompt, and the key, to an address that nobody configured.
             async with session.client.post(f"{self.base_url}/{path}", data=data, allow_redirects=False) as response:
                 if response.status != 200:
-                    said = error_message(await self._read(response, _ERROR_BYTES, cut=True))
-                    raise status_error(response.status, said, response.headers, self.base_url, asked)
-                raw = await self._read(response, self.max_response_bytes)
+                    failed = ServerSays.read(await self._read(response, _ERROR_BYTES, cut=True))
+                    raise self._status_error(response.status, failed, response.headers, asked)
+                answer = decode_json(await self._read(response, self.max_response_bytes), asked)
+                if (says := ServerSays.of(answer)) is not None:
+                    error = self._status_error(says.status, says, response.headers, asked)
+                    error.usage = billed(answer)
+                    raise error
+                return answer
         except TimeoutError as error:
             raise ServiceError(
                 f"{asked} gave no answer within {self.timeout:g} s. The server is overloaded or hangs; look at its log, or "
                 "set timeout higher."
+            ) from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise ServiceError(
+                f"the certificate of {self.base_url} is not trusted ({error.certificate_error}). Name the file with its "
+                "authority, or with itself where it is self-signed, in the environment variable SSL_CERT_FILE.",
+                transient=False,
+            ) from error
+        except aiohttp.ClientConnectorSSLError as error:
+            raise ServiceError(
+                f"{self.base_url} does not answer in TLS ({error.strerror}). Set base_url to the http:// address if that is "
+                "what it speaks.",
+                transient=False,
+            ) from error
+        except aiohttp.ClientProxyConnectionError as error:
+            raise ServiceError(
+                f"{asked} goes through the proxy {session.proxy_host} of the environment, which does not answer. Correct "
+                "HTTPS_PROXY or HTTP_PROXY, or name the server's host in NO_PROXY."
+            ) from error
+        except aiohttp.InvalidURL as error:
+            raise ConfigurationError(
+                f"base_url cannot be asked: {error}. Give an address that a browser takes."
             ) from error
         except aiohttp.ClientConnectorError as error:
             raise ServiceError(
                 f"no model server answers at {self.base_url} ({error}). Start one there, for example `vllm serve "
                 f"{self.model} --port {urllib.parse.urlsplit(self.base_url).port or 8000}`, or set base_url to where it is."
             ) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, zlib.error) as error:
             # ServiceError is an OSError too: what was raised above stays as it is.
             if isinstance(error, ServiceError):
                 raise
@@ -256,28 +340,48 @@ class OpenAIServer:
                 f"{asked} broke off ({type(error).__name__}: {error}). The server died or dropped the connection; look at "
                 "its log. The same request may succeed later."
             ) from error
-        return decode_json(raw, asked)
+
+    def _status_error(
+        self, status: int | None, says: ServerSays, headers: Mapping[str, str], asked: str
+    ) -> ServiceError:
+        return status_error(status, says.message, headers, self.base_url, asked, says.kind)
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
         """The body, at most `limit` bytes: a longer one is cut or an error. The rest is not read: the connection closes."""
         parts, size = [], 0
         declared = response.content_length or 0
+        unpack = self._unpacker(response)
         if declared <= limit or cut:
             async for chunk in response.content.iter_any():
-                parts.append(chunk)
-                size += len(chunk)
+                # A few bytes may unpack to gigabytes.
+                parts.append(chunk if unpack is None else unpack.decompress(chunk, limit + 1 - size))
+                size += len(parts[-1])
                 if size > limit:
                     break
             else:
-                return b"".join(parts)
+                return self._key.hide_in_body(b"".join(parts))
         response.close()
         if cut:
-            return b"".join(parts)[:limit]
+            return self._key.hide_in_body(b"".join(parts))[:limit]
         raise ServiceError(
             f"{self._where} sent an answer of more than {limit} bytes ({declared or size} so far). Set max_tokens lower, or "
             "max_response_bytes higher if answers are really that long.",
             transient=False,
             status=200,
+        )
+
+    def _unpacker(self, response: aiohttp.ClientResponse) -> zlib._Decompress | None:
+        """What unpacks a body that came packed although it was asked for as it is; None for one that did not."""
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding in ("identity", ""):
+            return None
+        if encoding in ("gzip", "x-gzip", "deflate"):
+            return zlib.decompressobj(47)  # either format, told by its head
+        raise ServiceError(
+            f"{self._where} sent a body packed as {encoding!r} although none was asked for. Turn compression off there, or in "
+            "the proxy in front of it.",
+            transient=False,
+            status=response.status,
         )
 
     def _session(self) -> _Session | None:
@@ -287,26 +391,28 @@ class OpenAIServer:
     async def _open_session(self) -> _Session:
         for loop in [loop for loop in self._sessions if loop.is_closed()]:
             self._sessions.pop(loop, None)
-        lifetime = self._lifetime()
+        proxy = _proxy_of(self.base_url)
+        lifetime = self._lifetime(proxy)
         # Runs without a pause up to the generator's `yield`: no second caller can come between.
-        session = self._sessions[asyncio.get_running_loop()] = _Session(await anext(lifetime), lifetime)
+        session = self._sessions[asyncio.get_running_loop()] = _Session(await anext(lifetime), lifetime, proxy)
         return session
 
-    async def _lifetime(self) -> AsyncGenerator[aiohttp.ClientSession, None]:
+    async def _lifetime(self, proxy: str | None) -> AsyncGenerator[aiohttp.ClientSession, None]:
         """Holds a client open. A generator, because an event loop that shuts down closes those, but no other object."""
         import aiohttp
 
         loop = asyncio.get_running_loop()
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        if self._key.value:
+            headers["Authorization"] = f"Bearer {self._key.value}"
         client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self.max_connections, keepalive_timeout=_KEEPALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=min(self.timeout, _CONNECT_SECONDS)),
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # A few bytes may unpack to gigabytes.
             auto_decompress=False,
+            # Not trust_env: with it a password from ~/.netrc takes the place of the key.
+            proxy=proxy,
         )
         try:
             yield client
@@ -318,10 +424,34 @@ class OpenAIServer:
 class _Session:
     """A client and the generator that keeps it open."""
 
-    def __init__(self, client: aiohttp.ClientSession, lifetime: AsyncGenerator[aiohttp.ClientSession, None]) -> None:
+    def __init__(
+        self, client: aiohttp.ClientSession, lifetime: AsyncGenerator[aiohttp.ClientSession, None], proxy: str | None
+    ) -> None:
         self.client, self.lifetime = client, lifetime
+        self.proxy_host = urllib.parse.urlsplit(proxy or "").hostname
         self.closing: asyncio.Task[None] | None = None
         """Held, because a loop holds its tasks weakly."""
+
+
+@functools.lru_cache(maxsize=256)
+def _budget(base_url: str, requests_per_minute: float | None) -> RateBudget:
+    """How much a server may be sent: one for all objects that name the same address and limit."""
+    return RateBudget(None if requests_per_minute is None else requests_per_minute / 60, None, 1.0)
+
+
+def _proxy_of(base_url: str) -> str | None:
+    """The proxy that the environment names for an address; None for this machine's own, and where there is none."""
+    parts = urllib.parse.urlsplit(base_url)
+    host = parts.hostname or ""
+    if host in ("localhost", "::1") or host.startswith("127.") or urllib.request.proxy_bypass(host):
+        return None
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy is None or proxy.startswith(("http://", "https://")):
+        return proxy
+    log.warning(
+        "%s is asked without the proxy of the environment: only http:// and https:// proxies can be used.", base_url
+    )
+    return None
 
 
 async def _close(session: _Session) -> None:

@@ -264,7 +264,7 @@ def _generation(request: _Request, text: str, finish_reason: FinishReason, *, id
         tuple(request.ids) if ids else None,
         tuple(request.logprobs) if request.sampling.logprobs else None,
         finish_reason,
-        Usage(len(request.prompt), len(request.ids)),
+        Usage(len(request.prompt), len(request.ids), 0.0),
     )
 
 

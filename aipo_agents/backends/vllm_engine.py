@@ -192,7 +192,7 @@ class VLLMEngine:
             assert completion.logprobs is not None
             rows = zip(completion.logprobs, token_ids, strict=True)
             logprobs = tuple(float(row[token].logprob) for row, token in rows)
-        usage = Usage(len(output.prompt_token_ids or ()), len(token_ids))
+        usage = Usage(len(output.prompt_token_ids or ()), len(token_ids), 0.0)
         finish_reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
         return Generation(text, token_ids if ids else None, logprobs if ids else None, finish_reason, usage)
 

@@ -7,12 +7,12 @@ that suits most services. A fault goes through them as an exception (`ServiceErr
 
 from __future__ import annotations
 
+from aipo_agents.faults import RateLimitTimeout
 from aipo_agents.middleware.accounting import Accounting
 from aipo_agents.middleware.base import Middleware
 from aipo_agents.middleware.cache import Cache
 from aipo_agents.middleware.circuit_breaker import CircuitBreaker
 from aipo_agents.middleware.coalesce import Coalesce
-from aipo_agents.middleware.faults import RateLimitTimeout
 from aipo_agents.middleware.ledger import Ledger, Prices, RoleUsage
 from aipo_agents.middleware.rate_limit import RateLimit
 from aipo_agents.middleware.resilient import resilient

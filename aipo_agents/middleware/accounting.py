@@ -7,15 +7,15 @@ import dataclasses
 
 from aipo_agents.middleware.base import Middleware
 from aipo_agents.middleware.ledger import Ledger, Prices, RoleUsage
-from aipo_env.errors import ConfigurationError
-from aipo_env.protocol import Agent, ConsultRequest, Reply
+from aipo_env.errors import ConfigurationError, ServiceError
+from aipo_env.protocol import Agent, ConsultRequest, Reply, Usage
 
 
 class Accounting(Middleware):
     """Enters every request in a ledger, under the agent's name.
 
-    Put it outside of caches and retries: it then counts what the environment asked for and what that cost. Tokens of
-    attempts that failed are not known to anybody and are not in it.
+    Put it outside of caches and retries: it then counts what the environment asked for and what that cost, attempts that
+    failed and were billed all the same included.
 
     Args:
         agent: the agent to wrap.
@@ -50,24 +50,31 @@ class Accounting(Middleware):
         except asyncio.CancelledError:
             self.ledger.add(self.name, RoleUsage(calls=1, cancelled=1))
             raise
-        except Exception:
-            self.ledger.add(self.name, RoleUsage(calls=1, errors=1))
+        except Exception as error:
+            usage = error.usage if isinstance(error, ServiceError) else None
+            self.ledger.add(self.name, RoleUsage(calls=1, errors=1) + _spent(self._priced(usage)))
             raise
-        if self.prices is not None and reply.usage is not None and not reply.cached:
-            usage = dataclasses.replace(reply.usage, cost_usd=self.prices.cost(reply.usage))
-            reply = dataclasses.replace(reply, usage=usage)
-        self.ledger.add(self.name, _entry(reply))
+        failed = int(reply.error is not None)
+        if reply.cached:
+            self.ledger.add(self.name, RoleUsage(calls=1, cached=1, errors=failed))
+            return reply
+        reply = dataclasses.replace(reply, usage=self._priced(reply.usage))
+        entry = RoleUsage(calls=1, errors=failed, unmetered=int(reply.usage is None))
+        self.ledger.add(self.name, entry + _spent(reply.usage))
         return reply
 
+    def _priced(self, usage: Usage | None) -> Usage | None:
+        if usage is None or self.prices is None:
+            return usage
+        return dataclasses.replace(usage, cost_usd=self.prices.cost(usage))
 
-def _entry(reply: Reply) -> RoleUsage:
-    if reply.cached:
-        return RoleUsage(calls=1, cached=1, errors=int(reply.error is not None))
-    entry = RoleUsage(calls=1, errors=int(reply.error is not None), unmetered=int(reply.usage is None))
-    if reply.usage is not None:
-        entry += RoleUsage(
-            prompt_tokens=reply.usage.prompt_tokens,
-            completion_tokens=reply.usage.completion_tokens,
-            cost_usd=float(reply.usage.cost_usd),
-        )
-    return entry
+
+def _spent(usage: Usage | None) -> RoleUsage:
+    if usage is None:
+        return RoleUsage()
+    return RoleUsage(
+        unpriced=int(usage.cost_usd is None),
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cost_usd=usage.cost_usd or 0.0,
+    )

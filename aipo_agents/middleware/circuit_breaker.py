@@ -7,9 +7,9 @@ import threading
 import time
 from typing import Literal
 
+from aipo_agents.faults import is_service_failure
 from aipo_agents.middleware.base import Middleware
 from aipo_agents.middleware.checks import check_count, check_number
-from aipo_agents.middleware.faults import is_service_failure
 from aipo_env.errors import ServiceError
 from aipo_env.protocol import Agent, ConsultRequest, Reply
 

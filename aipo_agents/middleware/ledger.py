@@ -42,8 +42,10 @@ class RoleUsage:
     """Replies that cost no call of their own."""
     unmetered: int = 0
     """Replies, other than cached ones, that did not say what they took; tokens and cost lack them."""
+    unpriced: int = 0
+    """Replies and failures that told their tokens and not their cost; the cost lacks them."""
     prompt_tokens: int = 0
-    """Without those of cached replies, as with the next two."""
+    """Without those of cached replies, as with the next two; with those of failures that were billed."""
     completion_tokens: int = 0
     cost_usd: float = 0.0
 
@@ -88,6 +90,8 @@ class Ledger:
         rows = [["role", *names]]
         for role, usage in [*self.table().items(), ("total", self.total())]:
             rows.append([role, *(_shown(getattr(usage, name)) for name in names)])
+            if usage.unpriced and not usage.cost_usd:
+                rows[-1][-1] = "unknown"
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(

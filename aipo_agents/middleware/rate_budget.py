@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import time
+from typing import Final
+
+from aipo_agents.faults import RateLimitTimeout
+from aipo_agents.middleware.per_loop import PerLoop
+from aipo_env.errors import ServiceError
+
+log = logging.getLogger("aipo_agents")
+
+LONGEST_HOLD: Final = 60.0
+"""Seconds for which one answer of a crowded service holds everybody up, at most, whatever it asks for."""
 
 
 class Bucket:
@@ -45,6 +57,40 @@ class RateBudget:
         self._requests = _bucket(requests_per_second, burst)
         self._tokens = _bucket(tokens_per_second, burst)
         self._held_until = 0.0
+        # Only who is first in line has a timer; the others stand in an asyncio.Lock, which is first come, first served.
+        self._line = PerLoop(asyncio.Lock)
+
+    async def admit(self, name: str, tokens: float = 0.0, deadline: float | None = None) -> None:
+        """Returns when a request may be sent; a cancelled one has taken nothing.
+
+        Args:
+            name: of who is asked, for messages.
+            tokens: that the request will take.
+            deadline: seconds that it can wait.
+
+        Raises:
+            RateLimitTimeout: its turn comes later than that.
+        """
+        came = time.monotonic()
+        late = RateLimitTimeout(
+            f"{name} was to reply within {deadline or 0:g} s, but the rate limit leaves it no turn in that time. Give requests "
+            "longer, send fewer at once, or raise the limit."
+        )
+        try:
+            async with asyncio.timeout(deadline) as limit, self._line.get():
+                wait = self.reserve(tokens)
+                try:
+                    if deadline is not None and wait > deadline - (time.monotonic() - came):
+                        raise late
+                    if wait > 0:
+                        await asyncio.sleep(wait)
+                except BaseException:
+                    self.refund(requests=1.0, tokens=tokens)
+                    raise
+        except TimeoutError as error:
+            if limit.expired():
+                raise late from error
+            raise
 
     def reserve(self, tokens: float) -> float:
         """Takes one request and its tokens; returns the seconds after which they may be sent."""
@@ -66,10 +112,26 @@ class RateBudget:
             if self._tokens is not None:
                 self._tokens.add(tokens)
 
-    def hold(self, seconds: float) -> None:
-        """Sends nothing more for so long."""
+    def spare(self, error: ServiceError, name: str) -> None:
+        """Sends nothing more for a while where a service says that it had too many requests, and how long to wait.
+
+        For `LONGEST_HOLD` at most: one answer must not silence a service for a day.
+
+        Args:
+            error: what the service said.
+            name: of the service, for the log.
+        """
+        if error.status != 429 or error.retry_after is None or not error.retry_after > 0:
+            return
+        if error.retry_after > LONGEST_HOLD:
+            log.warning(
+                "%s asks for no requests within %.0f s; it is asked again after %.0f s.",
+                name,
+                error.retry_after,
+                LONGEST_HOLD,
+            )
         with self._lock:
-            self._held_until = max(self._held_until, time.monotonic() + seconds)
+            self._held_until = max(self._held_until, time.monotonic() + min(error.retry_after, LONGEST_HOLD))
 
 
 def _bucket(rate: float | None, burst: float) -> Bucket | None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
 from aipo_agents.middleware.base import Middleware
 from aipo_agents.middleware.checks import check_count, check_number
 from aipo_agents.middleware.deadlines import after_waiting
-from aipo_agents.middleware.faults import RateLimitTimeout
-from aipo_agents.middleware.per_loop import PerLoop
 from aipo_agents.middleware.rate_budget import RateBudget
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.protocol import Agent, ConsultRequest, Reply
@@ -25,7 +22,7 @@ class RateLimit(Middleware):
     limit is sent, or one request more than the limit if that is more. The tokens of a call are estimated before it and
     set right by `Reply.usage` after it; a reply without usage keeps its estimate, a cached one gives everything back.
     When the service itself says that it had too many requests (status 429) and how long to wait, nobody is let through
-    until then.
+    until then, or for a minute if that is longer.
 
     Args:
         agent: the agent to wrap.
@@ -67,8 +64,6 @@ class RateLimit(Middleware):
         self._estimate = estimate
         self._completion_tokens = completion_tokens
         self._budget = RateBudget(rates[0], rates[1], burst)
-        # Only who is first in line has a timer; the others stand in an asyncio.Lock, which is first come, first served.
-        self._line = PerLoop(asyncio.Lock)
 
     def estimated_tokens(self, request: ConsultRequest) -> int:
         """Tokens that the request is expected to take, prompt and completion."""
@@ -84,41 +79,14 @@ class RateLimit(Middleware):
         """
         came = time.monotonic()
         tokens = self.estimated_tokens(request)
-        await self._admit(request, tokens)
+        await self._budget.admit(self.name, tokens, request.deadline)
         try:
             reply = await self.agent.respond(after_waiting(request, came))
         except ServiceError as error:
-            if error.status == 429 and error.retry_after is not None and error.retry_after > 0:
-                self._budget.hold(error.retry_after)
+            self._budget.spare(error, self.name)
             raise
         if reply.cached:
             self._budget.refund(requests=1.0, tokens=tokens)
         elif reply.usage is not None:
             self._budget.refund(tokens=tokens - reply.usage.prompt_tokens - reply.usage.completion_tokens)
         return reply
-
-    async def _admit(self, request: ConsultRequest, tokens: int) -> None:
-        """Returns when the request may be sent; a cancelled one has taken nothing."""
-        came = time.monotonic()
-        try:
-            async with asyncio.timeout(request.deadline) as limit, self._line.get():
-                wait = self._budget.reserve(tokens)
-                left = after_waiting(request, came).deadline
-                try:
-                    if left is not None and wait > left:
-                        raise self._late(request)
-                    if wait > 0:
-                        await asyncio.sleep(wait)
-                except BaseException:
-                    self._budget.refund(requests=1.0, tokens=tokens)
-                    raise
-        except TimeoutError as error:
-            if limit.expired():
-                raise self._late(request) from error
-            raise
-
-    def _late(self, request: ConsultRequest) -> RateLimitTimeout:
-        return RateLimitTimeout(
-            f"{self.name} was to reply within {request.deadline:g} s, but the rate limit leaves it no turn in that time. "
-            "Give requests longer, send fewer at once, or raise the limit."
-        )

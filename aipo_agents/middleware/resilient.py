@@ -68,7 +68,6 @@ def resilient(
 
     Raises:
         ConfigurationError: a number out of its range, or a cache that needs a namespace.
-        MissingDependencyError: tenacity is not installed.
     """
     stack: Agent = Timeout(agent, timeout)
     if requests_per_minute is not None or tokens_per_minute is not None:

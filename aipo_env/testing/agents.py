@@ -158,7 +158,7 @@ async def _ask(agent: Agent, request: ConsultRequest, timeout: float, report: Re
     except TimeoutError:
         report.expect(
             False,
-            f"no reply within {timeout:g} s to {asked}. Refuse what takes too long with Reply('', error='...').",
+            f"no reply within {timeout:g} s to {asked}. Refuse what takes too long with Reply('', error='...', declined=True).",
             rule="timeout",
         )
         return None
@@ -169,7 +169,7 @@ async def _ask(agent: Agent, request: ConsultRequest, timeout: float, report: Re
         report.expect(
             False,
             f"{type(error).__name__} on {asked}: {str(error)[:200]}. A policy may write anything: say what is wrong in the "
-            "reply, or return Reply('', error='...').",
+            "reply, or return Reply('', error='...', declined=True).",
             rule=type(error).__name__,
         )
         return None

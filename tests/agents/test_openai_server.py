@@ -4,11 +4,22 @@ import asyncio
 import copy
 import dataclasses
 import gc
+import gzip
+import json
+import logging
+import os
 import pickle
 import socket
+import ssl
+import subprocess
+import sys
 import threading
+import time
+import traceback
+import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +28,7 @@ from aipo_agents.backends.base import ChatBackend, CompletionBackend
 from aipo_agents.backends.http_errors import retry_after
 from aipo_agents.backends.openai_replies import logprobs_source
 from aipo_agents.backends.openai_server import OpenAIServer
+from aipo_agents.llm import LLMAgent
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
 from aipo_env.protocol import Usage
 from tests.misbehaving_server import EOS, EOS_TEXT, Fault, MisbehavingServer, Request, logprob_of
@@ -208,7 +220,13 @@ FAULTS = [
     (Fault("body", payload={"choices": [1]}), False, None, None, "one choice"),
     (Fault("body", payload={"choices": [GOOD_FIELDS]}), False, None, None, "content as text"),
     (Fault("body", payload={"choices": [{"message": {"content": [1]}}]}), False, None, None, "content as text"),
-    (Fault("body", payload={"choices": [{"message": {"content": "x"}}]}), False, None, None, "finish_reason"),
+    (
+        Fault("body", payload={"choices": [{"message": {"content": "x"}, "finish_reason": 3}]}),
+        False,
+        None,
+        None,
+        "finish",
+    ),
     (Fault("body", payload={**GOOD_CHAT, "usage": {"prompt_tokens": "many"}}), False, None, None, "usage"),
     (Fault("body", payload={**GOOD_CHAT, "usage": 3}), False, None, None, "usage"),
     (
@@ -483,3 +501,357 @@ def test_text_that_utf8_cannot_hold_is_sent_all_the_same(server: MisbehavingServ
     asyncio.run(OpenAIServer(server.base_url, "m").chat([Message("user", "a\ud800b")], GREEDY))
     request: Request = server.requests[0]
     assert request.body["messages"][0]["content"] == "a\ud800b"
+
+
+# -- what servers say in their own ways ------------------------------------------------------------------------------
+
+
+def packed(pack: Callable[[bytes], bytes], encoding: str) -> Fault:
+    return Fault("body", payload=lambda good: good, pack=pack, headers=f"Content-Encoding: {encoding}\r\n")
+
+
+CHAT = {"choices": [{"message": {"content": "fine"}, "finish_reason": "stop"}]}
+
+
+def said(message: object, reason: object = "stop", **more: object) -> Fault:
+    return Fault("body", payload={"choices": [{"message": message, "finish_reason": reason}], **more})
+
+
+@pytest.mark.parametrize(
+    ("fault", "text", "finish", "usage"),
+    [
+        *((said({"content": "fine"}, reason), "fine", "stop", None) for reason in ("content_filter", "tool_calls", "eos_token", None, "STOP")),
+        (Fault("body", payload={"choices": [{"message": {"content": "fine"}}]}), "fine", "stop", None),
+        (said({"content": "fi"}, "max_tokens"), "fi", "length", None),
+        (said({"content": [{"type": "text", "text": "fi"}, {"type": "image"}, {"type": "text", "text": "ne"}]}), "fine", "stop", None),
+        (said({"content": None}, "tool_calls"), "", "stop", None),
+        (said({"content": "fine"}, usage={"prompt_tokens": 7.0, "completion_tokens": 3.0}), "fine", "stop", Usage(7, 3)),
+        (said({"content": "fine"}, usage={"completion_tokens": 3, "cost": 0.25}), "fine", "stop", Usage(0, 3, 0.25)),
+        (said({"content": "fine"}, usage={"total_tokens": None}), "fine", "stop", None),
+        (packed(gzip.compress, "gzip"), "reply", "stop", None),
+        (packed(zlib.compress, "deflate"), "reply", "stop", None),
+    ],
+)  # fmt: skip
+def test_repair_32_good_answers_in_other_spellings_are_taken(
+    server: MisbehavingServer, fault: Fault, text: str, finish: str, usage: Usage | None
+) -> None:
+    server.script(fault)
+    generation = chat(OpenAIServer(server.base_url, "m"))
+    assert generation.text.startswith(text)
+    assert generation.finish_reason == finish
+    if text != "reply":
+        assert (generation.text, generation.usage) == (text, usage)
+
+
+def test_repair_32_a_turn_without_a_reason_counts_as_cut_and_one_that_a_filter_ended_is_none(
+    server: MisbehavingServer,
+) -> None:
+    for reason, finish in ((None, "length"), ("eos_token", "stop"), ("max_tokens", "length")):
+        server.script(complete_with(lambda choice, reason=reason: choice.update(finish_reason=reason)))  # type: ignore[misc]
+        assert complete(OpenAIServer(server.base_url, "m")).finish_reason == finish
+    server.script(complete_with(lambda choice: choice.update(finish_reason="content_filter")))
+    assert "finish_reason" in str(fails(lambda: complete(OpenAIServer(server.base_url, "m"))))
+
+
+@pytest.mark.parametrize(
+    ("fault", "transient", "status", "says"),
+    [
+        (Fault("body", payload={"error": {"code": 502, "message": "the provider is away"}}), True, 502, "the provider is away"),
+        (Fault("body", payload={"error": {"code": "401", "message": "no such user"}}), False, 401, "no such user"),
+        (Fault("body", payload={"error": {"type": "server_error", "message": "cut"}}), True, None, "failed with an error: cut"),
+        (Fault("body", payload={"error": {"type": "invalid_request_error", "message": "no n"}}), False, None, "no n"),
+        (Fault("body", payload={"error": "on fire", "choices": None}), True, None, "on fire"),
+        (Fault("body", payload={"object": "error", "message": "too long", "code": 400}), False, 400, "too long"),
+        (Fault("body", payload={"choices": [{"error": {"code": 503, "message": "busy"}, "finish_reason": "error"}]}), True, 503, "busy"),
+        (Fault("status", status=409), True, 409, "may succeed later"),
+        (Fault("status", status=501), False, 501, "fail again"),
+        (Fault("status", status=429, kind_of_error="insufficient_quota"), False, 429, "quota is used up"),
+        (Fault("status", status=429, kind_of_error="rate_limit_exceeded", retry_after="7"), True, 429, "asks for a wait of 7 s"),
+        (packed(lambda raw: b"(" + raw, "br"), False, 200, "packed as 'br'"),
+        (packed(lambda raw: b"\x1f\x8b" + raw, "gzip"), True, None, "broke off"),
+        (packed(lambda raw: gzip.compress(b"x" * 10**7), "gzip"), False, 200, "max_response_bytes"),
+    ],
+)  # fmt: skip
+def test_repair_32_errors_keep_their_words_and_say_whether_they_pass(
+    server: MisbehavingServer, fault: Fault, transient: bool, status: int | None, says: str
+) -> None:
+    server.script(fault)
+    error = fails(lambda: chat(OpenAIServer(server.base_url, "m", max_response_bytes=10**6)))
+    assert (error.transient, error.status) == (transient, status)
+    assert says in str(error)
+
+
+def test_repair_32_what_was_billed_for_a_failed_answer_is_known(server: MisbehavingServer) -> None:
+    used = {"prompt_tokens": 30, "completion_tokens": 9, "cost": 0.5}
+    broken = Fault("body", payload={"choices": [{"message": {}, "finish_reason": "abort"}], "usage": used})
+    server.script(
+        broken, Fault("body", payload={"error": {"code": 500, "message": "late"}, "usage": used}), Fault("reset")
+    )
+    for usage in (Usage(30, 9, 0.5), Usage(30, 9, 0.5), None):
+        assert fails(lambda: chat(OpenAIServer(server.base_url, "m"))).usage == usage
+    server.script(broken, broken)
+    generation = chat(OpenAIServer(server.base_url, "m", retries=2))
+    own = len("be brief\nhello"), len(generation.text) + 1
+    assert generation.usage == Usage(60 + own[0], 18 + own[1], None)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1", "http://h:abc/v1", "http://h:99999/v1", "http://a..b/v1", "http://two words/v1", "http://h\n/v1", "http:///v1"],
+)  # fmt: skip
+def test_repair_32_a_bad_address_is_our_error(url: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match="base_url is an address such as 'http://localhost:8000/v1', got 'http:"
+    ):
+        OpenAIServer(url, "m")
+    with pytest.raises(ConfigurationError, match="GET http://h/v1/models lists it"):
+        OpenAIServer("http://h/v1", "")
+
+
+# A self-signed certificate of "localhost" for this test alone.
+CERTIFICATE = """-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgOv02+ee7FWn1Y5Bd
+LyxZcTpCuJSgzQ9/wkaon318WdChRANCAAQq4vZqytM4R20mu0IbeOGVb04URwld
+tIANwGSYBR9Nw83L/0q4n4WzzHyKKAwOU45366eNU5yElVa7Lpt6aOe6
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBmzCCAUGgAwIBAgIUHOOPztWSInNoVodwLJ3W+1Luu6MwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEzMDE3MDUzOFoYDzIxMjYxMTA2
+MTcwNTM4WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAAQq4vZqytM4R20mu0IbeOGVb04URwldtIANwGSYBR9Nw83L/0q4n4Wz
+zHyKKAwOU45366eNU5yElVa7Lpt6aOe6o28wbTAdBgNVHQ4EFgQUAo8Wz6GfTMZU
+BL3+jRX07VwV79gwHwYDVR0jBBgwFoAUAo8Wz6GfTMZUBL3+jRX07VwV79gwDwYD
+VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZI
+zj0EAwIDSAAwRQIhAMmnYSPNIPbS36qErXb8bSNKiyKY1mXtZXxrL3j3ndOxAiBY
+Vho4TTO8VAtVDs8p9NW03ZHCVOcNUmlZ3MGeBhZW9A==
+-----END CERTIFICATE-----
+"""
+
+
+def test_repair_32_certificates_and_plain_servers_are_told_apart_from_dead_ones(tmp_path: Path) -> None:
+    pem = tmp_path / "pair.pem"
+    pem.write_text(CERTIFICATE)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+        def serve() -> None:
+            plain, _ = listener.accept()
+            with plain, pytest.raises(OSError, match=r"(?i)alert|eof|reset"):
+                context.wrap_socket(plain, server_side=True).recv(1)
+            plain, _ = listener.accept()
+            with plain:
+                plain.recv(1000)
+                plain.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        untrusted = fails(lambda: chat(OpenAIServer(url, "m", timeout=10.0)))
+        assert f"the certificate of {url} is not trusted" in str(untrusted)
+        assert "SSL_CERT_FILE" in str(untrusted)
+        plain = fails(lambda: chat(OpenAIServer(url, "m", timeout=10.0)))
+        assert f"{url} does not answer in TLS" in str(plain)
+        assert (untrusted.transient, plain.transient) == (False, False)
+        thread.join(10)
+
+
+def test_repair_32_proxies_of_the_environment_are_honoured_or_it_is_said_that_they_are_not(
+    server: MisbehavingServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    address = server.base_url.removesuffix("/v1")
+    monkeypatch.setenv("HTTP_PROXY", address.replace("//", "//me:geheim@"))
+    assert chat(OpenAIServer("http://model.invalid/v1", "m")).text.startswith("reply")
+    assert server.requests[0].path == "http://model.invalid/v1/chat/completions"
+    assert server.requests[0].headers["host"] == "model.invalid"
+    # This machine's own servers are asked directly.
+    chat(OpenAIServer(server.base_url, "m"))
+    assert server.requests[1].path == "/v1/chat/completions"
+    monkeypatch.setenv("NO_PROXY", "model.invalid")
+    assert "no model server answers" in str(fails(lambda: chat(OpenAIServer("http://model.invalid/v1", "m"))))
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("HTTP_PROXY", "http://me:geheim@127.0.0.1:1")
+    error = fails(lambda: chat(OpenAIServer("http://model.invalid/v1", "m")))
+    assert "goes through the proxy 127.0.0.1 of the environment" in str(error)
+    assert "geheim" not in str(error)
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
+    fails(lambda: chat(OpenAIServer("http://model.invalid/v1", "m")))
+    assert "asked without the proxy of the environment" in caplog.text
+
+
+# -- what must not get out -------------------------------------------------------------------------------------------
+
+KEY = "sk-geheim/0123456789abcdef"
+
+
+@pytest.mark.parametrize("key", [KEY, 'plain"key\\with-quote', "short"])
+@pytest.mark.parametrize(
+    "leak",
+    [
+        lambda key: Fault("status", status=401, message=f"bad header Authorization: Bearer {key} in request"),
+        lambda key: Fault("status", status=307, location=f"http://elsewhere/?auth=Bearer {key}"),
+        lambda key: Fault("raw_body", payload=f"<html>Bearer {key}</html>".encode()),
+        lambda key: Fault("raw_body", payload=f'["Bearer {key}"'.encode()),
+        lambda key: Fault("body", payload={"error": {"message": f"Bearer {key}", "code": 500}}),
+        lambda key: Fault("body", payload={"headers": {"authorization": f"Bearer {key}"}, "choices": [f"Bearer {key}"]}),
+        lambda key: Fault("body", payload={"choices": [{"message": {"content": "x"}, "finish_reason": [f"Bearer {key}"]}]}),
+        lambda key: Fault("raw_http", payload=f"Bearer {key} is no status line\r\n\r\n".encode()),
+    ],
+)  # fmt: skip
+def test_repair_31_a_server_that_repeats_the_key_spreads_it_nowhere(
+    server: MisbehavingServer, leak: Callable[[str], Fault], key: str
+) -> None:
+    server.script(leak(key))
+    error = fails(lambda: chat(OpenAIServer(server.base_url, "m", api_key=key)))
+    assert server.requests[0].headers["authorization"] == f"Bearer {key}"
+    everything = (
+        "".join(traceback.format_exception(error)) + repr(error) + repr(error.__cause__) + repr(error.__context__)
+    )
+    for form in {key, json.dumps(key)[1:-1], repr(key)[1:-1]}:
+        assert form not in everything
+
+
+def test_repair_31_a_key_in_a_good_answer_is_taken_out(server: MisbehavingServer) -> None:
+    server.reply = lambda request: f"you sent {request.headers['authorization']}, thanks"
+    assert chat(OpenAIServer(server.base_url, "m", api_key=KEY)).text == "you sent Bearer ***, thanks"
+    # "EMPTY" is what servers without keys are given; it is a word like others.
+    server.reply = lambda request: "EMPTY is the set"
+    assert chat(OpenAIServer(server.base_url, "m", api_key="EMPTY")).text == "EMPTY is the set"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:geheim@h:8000/v1", "https://geheim@h/v1", "http://h/v1?key=geheim", "me:geheim@h", "http://me:ge/heim@h/v1"]
+)  # fmt: skip
+def test_repair_31_an_address_with_a_password_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="base_url") as caught:
+        OpenAIServer(url, "m")
+    shown = "".join(traceback.format_exception(caught.value, chain=True))
+    assert "geheim" not in str(caught.value)
+    assert "heim@" not in str(caught.value)
+    assert "geheim" not in shown.replace(url, "")
+
+
+def test_repair_31_no_pickle_holds_a_key(
+    server: MisbehavingServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "from-environment-1234")
+    given, found = OpenAIServer(server.base_url, "m", api_key=KEY), OpenAIServer(server.base_url, "m")
+    helper = LLMAgent.from_server("verify", server.base_url, "m", api_key=KEY, retries=2, requests_per_minute=600.0)
+    for thing in (given, found, helper):
+        raw = pickle.dumps(thing)
+        assert KEY.encode() not in raw
+        assert b"from-environment" not in raw
+        assert KEY not in repr(vars(thing)) + repr(thing)
+    # Another process takes the variable's value where it was the variable's here, and never in place of another key.
+    (tmp_path / "given").write_bytes(pickle.dumps(given))
+    (tmp_path / "found").write_bytes(pickle.dumps(found))
+    program = """
+import asyncio, pathlib, pickle, sys
+from aipo_agents.backends import ChatSampling, Message
+for name in ("found", "given"):
+    backend = pickle.loads(pathlib.Path(sys.argv[1], name).read_bytes())
+    try:
+        print(asyncio.run(backend.chat([Message("user", "x")], ChatSampling())).text)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=120, check=True,
+        env={**os.environ, "OPENAI_API_KEY": "another-value-5678", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    first, second = done.stdout.splitlines()
+    assert first.startswith("reply")
+    assert "ConfigurationError a model server's key does not travel to other processes" in second
+    assert [request.headers["authorization"] for request in server.requests] == ["Bearer another-value-5678"]
+
+
+# -- trying again ----------------------------------------------------------------------------------------------------
+
+
+def test_repair_30_what_may_pass_is_sent_again(server: MisbehavingServer) -> None:
+    server.fault = lambda request: Fault("status", status=500) if request.number % 3 == 0 else None
+    backend = OpenAIServer(server.base_url, "m", retries=4)
+
+    async def work() -> None:
+        replies = await asyncio.gather(*(backend.complete([*PROMPT, i], CompletionSampling(seed=i)) for i in range(30)))
+        assert len({reply.token_ids for reply in replies}) == 30
+        await backend.aclose()
+
+    run(work)
+    assert server.num_requests > 30
+    server.fault = lambda request: Fault("status", status=404)
+    before = server.num_requests
+    fails(lambda: chat(backend))
+    assert server.num_requests == before + 1
+
+
+def test_repair_30_who_is_too_many_waits_as_long_as_asked(server: MisbehavingServer) -> None:
+    server.script(Fault("status", status=429, retry_after="0.4"))
+    backend = OpenAIServer(server.base_url, "m", retries=1)
+    started = time.monotonic()
+
+    async def work() -> None:
+        first = asyncio.create_task(backend.chat(HELLO, GREEDY))
+        while server.num_requests < 1 or server.in_flight:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        # Nobody else is let through meanwhile.
+        await asyncio.gather(first, backend.chat(HELLO, GREEDY))
+        await backend.aclose()
+
+    run(work)
+    assert server.num_requests == 3
+    assert time.monotonic() - started >= 0.39
+
+
+def test_repair_30_a_wait_of_a_day_is_refused_at_once_in_words(server: MisbehavingServer) -> None:
+    server.fault = lambda request: Fault("status", status=429, retry_after="86400")
+    backend = OpenAIServer(server.base_url, "m", retries=4)
+    started = time.monotonic()
+    for _ in range(3):
+        assert "asks for a wait of 86400 s" in str(fails(lambda: chat(backend)))
+    assert time.monotonic() - started < 5.0
+    assert server.num_requests == 3
+
+
+def test_repair_30_a_server_that_is_down_gets_one_attempt_until_it_answers(
+    server: MisbehavingServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server.fault = lambda request: Fault("status", status=503, message="prompt quoted") if request.number < 4 else None
+    backend = OpenAIServer(server.base_url, "m", retries=1)
+    for requests in (2, 3, 4):
+        fails(lambda: chat(backend))
+        assert server.num_requests == requests
+    assert chat(backend).text.startswith("reply")
+    server.script(Fault("reset"))
+    assert chat(backend).text.startswith("reply")
+    assert server.num_requests == 7
+    # What a server says may quote what it was sent, and stays out of the log.
+    assert "attempt 1 failed" in caplog.text
+    assert "HTTP 503" in caplog.text
+    assert "prompt quoted" not in caplog.text
+
+
+def test_repair_30_requests_per_minute_hold_for_an_address_whoever_asks() -> None:
+    with MisbehavingServer() as server:
+        # 20 a second, 20 of them at once; policy and helper share them.
+        one, two = (OpenAIServer(server.base_url, name, requests_per_minute=1200.0) for name in "ab")
+        started = time.monotonic()
+
+        async def work() -> None:
+            await asyncio.gather(*(backend.chat(HELLO, GREEDY) for backend in (one, two) for _ in range(15)))
+            await one.aclose()
+            await two.aclose()
+
+        run(work)
+        assert time.monotonic() - started >= 0.45
+        assert server.num_requests == 30
+
+
+@pytest.mark.parametrize("options", [{"retries": -1}, {"retries": 1.5}, {"requests_per_minute": 0.0}])
+def test_repair_30_options_are_checked(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        OpenAIServer("http://h/v1", "m", **options)  # type: ignore[arg-type]

@@ -3,8 +3,8 @@ import dataclasses
 
 import pytest
 
-from aipo_agents.middleware import Accounting, Ledger, Prices, RoleUsage
-from aipo_env.errors import ConfigurationError
+from aipo_agents.middleware import Accounting, Ledger, Prices, Retry, RoleUsage
+from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.protocol import Reply, Usage
 from tests.agents.middleware.asking import Service, ask, in_threads, many, once, run
 
@@ -48,6 +48,21 @@ def test_a_cancelled_request_is_counted_as_such() -> None:
     assert agent.usage() == RoleUsage(calls=1, cancelled=1)
 
 
+def test_repair_32_failures_that_were_billed_are_in_the_ledger_and_an_unknown_cost_is_no_zero() -> None:
+    billed = ServiceError("cut", usage=Usage(40, 4))
+    service = Service([billed, ServiceError("away"), Reply("a", usage=Usage(100, 10)), billed])
+    agent = Accounting(Retry(service, 3, first_wait=0.001))
+    assert once(agent).usage == Usage(140, 14)
+    assert agent.usage() == RoleUsage(calls=1, unpriced=1, prompt_tokens=140, completion_tokens=14)
+    assert str(agent.ledger).splitlines()[1].split()[-1] == "unknown"
+    final = ServiceError("no", transient=False, usage=Usage(1, 2, 0.5))
+    failing = Accounting(Retry(Service([billed, final]), 3, first_wait=0.001), Prices(1e6, 0.0))
+    with pytest.raises(ServiceError):
+        once(failing)
+    assert failing.usage() == RoleUsage(calls=1, errors=1, prompt_tokens=41, completion_tokens=6, cost_usd=41.0)
+    assert str(failing.ledger).splitlines()[1].split()[-1] == "41.0000"
+
+
 def test_roles_share_a_ledger_from_several_threads() -> None:
     ledger = Ledger()
     roles = ("verify", "knowledge", "reasoning")
@@ -59,7 +74,7 @@ def test_roles_share_a_ledger_from_several_threads() -> None:
     assert agents[0].usage() == one + one
     lines = str(ledger).splitlines()
     assert lines[0].split()[:2] == ["role", "calls"]
-    assert lines[3].split() == ["verify", "400", "0", "0", "0", "0", "4,000", "2,000", "100.0000"]
+    assert lines[3].split() == ["verify", "400", "0", "0", "0", "0", "0", "4,000", "2,000", "100.0000"]
     assert lines[-1].startswith("total")
     assert len({len(line) for line in lines}) == 1
 

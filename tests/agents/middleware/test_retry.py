@@ -1,13 +1,10 @@
 import random
-import subprocess
-import sys
 import time
 
 import pytest
 
 from aipo_agents.middleware import RateLimitTimeout, Retry
 from aipo_env.errors import ConfigurationError, ServiceError
-from aipo_env.installation import install_command
 from aipo_env.protocol import Reply
 from tests.agents.middleware.asking import Service, ask, many, once
 
@@ -115,19 +112,3 @@ def test_the_global_generator_is_left_alone() -> None:
 def test_options_are_checked(options: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=f"Retry: {next(iter(options))} .* got "):
         Retry(Service(), **options)  # type: ignore[arg-type]
-
-
-def test_without_tenacity_it_says_what_to_install() -> None:
-    program = """
-import sys
-sys.modules["tenacity"] = None
-from aipo_agents.middleware import Retry
-from aipo_agents.verify import VerifyAgent
-from aipo_env.errors import MissingDependencyError
-try:
-    Retry(VerifyAgent())
-except MissingDependencyError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert install_command("llm") in done.stdout
