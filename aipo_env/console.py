@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import signal
 import sys
 import threading
@@ -40,6 +42,33 @@ def interrupted(message: str) -> int:
     """Says on standard error that Ctrl-C ended the command, what is kept and how it goes on; returns the exit code."""
     print(f"aipo: interrupted. {message}", file=sys.stderr)
     return INTERRUPTED
+
+
+@contextmanager
+def repeats_collapsed() -> Iterator[None]:
+    """Inside, a warning that comes again, numbers apart, is counted and not shown; the end says how often each came."""
+    seen: dict[tuple[str, int, str], tuple[int, str]] = {}
+
+    def is_new(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        message = record.getMessage()
+        key = record.name, record.levelno, re.sub(r"\w*\d\w*", "#", message)
+        count = seen.get(key, (0, ""))[0] + 1
+        seen[key] = count, message
+        return count == 1
+
+    logs = [logging.getLogger(name) for name in ("aipo_env", "aipo_agents")]
+    for log in logs:
+        log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for log in logs:
+            log.removeFilter(is_new)
+        for (name, level, _), (count, message) in seen.items():
+            if count > 1:
+                logging.getLogger(name).log(level, "%d times in all: %s", count, message)
 
 
 class StopRequest:

@@ -132,6 +132,8 @@ def rollout(
     timeout: float | None = None,
     helper_server: str | None = None,
     helper_model: str | None = None,
+    retries: int | None = None,
+    requests_per_minute: float | None = None,
     quiet: bool = False,
     json: bool = False,
 ) -> int:
@@ -159,30 +161,38 @@ def rollout(
         timeout: with --server, seconds for an episode.
         helper_server: address of a server whose model plays those helpers that are given by name alone.
         helper_model: the name under which it serves that model.
+        retries: how often a server is sent again what failed in a way that may pass (4).
+        requests_per_minute: requests that a server is sent a minute, by policy and helpers together; no limit if left out.
         quiet: no bar, no words but errors.
         json: one JSON object at the end: "traces", and accuracy, consults and cut episodes of "assisted" and "solo" ones.
     """
     import aipo_env
     from algorithms import server_rollout
     from algorithms.progress import quiet_libraries
+    from algorithms.servers import Servers
 
-    server_rollout.check_options(
-        server=server, model=model, helper_server=helper_server, helper_model=helper_model, check=check,
-        batch_size=batch_size, max_in_flight=max_in_flight, timeout=timeout,
-    )  # fmt: skip
+    servers = Servers(server, model, helper_server, helper_model, retries, requests_per_minute)
+    here, there = (
+        {"--max-in-flight": max_in_flight, "--timeout": timeout},
+        {"--check": check or None, "--batch-size": batch_size},
+    )
+    misplaced = here if server is None else there
+    if given := ", ".join(flag for flag, value in misplaced.items() if value is not None):
+        side = "--server" if server is None else "a policy that is loaded here, not for --server"
+        raise ConfigurationError(f"{given} is for {side}; leave it out.")
     quiet_libraries()
     options: dict[str, Any] = dict(env_options or {})
     if policy == "embedded":
         # It reads bare problems and nothing else.
         options = {"prompt": "bare", "style": "terse"} | options
-    options["agents"] = server_rollout.make_agents(agents, helper_server, helper_model)
+    options["agents"] = servers.agents(agents)
     traces = out / "traces.jsonl"
     again = f"The same command goes on from there; what is finished is in {traces}."
-    if server is not None and model is not None:
+    if server is not None:
         made = aipo_env.make(env, codec=server_rollout.load_codec(policy), **options)
         try:
             return server_rollout.roll_out(
-                made, policy, server, model, num_tasks=num_tasks, samples=samples, solo=solo, traces=traces, seed=seed,
+                made, policy, servers, num_tasks=num_tasks, samples=samples, solo=solo, traces=traces, seed=seed,
                 max_tokens=max_tokens, temperature=temperature, max_in_flight=max_in_flight or 256, timeout=timeout,
                 quiet=quiet, json=json,
             )  # fmt: skip
@@ -273,6 +283,8 @@ def play(
     env_options: dict[str, int | float | str] | None = None,
     helper_server: str | None = None,
     helper_model: str | None = None,
+    retries: int | None = None,
+    requests_per_minute: float | None = None,
     max_tokens: int = 512,
     temperature: float = 0.6,
     out: Path | None = None,
@@ -294,15 +306,18 @@ def play(
         env_options: options of the environment, as `--env-options level 3 max_consults 2`.
         helper_server: address of a server whose model plays those helpers that are given by name alone.
         helper_model: the name under which it serves that model.
+        retries: how often a server is sent again what failed in a way that may pass (4).
+        requests_per_minute: requests that a server is sent a minute, by policy and helpers together; no limit if left out.
         max_tokens: with --as, tokens behind the prompt.
         temperature: with --as, of the policy's sampling; 0 is greedy.
         out: folder; finished episodes are appended to traces.jsonl there, for `aipo replay` and all that reads traces.
     """
     from algorithms.play_command import play as play_here
+    from algorithms.servers import Servers
 
     return play_here(
-        env, role, policy=policy, server=server, model=model, task=task, seed=seed, agents=agents,
-        env_options=dict(env_options or {}), helper_server=helper_server, helper_model=helper_model, max_tokens=max_tokens,
+        env, role, policy=policy, servers=Servers(server, model, helper_server, helper_model, retries, requests_per_minute),
+        task=task, seed=seed, agents=agents, env_options=dict(env_options or {}), max_tokens=max_tokens,
         temperature=temperature, out=out,
     )  # fmt: skip
 

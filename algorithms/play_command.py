@@ -18,11 +18,12 @@ from aipo_env.installation import install_command
 from aipo_env.play.person import Person
 from aipo_env.play.session import PlaySession, check_role
 from aipo_env.registry import AgentLike, env_spec
-from algorithms.server_rollout import load_codec, make_agents
+from algorithms.server_rollout import load_codec
 
 if TYPE_CHECKING:
     from aipo_agents.backends.base import CompletionBackend
     from aipo_env.episode import TokenCodec
+    from algorithms.servers import Servers
 
 
 def play(
@@ -30,13 +31,10 @@ def play(
     role: str,
     *,
     policy: str,
-    server: str | None,
-    model: str | None,
+    servers: Servers,
     task: int | None,
     seed: int | None,
     agents: Sequence[str],
-    helper_server: str | None,
-    helper_model: str | None,
     env_options: dict[str, Any],
     max_tokens: int,
     temperature: float,
@@ -51,10 +49,10 @@ def play(
     check_terminal()
     if task is not None and task < 0:
         raise ConfigurationError(f"--task is the index of a task, 0 or more; got {task}.")
-    if role == POLICY and (server, model) != (None, None):
+    if role == POLICY and servers.server is not None:
         raise ConfigurationError("--server is for a policy that plays beside you: add --as and a helper's name.")
     traces = None if out is None else out / "traces.jsonl"
-    named = make_agents(agents, helper_server, helper_model)
+    named = servers.agents(agents)
     if role == POLICY:
         session = PlaySession(
             aipo_env.make(env_id, agents=named, **env_options),
@@ -72,7 +70,7 @@ def play(
     if policy == "embedded":
         # It reads bare problems and nothing else.
         env_options = {"prompt": "bare"} | ({"style": "terse"} if "rulebook" in env_id else {}) | env_options
-    codec, backend, context = _open(policy, server, model)
+    codec, backend, context = _open(policy, servers)
     from aipo_agents.backends.base import CompletionSampling
     from algorithms.samplers import BackendPolicy
 
@@ -80,7 +78,7 @@ def play(
     session = PlaySession(
         aipo_env.make(env_id, agents=helpers, codec=codec, consult_timeout=None, **env_options),
         person,
-        BackendPolicy(backend, codec, sampling, context_length=context, name=model or policy),
+        BackendPolicy(backend, codec, sampling, context_length=context, name=servers.model or policy),
         task_index=task,
         seed=secrets.randbits(31) if seed is None else seed,
         max_tokens=max_tokens,
@@ -138,14 +136,10 @@ def _show(session: PlaySession, traces: Path | None) -> int:
     return code
 
 
-def _open(policy: str, server: str | None, model: str | None) -> tuple[TokenCodec, CompletionBackend, int | None]:
+def _open(policy: str, servers: Servers) -> tuple[TokenCodec, CompletionBackend, int | None]:
     """The policy's tokenizer, what samples it, and how many tokens it takes."""
-    if (server is None) != (model is None):
-        raise ConfigurationError("--server and --model go together: the address, and the model served there.")
-    if server is not None and model is not None:
-        from aipo_agents.backends.openai_server import OpenAIServer
-
-        return load_codec(policy), OpenAIServer(server, model), None
+    if servers.server is not None:
+        return load_codec(policy), servers.policy(), None
     from aipo_agents.backends.transformers_model import TransformersModel
     from algorithms.policies import load_policy
 

@@ -11,40 +11,14 @@ from typing import TYPE_CHECKING
 
 import aipo_env
 from aipo_env import ConsultEnv, Trajectory
-from aipo_env.console import print_json
-from aipo_env.errors import ConfigurationError, DataNotFoundError
-from aipo_env.registry import DEFAULT_AGENTS, AgentLike, parse_agents
+from aipo_env.console import print_json, repeats_collapsed
+from aipo_env.errors import DataNotFoundError
 from aipo_env.run_record import RunRecord, record_path
 from aipo_env.trace_files import FAULTS, errors_path
 
 if TYPE_CHECKING:
     from algorithms.codec import TransformersCodec
-
-
-def check_options(
-    *,
-    server: str | None,
-    model: str | None,
-    helper_server: str | None,
-    helper_model: str | None,
-    check: bool,
-    batch_size: int | None,
-    max_in_flight: int | None,
-    timeout: float | None,
-) -> None:
-    """Raises ConfigurationError for options that contradict each other."""
-    for address, name, flag in ((server, model, ""), (helper_server, helper_model, "helper-")):
-        if (address is None) != (name is None):
-            raise ConfigurationError(
-                f"--{flag}server and --{flag}model go together: the address, and the model served there."
-            )
-    misplaced = {"--check": check or None, "--batch-size": batch_size} if server is not None else {
-        "--max-in-flight": max_in_flight,
-        "--timeout": timeout,
-    }  # fmt: skip
-    if given := ", ".join(flag for flag, value in misplaced.items() if value is not None):
-        side = "a policy that is loaded here, not for --server" if server is not None else "--server"
-        raise ConfigurationError(f"{given} is for {side}; leave it out.")
+    from algorithms.servers import Servers
 
 
 def load_codec(name: str) -> TransformersCodec:
@@ -70,32 +44,10 @@ def load_codec(name: str) -> TransformersCodec:
         ) from error
 
 
-def make_agents(
-    agents: Sequence[str], helper_server: str | None, helper_model: str | None
-) -> dict[str, AgentLike] | None:
-    """The helpers of a command line; with a server, its model plays those that are given by name alone.
-
-    Args:
-        agents: each "name" or "name=package.module:Class"; empty for the environment's default.
-        helper_server: address of the server.
-        helper_model: the model's name there.
-    """
-    named: dict[str, AgentLike] = dict(parse_agents(agents) or {})
-    if helper_server is None or helper_model is None:
-        return named or None
-    from aipo_agents.llm import LLMAgent
-
-    for name in named or DEFAULT_AGENTS:
-        if named.get(name, name) == name:
-            named[name] = LLMAgent.from_server(name, helper_server, helper_model)
-    return named
-
-
 def roll_out(
     env: ConsultEnv,
     policy: str,
-    server: str,
-    model: str,
+    servers: Servers,
     *,
     num_tasks: int,
     samples: int,
@@ -114,8 +66,7 @@ def roll_out(
     Args:
         env: made with the policy's tokenizer; closed at the end.
         policy: the tokenizer's name, for the record.
-        server: address of the policy's server.
-        model: the policy's name there.
+        servers: the policy's among them.
         num_tasks: the first tasks of the family.
         samples: episodes of each task.
         solo: no helper answers.
@@ -129,7 +80,6 @@ def roll_out(
         json: a JSON object in place of the words.
     """
     from aipo_agents.backends.base import CompletionSampling
-    from aipo_agents.backends.openai_server import OpenAIServer
     from algorithms.samplers.backend_policy import BackendPolicy
 
     total = env.tasks.num_tasks
@@ -137,11 +87,11 @@ def roll_out(
     assert codec is not None
 
     async def play() -> tuple[list[str], int]:
-        backend = OpenAIServer(server, model)
+        backend = servers.policy()
         sampling = CompletionSampling(temperature=temperature, max_tokens=max_tokens)
         episodes = aipo_env.rollout(
             env,
-            BackendPolicy(backend, codec, sampling, name=f"{model}, temperature {temperature:g}"),
+            BackendPolicy(backend, codec, sampling, name=f"{backend.model}, temperature {temperature:g}"),
             num_tasks if total is None else min(num_tasks, total),
             group_size=samples,
             max_in_flight=max_in_flight,
@@ -162,7 +112,8 @@ def roll_out(
             await env.game.aclose()
         return [str(t.metadata.get("error")) for t in ended], episodes.num_resumed
 
-    faults, num_resumed = asyncio.run(play())
+    with repeats_collapsed():
+        faults, num_resumed = asyncio.run(play())
     report(traces, num_resumed, faults, quiet=quiet, json=json)
     return 1 if faults else 0
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import logging
 import re
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ import tyro
 from aipo_env import Source, read_traces
 from aipo_env.cli import commands, main
 from aipo_env.config_files import takes_config
+from aipo_env.console import repeats_collapsed
 from aipo_env.installation import install_command
 
 
@@ -247,3 +249,18 @@ def test_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
         assert caught.value.code == 0
         assert out.rstrip().endswith(getattr(command, "examples", ("",))[-1]), name
         assert "Examples:" in out, name
+
+
+def test_repair_29_warnings_that_repeat_collapse(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("aipo_env")
+    with repeats_collapsed():
+        for number in range(5):
+            log.warning("no server at port %d (request a%df)", 8000 + number, number)
+        log.warning("something else")
+        log.info("not a warning")
+    log.warning("no server at port 1")
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        "no server at port 8000 (request a0f)", "something else", "5 times in all: no server at port 8004 (request a4f)",
+        "no server at port 1",
+    ]  # fmt: skip

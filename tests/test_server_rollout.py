@@ -56,7 +56,7 @@ def test_a_policy_and_its_helpers_behind_servers(capsys: pytest.CaptureFixture[s
     with EmbeddedTokenizer() as server:
         arguments = (
             "rollout", "--server", server.base_url, "--model", "fake", "--helper-server", server.base_url, "--helper-model",
-            "fake", "--num-tasks", 3, "--samples", 2, "--max-tokens", 200, "--out", tmp_path,
+            "fake", "--num-tasks", 3, "--samples", 2, "--max-tokens", 200, "--retries", 0, "--out", tmp_path,
         )  # fmt: skip
         server.script(Fault("status", status=500))
         code, out, err = run(capsys, *arguments)
@@ -78,6 +78,20 @@ def test_a_policy_and_its_helpers_behind_servers(capsys: pytest.CaptureFixture[s
     assert (code, "6 episodes, all as recorded" in out) == (0, True), err
 
 
+def test_repair_30_a_rollout_rides_out_what_may_pass(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with EmbeddedTokenizer() as server:
+        server.script(
+            *[Fault("status", status=500), None, Fault("status", status=429, retry_after="0.1"), Fault("reset")] * 2
+        )
+        arguments = (
+            "rollout", "--server", server.base_url, "--model", "fake", "--helper-server", server.base_url, "--helper-model",
+            "fake", "--num-tasks", 3, "--samples", 2, "--max-tokens", 200, "--requests-per-minute", 6000, "--out", tmp_path,
+        )  # fmt: skip
+        code, out, err = run(capsys, *arguments)
+        assert (code, "of 6 correct" in out) == (0, True), err
+        assert server.num_requests == 6 * 3 + 6
+
+
 def test_options_that_do_not_fit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for arguments, message in (
         (("--server", "http://x/v1"), "--server and --model go together"),
@@ -86,6 +100,14 @@ def test_options_that_do_not_fit(capsys: pytest.CaptureFixture[str], tmp_path: P
         (("--server", "http://x/v1", "--model", "x", "--batch-size", "4"), "--batch-size is for"),
         (("--max-in-flight", "4"), "--max-in-flight is for --server"),
         (("--timeout", "4"), "--timeout is for --server"),
+        (("--retries", "4"), "--retries and --requests-per-minute are for --server and --helper-server"),
+        (("--requests-per-minute", "4"), "--retries and --requests-per-minute are for --server and --helper-server"),
+        (
+            ("--server", "http://x/v1", "--model", "x", "--retries", "-1", "--policy", "embedded"),
+            "retries is how often",
+        ),
+        (("--server", "http://me:geheim@x/v1", "--model", "x"), "--server holds a user name or a password"),
+        (("--helper-server", "http://x:y/v1", "--helper-model", "x"), "--helper-server is an address such as"),
         (("--server", "http://x/v1", "--model", "x", "--policy", "nowhere/at-all"), "no tokenizer"),
     ):
         code, _, err = run(capsys, "rollout", *arguments, "--out", tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from aipo_env.errors import ConfigurationError
+from algorithms.servers import Servers
 from benchmarks.evaluation.suites import check_sampling, find_suite
 
 Mode = Literal["solo", "assisted", "both"]
@@ -23,7 +24,7 @@ class EvaluationConfig:
     """ "embedded", "smollm2", or a directory or hub id that transformers loads; with --server it names the tokenizer alone."""
     mode: Mode = "both"
     """ "solo": nobody answers; "assisted": the helpers do; "both": one run of each."""
-    out: Path = Path("runs/eval")
+    out: Path | str = Path("runs/eval")
     """Folder of results.json, results.md, figures and traces; the same command goes on with what lies there."""
     samples: int | None = None
     """Samples of each task."""
@@ -72,6 +73,10 @@ class EvaluationConfig:
     """Episodes that run at the same time with vLLM or a server (256)."""
     timeout: float | None = None
     """With vLLM or a server, seconds for an episode."""
+    retries: int | None = None
+    """How often a server is sent again what failed in a way that may pass (4)."""
+    requests_per_minute: float | None = None
+    """Requests that a server is sent a minute, by policy and helpers together; no limit if left out."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot work, and says what to change."""
@@ -106,6 +111,12 @@ class EvaluationConfig:
     def batched(self) -> bool:
         """Whether episodes are sampled in step in this process, and not each by itself."""
         return self.server is None and self.backend == "transformers"
+
+    @property
+    def servers(self) -> Servers:
+        """The model servers, and how they are asked."""
+        named = (self.server, self.model, self.helper_server, self.helper_model)
+        return Servers(*named, self.retries, self.requests_per_minute)
 
     def temperature_of(self, suite: str) -> float:
         """The temperature at which a suite is sampled."""
@@ -142,11 +153,7 @@ class EvaluationConfig:
                 )
 
     def _check_backend(self) -> None:
-        for address, name, flag in ((self.server, self.model, ""), (self.helper_server, self.helper_model, "helper-")):
-            if (address is None) != (name is None):
-                raise ConfigurationError(
-                    f"--{flag}server and --{flag}model go together: the address, and the model served there."
-                )
+        _ = self.servers
         if self.server is not None and self.backend != "transformers":
             raise ConfigurationError(
                 "--server and --backend vllm exclude each other: a server runs the policy, or this process."

@@ -52,6 +52,8 @@ class RunEpisodes:
     """By position in the plan's tasks and by sample; None where there is none yet."""
     errors: Counter[str]
     """What ended episodes that were not played again since, with their number."""
+    faulted: Sequence[EpisodeSummary] = ()
+    """Those episodes."""
 
     @classmethod
     def read(cls, plan: RunPlan, traces: Path) -> RunEpisodes:
@@ -66,14 +68,15 @@ class RunEpisodes:
             for _, trajectory in numbered_traces(traces):
                 assert trajectory.task_index is not None
                 samples[position[trajectory.task_index]][trajectory.sample] = EpisodeSummary.of(trajectory)
-        faults: dict[tuple[int, int], str] = {}
+        faults: dict[tuple[int, int], tuple[str, EpisodeSummary]] = {}
         if (failed := errors_path(traces)).exists():
             for _, trajectory in numbered_traces(failed):
                 assert trajectory.task_index is not None
                 group = position[trajectory.task_index]
                 if samples[group][trajectory.sample] is None:
-                    faults[group, trajectory.sample] = str(trajectory.metadata.get("error"))
-        return cls(plan, samples, Counter(faults.values()))
+                    error = str(trajectory.metadata.get("error"))
+                    faults[group, trajectory.sample] = error, EpisodeSummary.of(trajectory)
+        return cls(plan, samples, Counter(error for error, _ in faults.values()), [e for _, e in faults.values()])
 
     @property
     def finished(self) -> list[EpisodeSummary]:

@@ -10,7 +10,8 @@ from typing import Any
 from aipo_env import markup
 from aipo_env.errors import DataFormatError
 from aipo_env.grading import Verdict, extract_choice
-from aipo_env.protocol import Answer, Reply
+from aipo_env.protocol import Answer, Reply, Usage
+from aipo_env.trace_files import FAULTS
 from aipo_env.trajectory import Source, Trajectory
 from benchmarks.evaluation.game import MeteredGame
 from benchmarks.evaluation.suites import AnswerKind
@@ -27,21 +28,22 @@ class Consultation:
 
     agent: str
     error: str | None = None
+    declined: bool = False
+    """Whether the error is the helper's own word, and no fault."""
     cached: bool = False
     metered: bool = False
     """Whether the reply said what it took."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost_usd: float = 0.0
+    cost_usd: float | None = None
+    """US dollars; None where nobody says."""
 
     @classmethod
     def of(cls, agent: str, reply: Reply) -> Consultation:
         """The consult that brought this reply; a cached one took nothing."""
-        usage = None if reply.cached else reply.usage
-        if usage is None:
-            return cls(agent, reply.error, reply.cached, reply.usage is not None)
-        taken = usage.prompt_tokens, usage.completion_tokens, float(usage.cost_usd)
-        return cls(agent, reply.error, False, True, *taken)
+        usage = Usage(0, 0, 0.0) if reply.cached else reply.usage or Usage()
+        metered = reply.usage is not None
+        return cls(agent, reply.error, reply.declined, reply.cached, metered, **dataclasses.asdict(usage))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,7 +90,10 @@ class Finisher:
         self._last = clock()
 
     def __call__(self, trajectory: Trajectory) -> Trajectory:
-        """The trajectory with its facts; an episode whose grader failed ends as "error"."""
+        """The trajectory with its facts; an episode whose grader or helper failed ends as "error", to be played again.
+
+        What a policy makes of "could not answer" says nothing of what it makes of help.
+        """
         assert trajectory.seed is not None
         now = self._clock()
         replies = self._game.take_replies((trajectory.task_id, trajectory.seed))
@@ -104,9 +109,13 @@ class Finisher:
         )
         self._last = now
         trajectory.metadata[KEY] = dataclasses.asdict(facts)
+        failed = [c for c in consults if c.error is not None and not c.declined]
         if trajectory.verdict == Verdict.HARNESS_ERROR:
             trajectory.stop_reason = "error"
             trajectory.metadata["error"] = self._game.grading.failures.get(trajectory.task_id, "GradingError")
+        elif failed and trajectory.stop_reason not in FAULTS:
+            trajectory.stop_reason = "error"
+            trajectory.metadata["error"] = f"ConsultFailed: {failed[0].agent} could not answer: {failed[0].error}"
         return trajectory
 
 

@@ -140,7 +140,7 @@ def run_result(
         "rates": scores.rates(finished),
         **scores.counts(finished),
         "tokens": scores.tokens(finished),
-        "consults": scores.consults(finished, game.agent_names) if plan.assisted else None,
+        "consults": scores.consults(finished, game.agent_names, episodes.faulted) if plan.assisted else None,
         "tasks": _task_rows(episodes, tasks, majorities),
         "timing": {"seconds": sum(e.facts.seconds for e in finished)},
     }

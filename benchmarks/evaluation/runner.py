@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aipo_env
+from aipo_env.console import repeats_collapsed
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.registry import AgentLike
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 class Evaluation:
     """What an evaluation came to."""
 
-    results: dict[str, object]
+    results: dict[str, Any]
     """What results.json holds."""
     folder: Path
     fault: str = ""
@@ -130,11 +131,7 @@ class _OpenSuite:
         codec: TransformersCodec,
         agents: Mapping[str, AgentLike] | None,
     ) -> None:
-        from algorithms.server_rollout import make_agents
-
-        named = (
-            make_agents(config.agents, config.helper_server, config.helper_model) if agents is None else dict(agents)
-        )
+        named = config.servers.agents(config.agents) if agents is None else dict(agents)
         options: dict[str, Any] = {**suite.env_options, **_env_options(config, suite)}
         if config.prompt is not None:
             options["prompt"] = config.prompt
@@ -168,7 +165,7 @@ class _Run:
         """Plays what is missing; returns why it ended before its end, or nothing."""
         finish = Finisher(self._suite.game, self.plan.suite.answers)
         confidential = is_confidential(self._suite.game.grading.tasks)
-        with _quiet_about_requests() if confidential else contextlib.nullcontext():
+        with _quiet_about_requests() if confidential else contextlib.nullcontext(), repeats_collapsed():
             try:
                 sampler.play(self._suite.env, self.plan, self._traces, finish, progress=progress)
             except ServiceError as error:

@@ -87,7 +87,7 @@ class BatchedSampler:
         self.context: int | None = None if positions is None else int(positions)
 
     def play(self, env: ConsultEnv, plan: RunPlan, traces: Path, finish: Finish, *, progress: bool) -> None:
-        """See `Sampler`; no fault of a service ends these episodes."""
+        """See `Sampler`; an episode that a helper's fault ended is sampled again, with its batch, by the next call."""
         from algorithms.rollout import Roller, RolloutRequest
         from algorithms.train_config import SamplingConfig
 
@@ -103,6 +103,7 @@ class BatchedSampler:
         record = RunRecord.of(env, policy=name, seed=plan.seed, max_tokens=plan.max_tokens, tokenizer_name=name)
         files = TraceFiles(traces, record, lambda trajectory: _foreign(trajectory, plan))
         bar = RolloutProgress() if progress else None
+        check = _FaultsInARow()
         try:
             missing = [not files.finished.get(r.task_index, 0) >> r.sample & 1 for r in requests]
             if bar is not None:
@@ -118,6 +119,7 @@ class BatchedSampler:
                         files.write(trajectory)
                         if bar is not None:
                             bar.count(trajectory)
+                        check(trajectory)
         finally:
             files.close()
             if bar is not None:
@@ -183,17 +185,27 @@ class TurnSampler:
             finish=finish,
             progress=progress,
         )
-        faults_in_a_row = 0
+        check = _FaultsInARow()
         async with episodes:
             side = record_path(traces)
             dataclasses.replace(RunRecord.read(side), tokenizer_name=self._tokenizer_name).write(side)
             async for trajectory in episodes:
-                faults_in_a_row = faults_in_a_row + 1 if trajectory.stop_reason in FAULTS else 0
-                if faults_in_a_row == MAX_FAULTS_IN_A_ROW:
-                    raise ServiceError(
-                        f"{MAX_FAULTS_IN_A_ROW} episodes in a row were ended by a fault, the last one by "
-                        f"{trajectory.redacted().metadata.get('error')}"
-                    )
+                check(trajectory)
+
+
+class _FaultsInARow:
+    """Ends a run when too many episodes in a row were ended by a fault."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, trajectory: Trajectory) -> None:
+        self._count = self._count + 1 if trajectory.stop_reason in FAULTS else 0
+        if self._count == MAX_FAULTS_IN_A_ROW:
+            shown = trajectory.redacted() if trajectory.confidential else trajectory
+            raise ServiceError(
+                f"{MAX_FAULTS_IN_A_ROW} episodes in a row were ended by a fault, the last one by {shown.metadata.get('error')}"
+            )
 
 
 def open_sampler(config: EvaluationConfig, codec: TransformersCodec, policy: Policy | None = None) -> Sampler:
@@ -217,14 +229,12 @@ def open_sampler(config: EvaluationConfig, codec: TransformersCodec, policy: Pol
         "max_in_flight": config.max_in_flight or 256,
         "timeout": config.timeout,
     }
-    if config.server is not None and config.model is not None:
-        from aipo_agents.backends.openai_server import OpenAIServer
-
-        server = OpenAIServer(config.server, config.model, timeout=config.timeout or _request_seconds(config))
+    if config.server is not None:
+        server = config.servers.policy(config.timeout or _request_seconds(config))
         description: dict[str, object] = {
             "name": config.model,
             "backend": "server",
-            "server": config.server,
+            "server": server.base_url,
             "model": config.model,
         }
         return TurnSampler(server, codec, description, **shared)

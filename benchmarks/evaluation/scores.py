@@ -162,27 +162,40 @@ def tokens(finished: Sequence[EpisodeSummary]) -> dict[str, float | None]:
     }
 
 
-def consults(finished: Sequence[EpisodeSummary], helpers: Sequence[str]) -> dict[str, object]:
-    """How often helpers were asked and answered, and what that took."""
+def consults(
+    finished: Sequence[EpisodeSummary], helpers: Sequence[str], faulted: Sequence[EpisodeSummary] = ()
+) -> dict[str, object]:
+    """How often helpers were asked and answered, and what that took.
+
+    Args:
+        finished: the episodes that rates and means are of.
+        helpers: their names.
+        faulted: those that a fault ended; how often helpers were asked there, failed, and what that took counts too.
+    """
     total = max(1, len(finished))
-    by_helper: dict[str, dict[str, float]] = {}
+    by_helper: dict[str, dict[str, float | None]] = {}
     for helper in helpers:
-        asked = [[c for c in e.facts.consults if c.agent == helper] for e in finished]
+        asked = [[c for c in e.facts.consults if c.agent == helper] for e in [*finished, *faulted]]
         every = [c for row in asked for c in row]
-        answered = sum(c.error is None for c in every)
+        known = [c.cost_usd for c in every if c.cost_usd is not None]
+        unpriced = sum(c.metered and c.cost_usd is None for c in every)
         by_helper[helper] = {
-            "consults": answered,
-            "per_episode": answered / total,
-            "rate": sum(any(c.error is None for c in row) for row in asked) / total,
+            "asked": len(every),
+            "consults": sum(c.error is None for c in every),
+            "per_episode": sum(c.error is None for row in asked[: len(finished)] for c in row) / total,
+            "rate": sum(map(bool, asked[: len(finished)])) / total,
             "errors": sum(c.error is not None for c in every),
             "cached": sum(c.cached for c in every),
             "unmetered": sum(not c.metered for c in every),
+            "unpriced": unpriced,
             "prompt_tokens": sum(c.prompt_tokens for c in every),
             "completion_tokens": sum(c.completion_tokens for c in every),
-            "cost_usd": sum(c.cost_usd for c in every),
+            # Of a part of the consults alone it is a lower bound.
+            "cost_usd": None if unpriced and not any(known) else sum(known),
         }
     return {
-        "rate": sum(e.num_consults > 0 for e in finished) / total,
+        "rate": sum(bool(e.facts.consults) for e in finished) / total,
+        "asked_per_episode": sum(len(e.facts.consults) for e in finished) / total,
         "per_episode": sum(e.num_consults for e in finished) / total,
         "by_helper": by_helper,
     }

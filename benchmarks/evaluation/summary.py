@@ -20,7 +20,8 @@ def summary_lines(results: Mapping[str, object]) -> Iterator[str]:
         if last["k"] > 1:
             text += f", pass@{last['k']} {last['estimate']:.3f} [{last['low']:.3f}, {last['high']:.3f}]"
         if run["consults"] is not None:
-            text += f", {run['consults']['per_episode']:.2f} consults an episode"
+            asked, answered = (run["consults"][key] for key in ("asked_per_episode", "per_episode"))
+            text += f", {asked:.2f} consults an episode" + (f", {answered:.2f} answered" if answered < asked else "")
         yield head + text + _missing(run)
 
 

@@ -58,7 +58,8 @@ def _scores(results: Json) -> list[str]:
         metrics = optional_section(run, "metrics")
         scored, total = count(run, "num_tasks_scored"), count(run, "num_tasks")
         tasks = str(total) if scored == total else f"{scored} of {total}"
-        row = [*name, tasks, str(count(run, "num_samples"))]
+        faults = percent(count(run, "num_errors") / max(1, count(run, "num_episodes")))
+        row = [*name, tasks, str(count(run, "num_samples")), faults]
         if metrics is None:
             cells.append([*row, "", "", "", ""])
             continue
@@ -80,13 +81,13 @@ def _scores(results: Json) -> list[str]:
         )
     level = " and ".join(sorted(levels)) or "95"
     lines = table(
-        ("suite", "mode", "tasks", "samples", "avg@n", "sampling noise", "pass@k", "maj@n"), cells, num_left=2
+        ("suite", "mode", "tasks", "samples", "faults", "avg@n", "sampling noise", "pass@k", "maj@n"), cells, num_left=2
     )
     notes = [
         f"In percent; in brackets the {level} % interval over problems: other problems of this kind could have been drawn "
         "(with few problems it stays wide, however many samples there are). Sampling noise: where avg@n of these very "
         "problems lies, over other samples. avg@n is the mean of correct / samples, the unbiased pass@1; pass@k is "
-        "unbiased.",
+        "unbiased. Faults: the share of episodes that a dead server, helper or grader ended; no score counts them.",
         *(f"maj@n: {rule}." for rule in sorted(tie_rules)),
     ]
     return [*lines, "", *(line for note in notes for line in (note, ""))]
@@ -194,7 +195,7 @@ def _consults(results: Json) -> list[str]:
             continue
         title = escape(text(run, "title"))
         cells.append(
-            [title, "any", percent(number(consults, "rate")), f"{number(consults, 'per_episode'):.2f}", "", "", ""]
+            [title, "any", percent(number(consults, "rate")), f"{number(consults, 'per_episode'):.2f}", "", "", "", ""]
         )
         for helper, row in _helpers(run).items():
             cells.append(
@@ -203,13 +204,22 @@ def _consults(results: Json) -> list[str]:
                     escape(helper),
                     percent(number(row, "rate")),
                     f"{number(row, 'per_episode'):.2f}",
-                    *(str(count(row, key)) for key in ("consults", "errors", "cached")),
+                    *(str(count(row, key)) for key in ("asked", "consults", "errors", "cached")),
                 ]
             )
     if not cells:
         return []
     lines = table(
-        ("suite", "helper", "episodes that asked, %", "answered per episode", "answered", "failed", "from cache"),
+        (
+            "suite",
+            "helper",
+            "episodes that asked, %",
+            "answered per episode",
+            "asked",
+            "answered",
+            "failed",
+            "from cache",
+        ),
         cells,
         num_left=2,
     )
@@ -222,7 +232,11 @@ def _tokens(results: Json) -> list[str]:
         tokens = section(run, "tokens")
         helpers = _helpers(run).values()
         spent = sum(number(h, "prompt_tokens") + number(h, "completion_tokens") for h in helpers)
-        metered = any(count(h, "consults") + count(h, "errors") > count(h, "unmetered") for h in helpers)
+        metered = any(count(h, "asked") > count(h, "unmetered") for h in helpers)
+        known = sum(optional_number(h, "cost_usd") or 0.0 for h in helpers)
+        cost = f"{known:.4f}"
+        if any(count(h, "unpriced") for h in helpers):
+            cost = f"{cost} or more" if known else "unknown"
         per_episode = optional_number(tokens, "policy_per_episode")
         cells.append(
             [
@@ -230,7 +244,7 @@ def _tokens(results: Json) -> list[str]:
                 *(f"{count(tokens, source):,}" for source in ("prompt", "policy", "agent", "template")),
                 "" if per_episode is None else f"{per_episode:,.1f}",
                 f"{spent:,.0f}" if metered else "",
-                f"{sum(number(h, 'cost_usd') for h in helpers):.4f}" if metered else "",
+                cost if metered else "",
                 f"{number(section(run, 'timing'), 'seconds'):,.0f}",
             ]
         )

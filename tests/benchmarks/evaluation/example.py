@@ -161,14 +161,22 @@ def _breakdowns(scored: list[dict[str, object]], num_samples: int) -> dict[str, 
 
 
 def _consults(finished: int) -> dict[str, object]:
-    free = {"errors": 0, "cached": 3, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
-    paid = {"errors": 2, "cached": 0, "prompt_tokens": 1000, "completion_tokens": 234, "cost_usd": 0.0125}
+    free = {"errors": 0, "cached": 3, "unpriced": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
+    paid = {
+        "errors": 2,
+        "cached": 0,
+        "unpriced": 0,
+        "prompt_tokens": 1000,
+        "completion_tokens": 234,
+        "cost_usd": 0.0125,
+    }
     return {
         "rate": 0.5,
+        "asked_per_episode": 0.78,
         "per_episode": 0.75,
         "by_helper": {
-            "verify": {"consults": 20, "per_episode": 0.25, "rate": 0.2, "unmetered": 20, **free},
-            "knowledge": {"consults": 40, "per_episode": 0.5, "rate": 0.4, "unmetered": 0, **paid},
+            "verify": {"asked": 20, "consults": 20, "per_episode": 0.25, "rate": 0.2, "unmetered": 20, **free},
+            "knowledge": {"asked": 42, "consults": 40, "per_episode": 0.5, "rate": 0.4, "unmetered": 0, **paid},
         },
     }
 

@@ -54,7 +54,7 @@ def test_what_helpers_took_is_written_down(env: ConsultEnv) -> None:
     assert facts.consults == (
         Consultation("verify", metered=True, prompt_tokens=7, completion_tokens=3, cost_usd=0.5),
         Consultation("knowledge", error="it is away"),
-        Consultation("cache", cached=True, metered=True),
+        Consultation("cache", cached=True, metered=True, cost_usd=0.0),
     )
     assert (facts.answer, facts.seconds, trajectory.verdict) == ("1", 3.0, "correct")
     assert facts.tokens == {
@@ -69,6 +69,19 @@ def test_a_grader_that_fails_is_a_fault_and_no_wrong_answer(env: ConsultEnv) -> 
     trajectory = play(env, "\\boxed{crash}")
     assert trajectory.stop_reason == "error"
     assert trajectory.metadata["error"] == "GradingError: the sandbox is gone"
+
+
+def test_repair_29_a_helper_that_fails_ends_the_episode_as_a_fault_and_one_that_declines_does_not(
+    env: ConsultEnv,
+) -> None:
+    trajectory = play(env, '<consult agent="knowledge">?</consult>', "\\boxed{1}")
+    assert trajectory.stop_reason == "error"
+    assert trajectory.metadata["error"] == "ConsultFailed: knowledge could not answer: it is away"
+    assert isinstance(env.game, MeteredGame)
+    env.game.agents["knowledge"] = Recorder(Reply("", error="I never say", declined=True), name="knowledge")
+    trajectory = play(env, '<consult agent="knowledge">?</consult>', "\\boxed{1}")
+    assert (trajectory.stop_reason, trajectory.verdict) == ("answer", "correct")
+    assert EpisodeFacts.read(trajectory).consults == (Consultation("knowledge", error="I never say", declined=True),)
 
 
 def test_answers_as_a_majority_counts_them(env: ConsultEnv) -> None:

@@ -83,7 +83,7 @@ def test_choices_are_graded_and_nothing_of_a_question_is_written(
         code, first, errors = aipo_eval(capsys, *command)
         assert code == 1
         (run,) = runs_of(out).values()
-        assert (run["num_errors"], run["consults"]["by_helper"]["verify"]["errors"]) == (1, 1)
+        assert (run["num_errors"], run["consults"]["by_helper"]["verify"]["errors"]) == (2, 1)
         written = first + errors + "\n".join(record.getMessage() for record in caplog.records)
         server.fault = None
         code, second, errors = aipo_eval(capsys, *command)

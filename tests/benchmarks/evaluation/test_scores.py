@@ -92,11 +92,16 @@ def test_consults_and_tokens_and_rates() -> None:
     ]  # fmt: skip
     finished[1] = EpisodeSummary("t", False, "wrong", "answer", 0, EpisodeFacts("2", TOKENS, (failed,), 1.0))
     found = scores.consults(finished, ["verify", "knowledge"])
-    assert (found["rate"], found["per_episode"]) == (0.25, 0.5)
+    # Asked in two of the four, three times, and answered twice.
+    assert (found["rate"], found["asked_per_episode"], found["per_episode"]) == (0.5, 0.75, 0.5)
     assert found["by_helper"]["verify"] == {  # type: ignore[index]
-        "consults": 2, "per_episode": 0.5, "rate": 0.25, "errors": 1, "cached": 0, "unmetered": 1, "prompt_tokens": 8,
-        "completion_tokens": 4, "cost_usd": 0.5,
+        "asked": 3, "consults": 2, "per_episode": 0.5, "rate": 0.5, "errors": 1, "cached": 0, "unmetered": 1, "unpriced": 0,
+        "prompt_tokens": 8, "completion_tokens": 4, "cost_usd": 0.5,
     }  # fmt: skip
+    # What a fault ended counts as asked, and into no mean.
+    more = scores.consults(finished, ["verify"], [episode(None, "1", failed, stop="error")])
+    assert (more["rate"], more["per_episode"]) == (0.5, 0.5)
+    assert (more["by_helper"]["verify"]["asked"], more["by_helper"]["verify"]["errors"]) == (4, 2)  # type: ignore[index]
     assert found["by_helper"]["knowledge"]["consults"] == 0  # type: ignore[index]
     assert scores.tokens(finished) == {
         "prompt": 20, "policy": 12, "agent": 8, "template": 4, "policy_per_episode": 3.0, "behind_prompt_per_episode": 6.0,

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from aipo_env import Trajectory
+from aipo_env.errors import ServiceError
+from benchmarks.evaluation.samplers import MAX_FAULTS_IN_A_ROW, _FaultsInARow
 from tests.benchmarks.evaluation.running import aipo_eval, read_results, runs_of, timeless, words, write_rows
 from tests.benchmarks.evaluation.scripted import ScriptedPolicy, save_byte_tokenizer
-from tests.misbehaving_server import Fault
+from tests.misbehaving_server import Fault, MisbehavingServer, Request
 
 ASK = '<consult agent="verify">is it so?</consult>'
 
@@ -108,7 +111,7 @@ def test_faults_are_counted_not_scored_and_played_again(
     with ScriptedPolicy(tokenizer, math_script) as server:
         arguments = (
             "--suite", "math500", "--data", data, "--max-tokens", 400, "--mode", "assisted", "--agents", "verify",
-            "--max-in-flight", 1,
+            "--max-in-flight", 1, "--retries", 0,
         )  # fmt: skip
         whole = served(server, tokenizer, tmp_path / "whole", *arguments)
         assert aipo_eval(capsys, *whole)[0] == 0
@@ -143,7 +146,8 @@ def test_a_dead_server_ends_the_evaluation_early_with_a_valid_state(
 ) -> None:
     rows = [{"problem": f"{i} plus 1", "answer": str(i + 1)} for i in range(200)]
     data = write_rows(tmp_path / "math500.jsonl", [dict(row) for row in rows])
-    arguments = ("--suite", "math500", "--data", data, "--samples", 1, "--max-tokens", 50, "--max-in-flight", 4)
+    arguments = ("--suite", "math500", "--data", data, "--samples", 1, "--max-tokens", 50)
+    arguments += ("--max-in-flight", 4, "--retries", 0)
 
     def script(prompt: str, sample: int, turn: int) -> str:
         return f"\\boxed{{{int(prompt.split(' plus 1')[0].split()[-1]) + 1}}}"
@@ -167,21 +171,191 @@ def test_a_dead_server_ends_the_evaluation_early_with_a_valid_state(
         assert (run["metrics"]["avg_at_n"]["estimate"], run["num_tasks_scored"], run["errors"]) == (1.0, 200, [])
 
 
-def test_a_helper_that_fails_is_counted_and_ends_no_episode(
+def test_repair_29_failed_consults_are_faults_that_are_played_again(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_math(tmp_path / "math500.jsonl")
+    with ScriptedPolicy(tokenizer, math_script) as server:
+        helper = ("--agents", "verify", "--helper-server", server.base_url, "--helper-model", "judge", "--retries", 0)
+        more = (*words("--suite math500 --max-tokens 500 --tasks 0 1 --data"), data, *helper)
+        whole = served(server, tokenizer, tmp_path / "whole", *more)
+        assert aipo_eval(capsys, *whole)[0] == 0
+        caplog.clear()
+        # The helper fails in every consult but the last three, and says so with another number each time.
+        consults = iter(range(8))
+        number = lambda request: next(consults) if request.is_chat else 9  # noqa: E731
+        server.fault = lambda request: (
+            Fault("status", message=f"down {request.number}") if number(request) < 5 else None
+        )
+        cut = served(server, tokenizer, tmp_path / "cut", *more, "--max-in-flight", 1)
+        code, out, err = aipo_eval(capsys, *cut)
+        assert code == 1
+        assert "the evaluation is not complete" in err
+        assert (
+            "5 of 8 episodes are missing, 5 of them ended by a fault, most often by ConsultFailed: verify could not"
+            in out
+        )
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warnings) == 2
+        assert warnings[0].startswith("verify: ")
+        assert warnings[1].startswith("5 times in all: verify: ")
+        results = read_results(tmp_path / "cut")
+        run = runs_of(tmp_path / "cut")["math500.assisted"]
+        assert (results["complete"], run["num_finished"], run["num_errors"]) == (False, 3, 5)
+        (error,) = run["errors"]
+        assert error == {"error": "ConsultFailed: verify could not answer: its service failed (HTTP 500)", "count": 5}
+        verify = run["consults"]["by_helper"]["verify"]
+        assert (verify["asked"], verify["consults"], verify["errors"]) == (8, 3, 5)
+        assert (run["consults"]["rate"], run["consults"]["per_episode"]) == (1.0, 1.0)
+        # None of them is a wrong answer, and no comparison stands on them.
+        assert run["tasks"][0]["correct"] == [None] * 4
+        page = (tmp_path / "cut" / "results.md").read_text(encoding="utf-8")
+        assert "| MATH-500 | assisted | 0 of 2 | 4 | 62.5 |" in page
+        assert "| MATH-500 | verify | 100.0 | 1.00 | 8 | 3 | 5 | 0 |" in page
+        assert "With help minus alone" not in page
+        asked = server.num_requests
+        server.fault = None
+        code, _, err = aipo_eval(capsys, *cut)
+        assert code == 0, err
+        assert server.num_requests == asked + 5 * 3
+    found = [timeless(read_results(tmp_path / name)) | {"command": ""} for name in ("whole", "cut")]
+    assert found[0] == found[1]
+
+
+def test_repair_29_a_dead_helper_is_a_fault_of_a_policy_that_is_loaded_here_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with MisbehavingServer(reply=lambda request: "no idea") as server:
+        server.fault = lambda request: Fault("reset")
+        arguments = (
+            *words("--suite rulebook --mode assisted --num-tasks 3 --samples 2 --max-tokens 48 --retries 0 --helper-model x"),
+            "--helper-server", server.base_url, "--out", tmp_path / "out",
+        )  # fmt: skip
+        code, out, _ = aipo_eval(capsys, *arguments)
+        asked = server.num_requests
+        run = runs_of(tmp_path / "out")["rulebook.assisted"]
+        assert (code, asked > 0) == (1, True)
+        assert run["num_errors"] == run["num_episodes"] - run["num_finished"] > 0
+        assert "ended by a fault" in out
+        server.fault = None
+        assert aipo_eval(capsys, *arguments)[0] == 0
+        assert server.num_requests > asked
+    assert runs_of(tmp_path / "out")["rulebook.assisted"]["errors"] == []
+
+
+def test_repair_29_many_faults_in_a_row_end_a_run_of_a_policy_that_is_loaded_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.evaluation.samplers.MAX_FAULTS_IN_A_ROW", 3)
+    with MisbehavingServer() as server:
+        server.fault = lambda request: Fault("reset")
+        arguments = (
+            *words("--suite rulebook --mode assisted --num-tasks 40 --samples 2 --max-tokens 48 --retries 0 --helper-model x"),
+            "--helper-server", server.base_url, "--out", tmp_path / "out",
+        )  # fmt: skip
+        code, _, err = aipo_eval(capsys, *arguments)
+    assert code == 1
+    assert "3 episodes in a row were ended by a fault, the last one by ConsultFailed: " in err
+    assert runs_of(tmp_path / "out")["rulebook.assisted"]["num_missing"] > 0
+
+
+def test_repair_30_retries_are_on_by_default_for_policy_and_helpers(
     tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_math(tmp_path / "math500.jsonl")
     with ScriptedPolicy(tokenizer, math_script) as server:
-        server.fault = lambda request: Fault("status", status=500) if request.is_chat else None
+        failing = {"policy": 0, "helper": 0}
+
+        def fault(request: Request) -> Fault | None:
+            who = "helper" if request.is_chat else "policy"
+            failing[who] += 1
+            kinds = (Fault("status", status=500), Fault("status", status=429, retry_after="0.2"), Fault("reset"))
+            return kinds[failing[who] % 3] if failing[who] % 7 in (1, 3) else None
+
+        server.fault = fault
         helper = ("--agents", "verify", "--helper-server", server.base_url, "--helper-model", "judge")
-        more = (*words("--suite math500 --mode assisted --max-tokens 500 --tasks 1 --data"), data, *helper)
+        more = (*words("--suite math500 --mode assisted --max-tokens 500 --data"), data, *helper)
         code, _, err = aipo_eval(capsys, *served(server, tokenizer, tmp_path / "out", *more))
         assert code == 0, err
-    (run,) = read_results(tmp_path / "out")["runs"]
-    verify = run["consults"]["by_helper"]["verify"]
-    assert (verify["consults"], verify["errors"], run["consults"]["rate"]) == (0, 4, 0.0)
-    assert [task["correct"] for task in run["tasks"]] == [[1, 1, 0, 0]]
-    assert run["tasks"][0]["index"] == 1
+        assert min(failing.values()) > 12
+        # Without them it loses some.
+        server.fault = lambda request: Fault("status", status=500) if request.number % 3 == 0 else None
+        code, _, _ = aipo_eval(capsys, *served(server, tokenizer, tmp_path / "none", *more, "--retries", 0))
+        assert code == 1
+    assert "--retries 0" in read_results(tmp_path / "none")["command"]
+
+
+def test_repair_31_neither_keys_nor_passwords_reach_a_file(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    key = "sk-geheim-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    data = write_math(tmp_path / "math500.jsonl")
+    with ScriptedPolicy(tokenizer, math_script, helper=f"Bearer {key}") as server:
+        echo = Fault("status", status=401, message=f"Authorization: Bearer {key} is not welcome")
+        server.fault = lambda request: echo if request.number % 4 == 1 else None
+        helper = ("--agents", "verify", "--helper-server", server.base_url, "--helper-model", "judge")
+        more = (*words("--suite math500 --mode assisted --max-tokens 500 --data"), data, *helper)
+        code, out, err = aipo_eval(capsys, *served(server, tokenizer, tmp_path / "out", *more))
+        assert code == 1
+        assert all(request.headers["authorization"] == f"Bearer {key}" for request in server.requests)
+        for side in ("--server", "--helper-server"):
+            command = dict(
+                zip(more_of := served(server, tokenizer, tmp_path / "other", *more), more_of[1:], strict=False)
+            )
+            address = str(command[side]).replace("//", "//me:geheim@")
+            changed = [address if part == command[side] else part for part in more_of]
+            code, *words_said = aipo_eval(capsys, *changed)
+            assert (code, "holds a user name or a password" in words_said[1]) == (2, True)
+            out += "".join(words_said)
+    assert not (tmp_path / "other").exists()
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert any(path.name.endswith(".errors.jsonl") for path in files)
+    for text in (out, err, caplog.text, *(path.read_bytes().decode("latin-1") for path in files)):
+        assert "geheim" not in text
+    assert "is not welcome" in (tmp_path / "out" / "results.json").read_text(encoding="utf-8")
+
+
+def test_repair_32_a_cost_that_nobody_told_is_unknown(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_math(tmp_path / "math500.jsonl")
+
+    def priced(answer: dict[str, Any]) -> dict[str, Any]:
+        answer["usage"]["cost"] = 0.5
+        return answer
+
+    with ScriptedPolicy(tokenizer, math_script) as server:
+        helper = ("--agents", "verify", "--helper-server", server.base_url, "--helper-model", "judge")
+        more = (*words("--suite math500 --mode assisted --max-tokens 500 --tasks 1 --samples 2 --data"), data, *helper)
+        for folder, share, cost, shown in (
+            ("none", 0, None, "unknown"),
+            ("all", 2, 1.0, "1.0000"),
+            ("one", 1, 0.5, "0.5000 or more"),
+        ):
+            left = iter([True] * share)
+            server.fault = lambda request, left=left: (  # type: ignore[misc]
+                Fault("body", payload=priced) if request.is_chat and next(left, False) else None
+            )
+            code, _, err = aipo_eval(capsys, *served(server, tokenizer, tmp_path / folder, *more))
+            assert code == 0, err
+            verify = runs_of(tmp_path / folder)["math500.assisted"]["consults"]["by_helper"]["verify"]
+            assert (verify["cost_usd"], verify["unpriced"]) == (cost, 2 - share)
+            page = (tmp_path / folder / "results.md").read_text(encoding="utf-8")
+            assert f"| {shown} |" in page
+            assert "| 0.0000 |" not in page
+
+
+@pytest.mark.parametrize("confidential", [False, True])
+def test_repair_35_only_confidential_data_withhold_what_a_fault_said(confidential: bool) -> None:
+    check = _FaultsInARow()
+    fault = Trajectory("e", "t", [], stop_reason="error", metadata={"error": "ServiceError: out of memory"})
+    fault.confidential = confidential
+    for _ in range(MAX_FAULTS_IN_A_ROW - 1):
+        check(fault)
+    with pytest.raises(ServiceError, match=r"by ServiceError: \(withheld\)$" if confidential else "out of memory"):
+        check(fault)
 
 
 def test_the_context_of_the_model_limits_a_turn(

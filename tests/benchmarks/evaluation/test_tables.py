@@ -75,8 +75,9 @@ def test_an_incomplete_run_says_so() -> None:
     )
     assert "**Not complete.**" in page
     header, _, none, some = _cells(page, "| suite | mode | tasks")
-    assert none == ["AIME 2024", "solo", "0 of 5", "4", "", "", "", ""]
+    assert none == ["AIME 2024", "solo", "0 of 5", "4", "25.0", "", "", "", ""]
     assert some[header.index("tasks")] == "8 of 10"
+    assert some[header.index("faults")] == percent(2 / 40) == "5.0"
     assert r"5 ended by a fault: 5 x ServiceError: 503 \| \<busy\>" in page
     assert "**Not complete.**" not in results_markdown(example_results(example_run()))
 
@@ -84,8 +85,8 @@ def test_an_incomplete_run_says_so() -> None:
 def test_consults_tokens_and_cost() -> None:
     page = results_markdown(example_results(example_run(mode="assisted")))
     consults = _cells(page, "| suite | helper")
-    assert consults[3] == ["MATH-500", "verify", "20.0", "0.25", "20", "0", "3"]
-    assert consults[4] == ["MATH-500", "knowledge", "40.0", "0.50", "40", "2", "0"]
+    assert consults[3] == ["MATH-500", "verify", "20.0", "0.25", "20", "20", "0", "3"]
+    assert consults[4] == ["MATH-500", "knowledge", "40.0", "0.50", "42", "40", "2", "0"]
     header, _, tokens = _cells(page, "| suite | mode | prompt")
     cells = dict(zip(header, tokens, strict=True))
     assert cells["policy"] == "51,360"
