@@ -37,10 +37,15 @@ class TaskSet(Protocol):
     helpers that make sense for it.
     """
 
-    name: str
-    """The family's name, as it stands in environment ids."""
-    num_tasks: int | None
-    """How many there are; None where tasks are generated without end."""
+    @property
+    def name(self) -> str:
+        """The family's name, as it stands in environment ids; an attribute will do, as with the next one."""
+        ...
+
+    @property
+    def num_tasks(self) -> int | None:
+        """How many there are; None where tasks are generated without end."""
+        ...
 
     def task(self, index: int) -> Task:
         """The task with this index: a pure function of the family's options and the index.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import shlex
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -30,6 +31,26 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
         if block.language == "python" and block.reason is None:
             code = "\n" * (block.line - 1) + block.code  # tracebacks show the page's line
             exec(compile(code, str(page), "exec"), module.__dict__)  # noqa: S102
+
+
+@pytest.mark.slow
+def test_repair_35_python_blocks_type_check(tmp_path: Path) -> None:
+    """As a reader's own strict check would see them: what a page does is what the signatures allow."""
+    pytest.importorskip("mypy")
+    pages = {
+        _name(p).replace("/", "_").removesuffix(".md"): [b for b in blocks(p) if b.language == "python"] for p in PAGES
+    }
+    files = []
+    for name, found in pages.items():
+        if found:
+            files.append(tmp_path / f"page_{name}.py")
+            files[-1].write_text("\n\n".join(block.code for block in found), encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900, check=False)
+    errors = [
+        line for line in done.stdout.splitlines() if line.startswith((str(tmp_path), "page_")) and ": error:" in line
+    ]
+    assert (errors, f"{len(files)} source files" in done.stdout) == ([], True), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
