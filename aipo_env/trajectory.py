@@ -144,6 +144,11 @@ class Trajectory:
     """Whether the task's texts must not be written down; `TraceWriter` then writes `redacted()`."""
 
     @property
+    def outcome(self) -> float:
+        """The reward without what help cost."""
+        return self.reward - self.reward_parts.get("consult_cost", 0.0)
+
+    @property
     def withheld(self) -> bool:
         """Whether its texts are left out."""
         return any(segment.withheld is not None for segment in self.segments)

@@ -26,70 +26,62 @@ def compute_advantages(
     group_ids_S: Int[Tensor, " samples"],
     estimator: AdvantageEstimator,
     num_tokens_S: Int[Tensor, " samples"] | None = None,
+    *,
+    compared_S: Int[Tensor, " samples"] | None = None,
 ) -> Float[Tensor, " samples"]:
     """The advantages of `estimator` (`ObjectiveConfig.policy_rule.advantage`).
 
     Args:
         rewards_S: one finite reward per sample.
-        group_ids_S: the sample's group; any integers.
+        group_ids_S: the sample's group; any integers. What an estimator divides by is the whole group's.
         estimator: `mean`, `mean_std`, `leave_one_out` or `mean_whitened`.
         num_tokens_S: POLICY tokens of each sample; needed by `mean_whitened` alone.
+        compared_S: the part of the group whose mean is taken off (the samples of one mode); None for the group.
 
     Raises:
         ConfigurationError: a reward is not finite, the lengths differ, or `num_tokens_S` is missing.
     """
-    if estimator == "mean":
-        return mean_advantages(rewards_S, group_ids_S)
-    if estimator == "mean_std":
-        return mean_std_advantages(rewards_S, group_ids_S)
-    if estimator == "leave_one_out":
-        return leave_one_out_advantages(rewards_S, group_ids_S)
-    if num_tokens_S is None:
-        raise ConfigurationError(
-            "the estimator 'mean_whitened' needs num_tokens_S, but it is None; pass the number of POLICY "
-            "tokens of each sample"
-        )
-    return mean_whitened_advantages(rewards_S, group_ids_S, num_tokens_S)
+    centered_S = _centered(rewards_S, group_ids_S if compared_S is None else compared_S, estimator, num_tokens_S)
+    return centered_S / _unit(rewards_S, group_ids_S, estimator, num_tokens_S)
 
 
 def agent_advantages(
-    rewards_S: Float[Tensor, " samples"],
+    outcomes_S: Float[Tensor, " samples"],
     group_ids_S: Int[Tensor, " samples"],
     solo_S: Bool[Tensor, " samples"],
     estimator: AdvantageEstimator,
     num_tokens_S: Int[Tensor, " samples"] | None = None,
+    *,
+    rewards_S: Float[Tensor, " samples"] | None = None,
 ) -> Float[Tensor, " samples"]:
-    """The advantages of AGENT tokens with the solo baseline: R - mean of the group's solo samples.
+    """The advantages of AGENT tokens: the outcome less the mean of the group's solo samples.
 
-    Derived in `docs/objective.md`, section 5.
+    Derived in `docs/objective.md`, section 5. A group without solo samples gets `compute_advantages` of the outcomes.
 
-    What `estimator` divides by (a group's or the batch's standard deviation) is divided by here too, so that AGENT and
-    POLICY advantages keep one unit. A group without solo samples gets `compute_advantages`.
+    What `estimator` divides by is what it divides the rewards by, so that AGENT and POLICY advantages keep one unit; or the
+    deviation of the outcomes, where costs have left the rewards less of it.
 
     Args:
-        rewards_S: one finite reward per sample.
+        outcomes_S: one finite reward per sample, without the costs of help and length.
         group_ids_S: the sample's group; any integers.
         solo_S: whether the sample was rolled out without help.
         estimator: as for `compute_advantages`.
         num_tokens_S: as for `compute_advantages`.
+        rewards_S: the rewards with their costs; None where there are none.
 
     Raises:
         ConfigurationError: as for `compute_advantages`.
     """
-    usual_S = compute_advantages(rewards_S, group_ids_S, estimator, num_tokens_S)
-    _check_same_length(rewards_S, solo_S)
-    group_S, _ = _groups(rewards_S, group_ids_S)
-    num_solo_S = _group_sum(solo_S.to(rewards_S.dtype), group_S)
-    solo_mean_S = _group_sum(rewards_S * solo_S, group_S) / num_solo_S.clamp(min=1)
-    raw_S = rewards_S - solo_mean_S
-    if estimator == "mean_std":
-        raw_S = raw_S / (_group_std(rewards_S, group_ids_S) + STD_EPSILON)
-    elif estimator == "mean_whitened":
-        assert num_tokens_S is not None  # compute_advantages refuses it
-        _, deviation = _token_moments(mean_advantages(rewards_S, group_ids_S), num_tokens_S)
-        raw_S = raw_S / deviation
-    raw_S = torch.where(_has_spread(rewards_S, group_S), raw_S, torch.zeros_like(raw_S))
-    return torch.where(num_solo_S > 0, raw_S, usual_S)
+    usual_S = _centered(outcomes_S, group_ids_S, estimator, num_tokens_S)
+    _check_same_length(outcomes_S, solo_S)
+    group_S, _ = _groups(outcomes_S, group_ids_S)
+    num_solo_S = _group_sum(solo_S.to(outcomes_S.dtype), group_S)
+    raw_S = outcomes_S - _group_sum(outcomes_S * solo_S, group_S) / num_solo_S.clamp(min=1)
+    raw_S = torch.where(_has_spread(outcomes_S, group_S), raw_S, torch.zeros_like(raw_S))
+    unit_S = _unit(outcomes_S, group_ids_S, estimator, num_tokens_S)
+    if rewards_S is not None:
+        unit_S = unit_S.maximum(_unit(rewards_S, group_ids_S, estimator, num_tokens_S))
+    return torch.where(num_solo_S > 0, raw_S, usual_S) / unit_S
 
 
 def mean_advantages(
@@ -106,8 +98,7 @@ def mean_std_advantages(
     rewards_S: Float[Tensor, " samples"], group_ids_S: Int[Tensor, " samples"], epsilon: float = STD_EPSILON
 ) -> Float[Tensor, " samples"]:
     """(R - mean) / (std + epsilon) of the group, std with n - 1 (GRPO, arXiv 2402.03300)."""
-    centered_S = mean_advantages(rewards_S, group_ids_S)
-    return centered_S / (_group_std(rewards_S, group_ids_S) + epsilon)
+    return mean_advantages(rewards_S, group_ids_S) / (_group_std(rewards_S, group_ids_S) + epsilon)
 
 
 def leave_one_out_advantages(
@@ -131,10 +122,7 @@ def mean_whitened_advantages(
     ones. A group of equal rewards then gets that constant instead of 0; drop such groups
     (`informative_groups`) where they must not count. A batch in which every advantage is equal is all 0.
     """
-    centered_S = mean_advantages(rewards_S, group_ids_S)
-    _check_same_length(rewards_S, num_tokens_S)
-    mean, deviation = _token_moments(centered_S, num_tokens_S)
-    return (centered_S - mean) / deviation
+    return compute_advantages(rewards_S, group_ids_S, "mean_whitened", num_tokens_S)
 
 
 def informative_groups(
@@ -185,6 +173,34 @@ def expand_to_tokens(
     return padded[sequence_ids_T.clamp(min=-1).long() + 1]
 
 
+def _centered(
+    rewards_S: Float[Tensor, " samples"],
+    compared_S: Int[Tensor, " samples"],
+    estimator: AdvantageEstimator,
+    num_tokens_S: Int[Tensor, " samples"] | None,
+) -> Float[Tensor, " samples"]:
+    """The rewards less what they are compared with."""
+    if estimator == "leave_one_out":
+        return leave_one_out_advantages(rewards_S, compared_S)
+    centered_S = mean_advantages(rewards_S, compared_S)
+    return centered_S - _token_moments(centered_S, num_tokens_S)[0] if estimator == "mean_whitened" else centered_S
+
+
+def _unit(
+    rewards_S: Float[Tensor, " samples"],
+    group_ids_S: Int[Tensor, " samples"],
+    estimator: AdvantageEstimator,
+    num_tokens_S: Int[Tensor, " samples"] | None,
+) -> Float[Tensor, " samples"]:
+    """What an estimator divides each sample's advantages by."""
+    if estimator == "mean_std":
+        return _group_std(rewards_S, group_ids_S) + STD_EPSILON
+    if estimator == "mean_whitened":
+        _, deviation = _token_moments(mean_advantages(rewards_S, group_ids_S), num_tokens_S)
+        return deviation.expand_as(rewards_S)
+    return torch.ones_like(rewards_S)
+
+
 def _group_std(rewards_S: Float[Tensor, " samples"], group_ids_S: Int[Tensor, " samples"]) -> Float[Tensor, " samples"]:
     """For each sample the standard deviation (n - 1) of its group's rewards."""
     group_S, size_S = _groups(rewards_S, group_ids_S)
@@ -193,9 +209,15 @@ def _group_std(rewards_S: Float[Tensor, " samples"], group_ids_S: Int[Tensor, " 
 
 
 def _token_moments(
-    values_S: Float[Tensor, " samples"], num_tokens_S: Int[Tensor, " samples"]
+    values_S: Float[Tensor, " samples"], num_tokens_S: Int[Tensor, " samples"] | None
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean and standard deviation (at least 1e-4) over the batch's tokens, each of which has its sample's value."""
+    if num_tokens_S is None:
+        raise ConfigurationError(
+            "the estimator 'mean_whitened' needs num_tokens_S, but it is None; pass the number of POLICY "
+            "tokens of each sample"
+        )
+    _check_same_length(values_S, num_tokens_S)
     weights_S = num_tokens_S.to(values_S.dtype) / num_tokens_S.sum().clamp(min=1)
     mean = (weights_S * values_S).sum()
     variance = (weights_S * (values_S - mean).square()).sum()
@@ -241,6 +263,7 @@ def _check_same_length(rewards_S: Tensor, other_S: Tensor) -> None:
 
 def sample_advantages(
     rewards_S: Float[Tensor, " samples"],
+    outcomes_S: Float[Tensor, " samples"],
     groups_S: Int[Tensor, " samples"],
     solo_S: Bool[Tensor, " samples"],
     policy_tokens_S: Int[Tensor, " samples"],
@@ -249,10 +272,12 @@ def sample_advantages(
     """The advantages of the POLICY tokens, and of the AGENT tokens, of each trajectory of a batch.
 
     Derived in docs/objective.md, section 5: whether help came is no choice of the policy, so its own tokens are compared
-    within their mode; a reply is compared with what the policy gets without it, so its push ends when solo succeeds.
+    within their mode; a reply is compared with what the policy gets without it, so its push ends when solo succeeds. What
+    help and length cost is the policy's doing, and counts for its own tokens alone.
 
     Args:
         rewards_S: one reward each.
+        outcomes_S: the rewards without what help cost.
         groups_S: the prompt's group.
         solo_S: whether no helper answered.
         policy_tokens_S: POLICY tokens of each.
@@ -260,9 +285,13 @@ def sample_advantages(
     """
     if config.overlong_buffer:
         rewards_S = rewards_S + overlong_penalty(policy_tokens_S, config.sampling.max_tokens, config.overlong_buffer)
-    estimator = config.objective.policy_rule.advantage
-    compared_S = 2 * groups_S + solo_S if config.objective.policy_baseline == "mode" else groups_S
-    own_S = compute_advantages(rewards_S, compared_S, estimator, policy_tokens_S)
-    if config.objective.agent_baseline == "group":
-        return own_S, compute_advantages(rewards_S, groups_S, estimator, policy_tokens_S)
-    return own_S, agent_advantages(rewards_S, groups_S, solo_S, estimator, policy_tokens_S)
+    objective, estimator = config.objective, config.objective.policy_rule.advantage
+    own_S = compute_advantages(
+        rewards_S,
+        groups_S,
+        estimator,
+        policy_tokens_S,
+        compared_S=2 * groups_S + solo_S if objective.policy_baseline == "mode" else None,
+    )
+    baseline_S = solo_S if objective.agent_baseline == "solo" else torch.zeros_like(solo_S)
+    return own_S, agent_advantages(outcomes_S, groups_S, baseline_S, estimator, policy_tokens_S, rewards_S=rewards_S)

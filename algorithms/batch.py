@@ -144,6 +144,11 @@ def rewards(trajectories: Sequence[Trajectory]) -> Float[Tensor, " samples"]:
     return torch.tensor([t.reward for t in trajectories], dtype=torch.float32)
 
 
+def outcomes(trajectories: Sequence[Trajectory]) -> Float[Tensor, " samples"]:
+    """The reward of each trajectory without what help cost: what replies are judged by."""
+    return torch.tensor([t.outcome for t in trajectories], dtype=torch.float32)
+
+
 def policy_token_counts(trajectories: Sequence[Trajectory]) -> Iterator[int]:
     """How many tokens the policy wrote in each trajectory."""
     return (t.count(Source.POLICY) for t in trajectories)

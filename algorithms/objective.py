@@ -136,7 +136,7 @@ def _one(tokens: AgentTokens, config: ObjectiveConfig) -> Tensor:
 
 
 def _importance_ratio(tokens: AgentTokens, config: ObjectiveConfig) -> Tensor:
-    return (tokens.logprobs_A - tokens.mu_logprobs_A).exp()
+    return (tokens.logprobs_A - tokens.mu_logprobs_A).clamp(max=_MAX_LOG_RATIO).exp()
 
 
 def _one_sided_clip(tokens: AgentTokens, config: ObjectiveConfig) -> Tensor:
@@ -304,7 +304,7 @@ def _policy_term(
     }
     if config.rollout_clip is not None:
         low, high = config.rollout_clip
-        mismatch_P = (old_logprobs_P - rollout_logprobs_P).exp()
+        mismatch_P = (old_logprobs_P - rollout_logprobs_P).clamp(max=_MAX_LOG_RATIO).exp()
         surrogate_P = mismatch_P.clamp(low, high) * surrogate_P
         sums["policy/rollout_ratio"] = _total(mismatch_P)
         sums["policy/rollout_clip_fraction"] = _total((mismatch_P < low) | (mismatch_P > high))

@@ -85,14 +85,17 @@ class TokenWeights:
             return None
         if len(samples) % config.samples_per_prompt:
             return None
+        learnt = [s for s in samples if not s.faulted]
         own_S, help_S = sample_advantages(
-            torch.tensor([s.reward for s in samples], dtype=torch.float32),
-            torch.tensor([s.group for s in samples]),
-            torch.tensor([not s.assisted for s in samples]),
-            torch.tensor([s.policy_tokens for s in samples]),
+            torch.tensor([s.reward for s in learnt], dtype=torch.float32),
+            torch.tensor([s.outcome for s in learnt], dtype=torch.float32),
+            torch.tensor([s.group for s in learnt], dtype=torch.long),
+            torch.tensor([not s.assisted for s in learnt], dtype=torch.bool),
+            torch.tensor([s.policy_tokens for s in learnt], dtype=torch.long),
             config,
         )
-        return list(zip(own_S.tolist(), help_S.tolist(), strict=True))
+        found = zip(own_S.tolist(), help_S.tolist(), strict=True)
+        return [(0.0, 0.0) if s.faulted else next(found) for s in samples]
 
     def coefficients(
         self, mu_logprobs: Sequence[float], logprobs: Sequence[float] | None, advantage: float

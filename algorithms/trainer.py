@@ -22,6 +22,7 @@ from torch import Tensor
 import aipo_env
 from aipo_env.errors import ConfigurationError
 from aipo_env.registry import AgentLike, env_spec, parse_agents
+from aipo_env.trace_files import FAULTS
 from aipo_env.training_split import evaluation_env
 from aipo_env.trajectory import Source, TraceWriter, Trajectory
 from algorithms import batch as batches
@@ -78,8 +79,14 @@ class Trainer:
             )
         self.roller = Roller(self.policy, self.env, config.sampling)
         self._reference = self._reference_copy() if config.objective.kl_coef > 0 else None
+        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if not self._trained:
+            raise ConfigurationError(
+                f"a policy needs parameters that are trained, but all of {self.policy.name} are frozen (requires_grad=False); "
+                "unfreeze some."
+            )
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self._trained,
             lr=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -134,12 +141,17 @@ class Trainer:
         return kept or fresh
 
     def update(self, trajectories: Sequence[Trajectory]) -> Metrics:
-        """The optimizer steps on one batch."""
+        """The optimizer steps on one batch; episodes that a fault cut are left out, since their rewards say nothing."""
         config = self.config
+        trajectories = [t for t in trajectories if t.stop_reason not in FAULTS]
         advantages_S, agent_advantages_S = self._advantages(trajectories)
         normalizer = batches.count_tokens(trajectories)
+        bears_loss = {Source.POLICY} | ({Source.AGENT} if config.objective.agent_loss != "mask" else set())
+        replied_S = torch.tensor(
+            [Source.AGENT in bears_loss and t.count(Source.AGENT) > 0 for t in trajectories], dtype=torch.bool
+        )
         # Where the advantage is zero the gradient is: such rows count in the divisors, and cost no pass.
-        learns_S = (advantages_S != 0) | (agent_advantages_S != 0) | (self._reference is not None)
+        learns_S = (advantages_S != 0) | ((agent_advantages_S != 0) & replied_S) | (self._reference is not None)
         learns = learns_S.nonzero().squeeze(1).tolist()
         learning = [trajectories[i] for i in learns]
         traced = config.trace_every > 0 and (self.step == 0 or (self.step + 1) % config.trace_every == 0)
@@ -158,7 +170,7 @@ class Trainer:
         sums: list[dict[str, Tensor]] = []
         grad_norm = 0.0
         for update in range(config.updates_per_batch):
-            for parameter in self.model.parameters():
+            for parameter in self._trained:
                 # Zero, not none: a batch without signal is a step with a zero gradient.
                 parameter.grad = torch.zeros_like(parameter)
             for index, part in enumerate(parts):
@@ -186,7 +198,7 @@ class Trainer:
                 output.loss.backward()  # type: ignore[no-untyped-call]
                 if update == config.updates_per_batch - 1:
                     sums.append(output.sums)
-            grad_norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm))
+            grad_norm = float(torch.nn.utils.clip_grad_norm_(self._trained, config.max_grad_norm))
             if not np.isfinite(grad_norm):
                 raise FloatingPointError(
                     f"the gradient is not finite at step {self.step + 1}. Lower learning_rate, or check the reward function. "
@@ -194,7 +206,6 @@ class Trainer:
                 )
             self.optimizer.step()
         metrics = {name: value for name, value in combine_metrics(sums).items() if not name.startswith("tokens/")}
-        bears_loss = {Source.POLICY} | ({Source.AGENT} if config.objective.agent_loss != "mask" else set())
         return metrics | {
             "tokens/trained": 0.0
             + sum(
@@ -327,9 +338,10 @@ class Trainer:
         """The advantages of the POLICY tokens, and of the AGENT tokens, of each trajectory."""
         return sample_advantages(
             batches.rewards(trajectories),
+            batches.outcomes(trajectories),
             batches.group_ids(trajectories),
-            torch.tensor([not t.assisted for t in trajectories]),
-            torch.tensor(list(batches.policy_token_counts(trajectories))),
+            torch.tensor([not t.assisted for t in trajectories], dtype=torch.bool),
+            torch.tensor(list(batches.policy_token_counts(trajectories)), dtype=torch.long),
             self.config,
         )
 

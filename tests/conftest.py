@@ -7,13 +7,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 def pytest_configure() -> None:
-    """One thread: the models are tiny, and a test's numbers must not depend on the machine's cores."""
+    """One thread: the models are tiny, and a test's numbers must not depend on the machine's cores, nor a verdict on its load."""
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
     # The tests of the environments run without the learner's packages.
     with contextlib.suppress(ModuleNotFoundError):
         import torch

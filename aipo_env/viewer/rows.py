@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from aipo_env.trace_files import FAULTS
 from aipo_env.trajectory import Segment, Source, Trajectory
 from aipo_env.viewer.pieces import TextCutter
 from aipo_env.viewer.signals import LOGPROBS_KEY, Learner, RunInfo, Sample
@@ -31,6 +32,7 @@ class Row:
     group: int
     sample: int
     reward: float
+    outcome: float
     verdict: str
     stop: str
     assisted: bool
@@ -57,6 +59,7 @@ class Row:
             trajectory.group,
             trajectory.sample,
             trajectory.reward,
+            trajectory.outcome,
             trajectory.verdict,
             trajectory.stop_reason,
             trajectory.assisted,
@@ -72,7 +75,8 @@ class Row:
     @property
     def sample_facts(self) -> Sample:
         """The row as the advantages see it."""
-        return Sample(self.reward, self.group, self.assisted, self.tokens[Source.POLICY])
+        faulted = self.stop in FAULTS
+        return Sample(self.reward, self.outcome, self.group, self.assisted, self.tokens[Source.POLICY], faulted)
 
 
 def texts_of(trajectory: Trajectory, prompts: dict[str, int]) -> list[list[object]]:

@@ -18,7 +18,10 @@ from algorithms.advantages import (
     mean_std_advantages,
     mean_whitened_advantages,
     overlong_penalty,
+    sample_advantages,
 )
+from algorithms.config import ObjectiveConfig
+from algorithms.train_config import SamplingConfig, TrainConfig
 
 ESTIMATORS = ("mean", "mean_std", "leave_one_out")
 # Two groups of three, interleaved.
@@ -190,3 +193,76 @@ def test_the_solo_baseline_does_not_depend_on_the_assisted_rewards():
     other = torch.where(SOLO, REWARDS, REWARDS + 3.0)
     moved = agent_advantages(other, GROUPS, SOLO, "mean") - agent_advantages(REWARDS, GROUPS, SOLO, "mean")
     torch.testing.assert_close(moved, torch.where(SOLO, 0.0, 3.0).double())
+
+
+def advantages_of(rewards, outcomes, solo, tokens=None, groups=None, **fields):
+    """Of one group unless told otherwise, at the default baselines."""
+    overlong = fields.pop("overlong_buffer", 0)
+    config = TrainConfig(
+        objective=ObjectiveConfig(**fields), overlong_buffer=overlong, sampling=SamplingConfig(max_tokens=10)
+    )
+    size = len(rewards)
+    return sample_advantages(
+        torch.tensor(rewards),
+        torch.tensor(outcomes),
+        torch.zeros(size, dtype=torch.long) if groups is None else torch.tensor(groups),
+        torch.tensor(solo),
+        torch.tensor([4] * size if tokens is None else tokens),
+        config,
+    )
+
+
+@pytest.mark.parametrize("agent_baseline", ["solo", "group"])
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, "mean_whitened"])
+def test_repair_09_what_help_and_length_cost_is_not_charged_to_replies(estimator, agent_baseline):
+    """Everything is solved; asking cost 0.3, and one rollout is overlong. No reply is to blame."""
+    own, replies = advantages_of(
+        [1.0, 1.0, 0.7, 0.4],
+        [1.0] * 4,
+        [True, True, False, False],
+        tokens=[4, 4, 4, 10],
+        advantage=estimator,
+        agent_baseline=agent_baseline,
+        overlong_buffer=2,
+    )
+    if estimator != "mean_whitened" or agent_baseline == "solo":
+        assert replies.tolist() == [0.0] * 4
+    assert own[2] > own[3]
+
+
+def test_repair_09_a_reply_that_helped_keeps_the_whole_difference():
+    """Solo fails; with help both solve it, for 0.3 and 0.6."""
+    own, replies = advantages_of([0.0, 0.0, 0.7, 0.4], [0.0, 0.0, 1.0, 1.0], [True, True, False, False])
+    assert replies.tolist() == [0.0, 0.0, 1.0, 1.0]
+    torch.testing.assert_close(own, torch.tensor([0.0, 0.0, 0.15, -0.15]))
+
+
+def test_repair_09_costs_that_level_the_rewards_do_not_blow_replies_up():
+    """The reward of the helped rollouts is that of the failures: its deviation is 0, that of the outcomes is not."""
+    _, replies = advantages_of([0.0] * 4, [0.0, 0.0, 1.0, 1.0], [True, True, False, False], advantage="mean_std")
+    torch.testing.assert_close(replies[2:], torch.full((2,), 1 / (3**-0.5 + 1e-4)))
+
+
+@pytest.mark.parametrize("estimator", ["mean_std", "mean_whitened"])
+def test_repair_15_policy_and_agent_advantages_have_one_unit(estimator):
+    """At the default baselines: two solo rollouts fail, one helped rollout of two succeeds."""
+    groups = [0, 0, 0, 0, 1, 1, 1, 1]
+    rewards, solo = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0], [True, True, False, False] * 2
+    raw = advantages_of(rewards, rewards, solo, groups=groups, advantage="mean")
+    own, replies = advantages_of(rewards, rewards, solo, groups=groups, advantage=estimator)
+    assert raw[0].tolist() == [0.0, 0.0, -0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
+    torch.testing.assert_close(own[3] - own[2], replies[3] - replies[2])
+    if estimator == "mean_std":
+        unit = statistics.stdev([0.0, 0.0, 0.0, 1.0]) + 1e-4
+        torch.testing.assert_close(own[:4], raw[0][:4] / unit)
+        torch.testing.assert_close(replies[:4], raw[1][:4] / unit)
+
+
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, "mean_whitened"])
+def test_repair_15_modes_without_spread_stay_finite(estimator):
+    """All solo rollouts fail and all helped ones succeed: the deviation within a mode is 0."""
+    own, replies = advantages_of(
+        [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], [True, True, False, False], advantage=estimator
+    )
+    assert own.tolist() == [0.0] * 4
+    assert 1.0 <= float(replies.max()) <= 2.0

@@ -236,6 +236,27 @@ def test_every_variant_is_finite_for_an_impossible_token(agent_loss, advantage):
     assert math.isfinite(agent_gradient(-50.0, config, advantage=advantage, dtype=torch.float32))
 
 
+@pytest.mark.parametrize("config", [make_config(agent_loss="is"), make_config(c_max=INFINITY)])
+@pytest.mark.parametrize("log_mu", [-50.0, -89.0, -700.0])
+def test_repair_15_a_reply_that_its_helper_found_impossible_keeps_the_loss_finite(config, log_mu):
+    """exp(89) is no fp32 number. The ratio stops at e^20, which no other bound of the objective comes near."""
+    gradient = agent_gradient(-0.5, config, log_mu=log_mu, dtype=torch.float32)
+    assert gradient == pytest.approx(math.exp(20), rel=1e-5)
+    tokens_T = torch.tensor([int(Source.POLICY)]), torch.tensor([0])
+    rollout = make_config(rollout_clip=(0.5, INFINITY))
+    output = objective_loss(
+        torch.tensor([-0.5]),
+        None,
+        torch.ones(1),
+        tokens_T[0],
+        torch.tensor([log_mu]),
+        tokens_T[1],
+        rollout,
+        normalizer=ONE,
+    )
+    assert output.loss.isfinite()
+
+
 def test_policy_term_is_finite_for_a_huge_ratio():
     logprobs_T = torch.tensor([-0.1, -0.1], requires_grad=True)
     arguments = (torch.tensor([-200.0, -300.0]), torch.tensor([-1.0, 1.0]), torch.tensor([1, 1]))
@@ -457,3 +478,8 @@ def test_published_forms_have_no_trust_region(agent_loss):
     config = make_config(agent_loss=agent_loss)
     assert "delta" not in AGENT_LOSS_FIELDS[agent_loss]
     assert agent_gradient(math.log(0.9), config, log_pi_old=math.log(0.1)) > 0
+
+
+def test_repair_16_no_property_is_timed():
+    """A deadline for an example fails on a machine under load, and says nothing of the property."""
+    assert settings().deadline is None

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from aipo_env import Segment, Source, Trajectory
 from aipo_env.errors import DataFormatError
 from aipo_env.viewer import Coefficients, Sample
+from aipo_env.viewer.rows import Row
 from aipo_env.viewer.signals import LOGPROBS_KEY
 from algorithms import batch as batches
 from algorithms.config import ObjectiveConfig
@@ -30,7 +31,7 @@ logprobs = st.floats(-60, 0)
 
 
 def sample_of(trajectory: Trajectory) -> Sample:
-    return Sample(trajectory.reward, trajectory.group, trajectory.assisted, trajectory.count(Source.POLICY))
+    return Row.of(trajectory, 0).sample_facts
 
 
 def trajectories(config: TrainConfig) -> list[Trajectory]:
@@ -48,6 +49,7 @@ def trajectories(config: TrainConfig) -> list[Trajectory]:
                 "t",
                 segments,
                 reward=(number * 7 % 5) / 4,
+                reward_parts={"consult_cost": -(number % 3) / 8},
                 group=group,
                 sample=sample,
                 assisted=sample >= config.num_solo(0),
