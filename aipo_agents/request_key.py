@@ -62,5 +62,6 @@ def request_key(agent: Agent, request: ConsultRequest) -> RequestKey:
         request.transcript,
         request.task_id,
         request.seed,
+        *request.hints,
     )
     return RequestKey(digest, deterministic=False)

@@ -36,6 +36,50 @@ def envs(json: bool = False) -> int:
     return 0
 
 
+@command(
+    "aipo data check --train math --against math500,aime24,aime25",
+    "aipo data check --train deepscaler --data folder --json > copies.json",
+)
+def data(
+    action: Annotated[Literal["check"], tyro.conf.Positional],
+    train: str,
+    against: str = "",
+    data: Path | None = None,
+    show: int = 20,
+    json: bool = False,
+) -> int:
+    """Look for problems of test sets in a training set; exits with 1 if any stand there.
+
+    Training sets leave them out when they are loaded, as far as the test sets are at hand then.
+
+    Args:
+        action: "check".
+        train: environment id of the training set.
+        against: environment ids of test sets, with commas between; without it, all that are at hand.
+        data: folder with <family>/<split>.jsonl; without it AIPO_DATA, else the hub.
+        show: copies that are shown at most.
+        json: one JSON object: "rows", "against", and "copies" with task, test_set, test_id, how and share.
+    """
+    from aipo_env.tasks.decontamination import check
+
+    found = check(train, [name for name in against.split(",") if name], data)
+    rows = [
+        {"task": task, "test_set": c.test_set, "test_id": c.test_id, "how": c.how, "share": c.share}
+        for task, c in found.copies
+    ]
+    if json:
+        print_json({"rows": found.rows, "against": found.against, "copies": rows})
+        return 1 if rows else 0
+    print(f"{train}: {found.rows} problems")
+    for name, size in found.against.items():
+        print(f"  {name} ({size} problems): {sum(row['test_set'] == name for row in rows)} copies")
+    for row in rows[:show]:
+        print(f"{row['task']} is {row['test_id']} ({row['how']}, {row['share']:.0%})")
+    if len(rows) > show:
+        print(f"... and {len(rows) - show} more (--show {len(rows)})")
+    return 1 if rows else 0
+
+
 @command("aipo doctor", "aipo doctor --json --offline > machine.json")
 def doctor(json: bool = False, offline: bool = False) -> int:
     """Look at what is installed and try what works here: grading, code sandbox, GPU, vLLM, plug-ins, data, hub.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import dataclasses
 import inspect
 import logging
 import os
@@ -28,9 +29,9 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
         timeout: seconds the helper has; None for no limit.
     """
     if timeout is not None and request.deadline is None:
-        request = ConsultRequest(
-            request.query, request.transcript, request.task_id, request.seed, timeout, request.confidential
-        )
+        request = dataclasses.replace(request, deadline=timeout)
+    if request.hints and not getattr(agent, "uses_hints", False):
+        request = dataclasses.replace(request, hints=())
     try:
         async with asyncio.timeout(timeout):
             reply = await agent.respond(request)

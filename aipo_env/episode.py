@@ -464,7 +464,11 @@ class Episode:
                 continue
             transcript = self.transcript if self.config.helper_view == "transcript" else ""
             seed, confidential = self._consult_seed(number), self.task.confidential
-            request = ConsultRequest(consult.query, transcript, self.task.id, seed, confidential=confidential)
+            said = sum(s.source is Source.AGENT and s.agent == consult.agent for s in self.segments)
+            hints = self.task.hints.get(consult.agent, ())[said:]
+            request = ConsultRequest(
+                consult.query, transcript, self.task.id, seed, confidential=confidential, hints=hints
+            )
             self._pending.append((consult.agent, request))
         self._pass_turn()
 

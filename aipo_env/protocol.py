@@ -94,6 +94,9 @@ class ConsultRequest:
     """Seconds this helper has, counted from the call; None for no limit."""
     confidential: bool = False
     """Whether query and transcript may quote a task whose texts must not be written down, in a log or a cache on disk."""
+    hints: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    """What the task's own data let this helper say, in order, without what it has said; given to a helper whose `uses_hints` is
+    True, and to no other."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from aipo_env.playing import PolicyLike
 from aipo_env.protocol import Agent
 from aipo_env.roles import HelperReward
 from aipo_env.tasks.base import TaskSet
+from aipo_env.tasks.data_sets import DATA_SETS
 from aipo_env.tasks.reasoning_gym import names as reasoning_gym_names
 from aipo_env.vector_env import ConsultVectorEnv
 
@@ -76,13 +77,17 @@ def _reasoning_gym() -> list[EnvSpec]:
     return [spec for name, text in described for spec in _family(f"rg/{name}", tasks, text, _BOTH, dataset=name)]
 
 
+def _data_sets() -> list[EnvSpec]:
+    """The data sets that are declared; loads none."""
+    tasks = "aipo_env.tasks.questions:QuestionTasks"
+    found = [_family(name, tasks, d.description, d.splits, family=name) for name, d in DATA_SETS.items()]
+    return [spec for specs in found for spec in specs]
+
+
 _envs: dict[str, EnvSpec] = {
     spec.id: spec
     for spec in (
-        *_family("math500", "aipo_env.tasks.math500:Math500Tasks", "MATH-500 competition problems", _TEST),
-        *_family("gsm8k", "aipo_env.tasks.gsm8k:Gsm8kTasks", "GSM8K word problems", _BOTH),
-        *_family("aime24", "aipo_env.tasks.aime:Aime24Tasks", "AIME 2024 competition problems", _TEST),
-        *_family("aime25", "aipo_env.tasks.aime:Aime25Tasks", "AIME 2025 competition problems", _TEST),
+        *_data_sets(),
         *_family("gpqa-diamond", "aipo_env.tasks.gpqa:GpqaDiamondTasks", "GPQA-Diamond science questions", _TEST),
         *_family("livecodebench", "aipo_env.tasks.livecodebench:LiveCodeBenchTasks", "LiveCodeBench programs", _TEST),
         *_family(

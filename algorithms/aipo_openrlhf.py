@@ -1,6 +1,6 @@
 """Trains on a cluster: OpenRLHF's PPO driver with episodes in which the policy may ask for help.
 
-    python algorithms/aipo_openrlhf.py --aipo.env gsm8k-consult --aipo.env_options split train <any OpenRLHF flag>
+    python algorithms/aipo_openrlhf.py --aipo.env math-consult --actor.model_name_or_path ... <any OpenRLHF flag>
 
 `--aipo.*` flags are ours (`--help` lists them), all others OpenRLHF's. `docs/cluster.md` has recipes.
 """

@@ -35,7 +35,7 @@ def test_bash_completes_commands_options_ids_and_files(tmp_path: Path, capsys: p
     (tmp_path / "run.toml").write_text("")
     assert {"train", "rollout", "eval", "play", "doctor"} <= set(completions(script, "aipo", ""))
     assert completions(script, "aipo", "roll") == ["rollout"]
-    assert completions(script, "aipo", "rollout", "--env", "math") == ["math500", "math500-consult"]
+    assert completions(script, "aipo", "rollout", "--env", "math5") == ["math500", "math500-consult"]
     assert completions(script, "aipo", "play", "ruleb") == ["rulebook", "rulebook-consult"]
     assert completions(script, "aipo", "play", "rulebook-consult", "--ou") == ["--out"]
     assert completions(script, "aipo", "completion", "f") == ["fish"]

@@ -10,14 +10,13 @@ from aipo_env.registry import env_spec
 from aipo_env.tasks.base import is_for_evaluation
 from aipo_env.training_split import evaluation_env, training_sets
 from tests.helpers import SumTasks
-from tests.tasks.small_data import GSM8K, for_this_machine, write_jsonl, write_small_data
+from tests.tasks.small_data import for_this_machine, write_small_data
 
 FAMILIES = [i for i in aipo_env.list_envs() if "/" not in i]
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_jsonl(tmp_path / "gsm8k" / "train.jsonl", [GSM8K])
     monkeypatch.setenv("AIPO_DATA", str(write_small_data(tmp_path)))
     return tmp_path
 

@@ -35,6 +35,7 @@ class Middleware:
             )
         self.agent = agent
         self.name = agent.name
+        self.uses_hints = bool(getattr(agent, "uses_hints", False))
         self.description = str(getattr(agent, "description", "") or "")
 
     async def respond(self, request: ConsultRequest) -> Reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +26,10 @@ class Task:
     """JSON-serialisable facts that may be shown (level, subject)."""
     confidential: bool = False
     """Whether its texts must not be written down: traces and renderings then hold lengths in their place."""
+    alternatives: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    """Other answers that count, kept as `gold` is."""
+    hints: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict, repr=False)
+    """What helpers of a name may say, in order. Given to nobody but a helper that serves hints (`uses_hints`)."""
 
 
 @runtime_checkable

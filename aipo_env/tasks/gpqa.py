@@ -24,10 +24,9 @@ SOURCE = HubSource(
     "Idavidrein/gpqa",
     "gpqa_diamond",
     ("test",),
-    ("Question", *_CHOICES),
-    hub_splits={"test": "train"},
     # A choice may be a number, or a word such as "None" that a reader of tables takes for a missing value.
-    numbers=frozenset(_CHOICES),
+    {"Question": "text", **dict.fromkeys(_CHOICES, "value")},
+    hub_splits={"test": "train"},
     reading={"keep_default_na": False},
     suffixes=(".csv", ".jsonl"),
     gated=True,

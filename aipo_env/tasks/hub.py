@@ -5,22 +5,28 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError, unknown_id
+from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError, MissingDependencyError, unknown_id
 from aipo_env.installation import install_command
 
 DATA_VARIABLE = "AIPO_DATA"
 """Environment variable that names a folder with `<family>/<split>.jsonl` files."""
 
 Row = dict[str, object]
+
+Kind = Literal["text", "value", "values", "any"]
+"""What stands in a field: a text; a text or a number; one or several of these; anything, nothing included."""
+
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,15 +39,17 @@ class HubSource:
     config: str | None
     splits: tuple[str, ...]
     """As the family calls them: what they are for, "train" or "test"."""
-    fields: tuple[str, ...]
-    """The fields that every row must have, as text."""
+    fields: Mapping[str, Kind]
+    """What every row must have, by the paths of `at`."""
     hub_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """The hub's names of splits, where it calls them otherwise; they are taken too."""
+    """The hub's names of splits, where it calls them otherwise; they are taken too. "train+test" are both."""
+    configs: tuple[str, ...] = ()
+    """Several configurations, one behind the other, in place of `config`."""
+    file: str | None = None
+    """The one file of a repository without configurations."""
     spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Other names of fields, as copies of the data set have them, and the field that each stands for."""
-    numbers: frozenset[str] = frozenset()
-    """Fields that may be numbers as well as texts."""
-    suffixes: tuple[str, ...] = (".jsonl",)
+    suffixes: tuple[str, ...] = (".jsonl", ".json", ".parquet")
     """Formats of local files."""
     reading: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Options of `datasets` for the format of the hub's files."""
@@ -98,15 +106,15 @@ class DataSetTasks:
         self.split = source.own_split(split)
         """What the tasks are for: "train" or "test"."""
         self._rows, self._provenance = load_rows(source, split, data, revision)
-        self.num_tasks: int | None = len(self._rows)
+        self.num_tasks: int = len(self._rows)
 
     def sample_index(self, rng: np.random.Generator) -> int:
         """Draws a row."""
-        return int(rng.integers(len(self._rows)))
+        return int(rng.integers(self.num_tasks))
 
     def provenance(self) -> dict[str, object]:
         """What the data are, as plain values: repository, revision, config, split, files with their sha256, rows."""
-        return self._provenance.to_json(len(self._rows))
+        return self._provenance.to_json(self.num_tasks)
 
 
 def load_rows(
@@ -154,13 +162,37 @@ def local_data(data: str | os.PathLike[str] | None, revision: str | None) -> Pat
 
 
 def read_rows(path: Path, source: HubSource) -> list[Row]:
-    """Reads a JSON Lines or .csv file whose rows must have the fields of a data set."""
-    rows = [
-        check_row(row, source, f"{path}, line {number}")
-        for number, row in (_csv_rows(path) if path.suffix == ".csv" else json_rows(path))
-    ]
+    """Reads a .jsonl, .json, .csv or .parquet file whose rows must have the fields of a data set."""
+    rows = [check_row(row, source, f"{path}, line {number}") for number, row in rows_of(path)]
     if not rows:
         raise DataFormatError(f"{path} holds no rows.")
+    return rows
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, object]]:
+    """The number and the value of each row of a file, by the file's suffix."""
+    if path.suffix == ".csv":
+        return _csv_rows(path)
+    if path.suffix == ".parquet":
+        return enumerate(_parquet_rows(path), start=1)
+    if path.suffix == ".json":
+        with path.open("rb") as file:
+            if file.read(64).lstrip().startswith(b"["):
+                rows = parse_line(path.read_bytes(), str(path))
+                assert isinstance(rows, list)
+                return enumerate(rows, start=1)
+    return json_rows(path)
+
+
+def _parquet_rows(path: Path) -> list[object]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{path} needs the package pyarrow, which comes with datasets; it is not installed. Install it with: "
+            f"{install_command('eval')}"
+        ) from error
+    rows: list[object] = pyarrow.parquet.read_table(path).to_pylist()
     return rows
 
 
@@ -218,32 +250,57 @@ def check_row(row: object, source: HubSource, where: str) -> Row:
             f"{where}: expected an object with the fields {list(source.fields)}; came a {type(row).__name__}."
         )
     named: Row = {source.spellings.get(name, name): value for name, value in row.items() if isinstance(name, str)}
-    wrong = [name for name in source.fields if not _is_text(named.get(name), name in source.numbers)]
+    wrong = [path for path, kind in source.fields.items() if not _is(named, path, kind)]
     if wrong:
         # A file without a header has texts of the data in the place of names.
         has = "" if source.confidential else f" of the fields {sorted(map(str, row))}"
         raise DataFormatError(
-            f"{where}: expected the text fields {list(source.fields)}; the row{has} lacks {wrong}, or has no text there."
+            f"{where}: {source.family} has rows with the fields {list(source.fields)}; the row{has} lacks {wrong}, or has no "
+            "text there. Take a copy with these fields, an earlier revision, or name the fields with the environment dataset."
         )
     return named
 
 
-def _is_text(value: object, may_be_number: bool) -> bool:
-    return isinstance(value, str) or (may_be_number and isinstance(value, int | float) and not isinstance(value, bool))
+def at(row: Mapping[str, object], path: str) -> object:
+    """What stands at a path of a row, such as "answer" or "prompt[0].content"; a text is opened as JSON where the path goes on.
+
+    Raises:
+        KeyError: nothing stands there.
+    """
+    if path in row:
+        return row[path]
+    value: object = row
+    for name, index in _STEP.findall(path):
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise KeyError(path) from None
+        if name and isinstance(value, Mapping) and name in value:
+            value = value[name]
+        elif index and isinstance(value, list) and int(index) < len(value):
+            value = value[int(index)]
+        else:
+            raise KeyError(path)
+    return value
+
+
+def _is(row: Row, path: str, kind: Kind) -> bool:
+    try:
+        value = at(row, path)
+    except KeyError:
+        return False
+    if kind == "values" and isinstance(value, list):
+        return bool(value) and all(_is_value(part) for part in value)
+    return kind == "any" or isinstance(value, str) or (kind != "text" and _is_value(value))
+
+
+def _is_value(value: object) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _local_file(source: HubSource, split: str, path: Path) -> Path:
-    names = dict.fromkeys([split, source.hub_splits.get(split, split)])
-    candidates = (
-        [
-            folder / f"{name}{suffix}"
-            for folder in (path / source.family, path)
-            for name in names
-            for suffix in source.suffixes
-        ]
-        if path.is_dir()
-        else [path]
-    )
+    candidates = _candidates(source, split, path) if path.is_dir() else [path]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -254,16 +311,40 @@ def _local_file(source: HubSource, split: str, path: Path) -> Path:
     )
 
 
+def _candidates(source: HubSource, split: str, folder: Path, *, named: bool = False) -> list[Path]:
+    """Where a split may lie in a folder; `named`: only in a folder of the family's name."""
+    names = dict.fromkeys([split, source.hub_splits.get(split, split)])
+    folders = (folder / source.family,) if named else (folder / source.family, folder)
+    return [place / f"{name}{suffix}" for place in folders for name in names for suffix in source.suffixes]
+
+
+def is_at_hand(source: HubSource, split: str, data: str | os.PathLike[str] | None = None) -> bool:
+    """Whether a split can be read without asking a server: in a local folder, or in the cache of `datasets`."""
+    folder = local_data(data, None)
+    if folder is not None:
+        return folder.is_dir() and any(path.is_file() for path in _candidates(source, split, folder, named=True))
+    home = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(home) / "datasets")
+    letters = re.sub("[^a-z0-9]", "", source.repository.lower())
+    return cache.is_dir() and any(re.sub("[^a-z0-9]", "", path.name.lower()) == letters for path in cache.iterdir())
+
+
 def _from_hub(source: HubSource, split: str, revision: str | None) -> tuple[list[Row], Provenance]:
     try:
         import datasets
     except ImportError as error:
         raise not_here(source, "the package 'datasets' is not installed", split) from error
     hub_split = source.hub_splits.get(split, split)
+    reading = dict(source.reading) if source.file is None else {"data_files": source.file, **source.reading}
+    loaded: list[Iterable[Mapping[str, object]]] = []
     try:
-        builder = datasets.load_dataset_builder(source.repository, source.config, revision=revision, **source.reading)
-        builder.download_and_prepare()
-        loaded = builder.as_dataset(split=hub_split)
+        for config in source.configs or (source.config,):
+            builder = datasets.load_dataset_builder(source.repository, config, revision=revision, **reading)
+            builder.download_and_prepare()
+            loaded.append(builder.as_dataset(split=hub_split))
+            commit = commit_of(builder.hash)
+            # All configurations of one commit, whatever is uploaded meanwhile.
+            revision = commit or revision
     except Exception as error:  # hub clients raise many kinds; each means "not here", and the cause is chained
         # What a parser says of a file may quote it; what a client says of a connection does not.
         plain = isinstance(error, ConnectionError | FileNotFoundError) or _is_of_client(error)
@@ -271,9 +352,13 @@ def _from_hub(source: HubSource, split: str, revision: str | None) -> tuple[list
         said = type(error).__name__ + ("" if quotes else f": {str(error)[:200]}")
         why = f"it could not be loaded from the hub ({said})"
         raise not_here(source, why, split) from (None if quotes else error)
-    rows = [check_row(dict(row), source, f"{source.repository}, row {i}") for i, row in enumerate(loaded)]
-    provenance = Provenance("hub", source.repository, commit_of(builder.hash), source.config, hub_split)
-    return rows, provenance
+    rows = [
+        check_row(dict(row), source, f"{source.repository}, row {i}")
+        for i, row in enumerate(itertools.chain.from_iterable(loaded))
+    ]
+    config = "+".join(source.configs) or source.config
+    files: dict[str, str | None] = {} if source.file is None else {source.file: None}
+    return rows, Provenance("hub", source.repository, commit, config, hub_split, files)
 
 
 def _is_of_client(error: Exception) -> bool:

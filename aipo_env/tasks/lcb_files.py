@@ -32,10 +32,14 @@ SOURCE = HubSource(
     "livecodebench/code_generation_lite",
     None,
     ("test",),
-    (
-        *("question_content", "platform", "question_id", "contest_date", "starter_code", "difficulty"),
-        *("public_test_cases", "private_test_cases"),
+    dict.fromkeys(
+        (
+            *("question_content", "platform", "question_id", "contest_date", "starter_code", "difficulty"),
+            *("public_test_cases", "private_test_cases"),
+        ),
+        "text",
     ),
+    suffixes=(".jsonl",),
 )
 NUM_FILES = 6
 LATEST = f"release_v{NUM_FILES}"

@@ -28,7 +28,7 @@ class ClusterConfig:
     """What a run on OpenRLHF needs beside OpenRLHF's flags."""
 
     env: str
-    """Environment id of a training set, for example gsm8k-consult (with --aipo.env_options split train)."""
+    """Environment id of a training set, for example math-consult."""
     env_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
     """Options of `aipo_env.make` (split, max_consults, prompt, data, level, ...)."""
     agents: tuple[str, ...] = ()

@@ -19,7 +19,8 @@ class EvaluationConfig:
     """One evaluation: a policy on suites, alone, with help, or both. What is None is the suite's or the backend's default."""
 
     suite: str
-    """The suites, with commas between: math500, aime24, aime25, gpqa-diamond, livecodebench, gsm8k, rulebook."""
+    """The suites, with commas between: math500, aime24, aime25, aime26, hmmt-feb26, beyondaime,
+    amc23, olympiadbench, minerva, gpqa-diamond, livecodebench, gsm8k, rulebook."""
     policy: str = "embedded"
     """ "embedded", "smollm2", or a directory or hub id that transformers loads; with --server it names the tokenizer alone."""
     mode: Mode = "both"

@@ -14,6 +14,8 @@ _OPEN_R1 = "responses per query of open-r1 (README, 'Reproducing Deepseek's eval
 _R1 = "temperature 0.6, top-p 0.95 and 32,768 tokens of the DeepSeek-R1 README ('Evaluation Results')"
 _AIME = f"avg@32 as in DAPO (arXiv 2503.14476) and LUFFY (arXiv 2504.14945); {_R1}"
 
+_ONCE = "one sample as in LUFFY (arXiv 2504.14945)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
@@ -68,6 +70,12 @@ SUITES: Mapping[str, Suite] = {
         ),
         Suite("aime24", "AIME 2024", "aime24-consult", 32, 0.6, 0.95, 32_768, _AIME, facts=("year",)),
         Suite("aime25", "AIME 2025", "aime25-consult", 32, 0.6, 0.95, 32_768, _AIME, facts=("year",)),
+        Suite("aime26", "AIME 2026", "aime26-consult", 32, 0.6, 0.95, 32_768, _AIME, facts=("year",)),
+        Suite("hmmt-feb26", "HMMT February 2026", "hmmt-feb26-consult", 32, 0.6, 0.95, 32_768, f"as AIME: {_AIME}"),
+        Suite("beyondaime", "BeyondAIME", "beyondaime-consult", 32, 0.6, 0.95, 32_768, f"as AIME: {_AIME}"),
+        Suite("amc23", "AMC 2023", "amc23-consult", 32, 0.6, 0.95, 32_768, f"avg@32 as in LUFFY (arXiv 2504.14945); {_R1}"),
+        Suite("olympiadbench", "OlympiadBench", "olympiadbench-consult", 1, 0.6, 0.95, 32_768, f"{_ONCE}; {_R1}"),
+        Suite("minerva", "Minerva", "minerva-consult", 1, 0.6, 0.95, 32_768, f"{_ONCE}; {_R1}"),
         Suite(
             "gpqa-diamond", "GPQA-Diamond", "gpqa-diamond-consult", 8, 0.6, 0.95, 32_768, f"8 {_OPEN_R1}; {_R1}",
             breakdowns=("domain", "subdomain"), answers="choice",

@@ -12,7 +12,7 @@ trap 'kill %1 2>/dev/null || true' EXIT
 
 # Trained on samples of a policy that is up to one step older: importance sampling corrects for that.
 CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6 python ../../algorithms/aipo_openrlhf.py \
-    --aipo.env gsm8k-consult --aipo.env_options split train --aipo.solo_share 0.5 \
+    --aipo.env math-consult --aipo.solo_share 0.5 \
     --aipo.eval_env math500-consult --aipo.eval_tasks 500 --eval.steps 20 \
     --aipo.agents verify=served_helpers:verify knowledge=served_helpers:knowledge reasoning=served_helpers:reasoning \
     --actor.model_name_or_path Qwen/Qwen2.5-7B-Instruct \

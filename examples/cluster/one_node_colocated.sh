@@ -11,7 +11,7 @@ CUDA_VISIBLE_DEVICES=4,5,6,7 vllm serve "$AIPO_HELPER_MODEL" --port 8100 --data-
 trap 'kill %1 2>/dev/null || true' EXIT
 
 CUDA_VISIBLE_DEVICES=0,1,2,3 python ../../algorithms/aipo_openrlhf.py \
-    --aipo.env gsm8k-consult --aipo.env_options split train --aipo.solo_share 0.5 \
+    --aipo.env math-consult --aipo.solo_share 0.5 \
     --aipo.eval_env math500-consult --aipo.eval_tasks 500 --eval.steps 20 \
     --aipo.agents verify=served_helpers:verify knowledge=served_helpers:knowledge reasoning=served_helpers:reasoning \
     --actor.model_name_or_path Qwen/Qwen2.5-1.5B-Instruct \

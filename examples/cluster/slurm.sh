@@ -23,7 +23,7 @@ sleep 20
 
 # A job that is pre-empted starts again with the same command: --ckpt.load_enable takes up the last checkpoint.
 srun --nodes=1 --ntasks=1 -w "$head" --overlap env RAY_ADDRESS="$head:$port" python ../../algorithms/aipo_openrlhf.py \
-    --aipo.env gsm8k-consult --aipo.env_options split train --aipo.solo_share 0.5 --aipo.cache "$PWD/runs/prompts" \
+    --aipo.env math-consult --aipo.solo_share 0.5 --aipo.cache "$PWD/runs/prompts" \
     --aipo.eval_env math500-consult --aipo.eval_tasks 500 --eval.steps 20 \
     --aipo.agents verify=served_helpers:verify knowledge=served_helpers:knowledge reasoning=served_helpers:reasoning \
     --actor.model_name_or_path Qwen/Qwen2.5-7B-Instruct \

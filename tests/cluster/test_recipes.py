@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from aipo_env.registry import make_agent
+from aipo_env.registry import env_spec, make_agent
 from algorithms.cluster.launch import _OWNED
 from algorithms.cluster.options import parse_options, split_arguments
 from algorithms.cluster.plan import Plan, RunShape, plan
@@ -24,7 +24,8 @@ def value(flags: list[str], name: str) -> int:
 def test_a_recipe_starts_the_learner(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = split_arguments(learner_flags(script, tmp_path))
     config = parse_options(ours)
-    assert (config.env, config.env_options) == ("gsm8k-consult", {"split": "train"})
+    assert config.env == "math-consult"
+    assert env_spec(config.env).splits == ("train",)
     assert (config.eval_env, config.eval_tasks) == ("math500-consult", 500)
     assert not set(theirs) & set(_OWNED)
     monkeypatch.syspath_prepend(str(FOLDER))

@@ -23,6 +23,78 @@ AIME24 = [
     {"id": 62, "problem": "Count the paths.", "solution": "...", "answer": "000", "url": "https://example.org/62", "year": "2024"},
 ]  # fmt: skip
 AIME25 = [{"problem": "Find $m+n$.", "answer": "70", "id": "0"}, {"problem": "Find $k$.", "answer": "588", "id": "1"}]
+MINERVA = {"question": "A star is how many parsecs away?", "answer": "1.5"}
+OLYMPIAD = {
+    "id": 7, "question": "Solve $x^2=4$.", "solution": ["..."], "final_answer": ["2,-2"], "context": None, "image_1": None,
+    "modality": "Text-only", "difficulty": "Competition", "is_multiple_answer": True, "unit": None, "answer_type": "Numerical",
+    "error": None, "question_type": "Open-ended", "subfield": "Algebra", "subject": "Math", "language": "English",
+}  # fmt: skip
+EVALUATION_ROWS: dict[str, list[dict[str, object]]] = {
+    "aime26": [{"problem_idx": 1, "answer": 70, "problem": "Find the largest three-digit $n$ of the kind."}],
+    "hmmt-feb26": [
+        {"problem_idx": 3, "answer": "\\frac{3}{4}", "problem_type": ["Algebra"], "problem": "Compute the ratio."}
+    ],
+    "beyondaime": [{"problem": "How many trees of the kind are there?", "answer": 20160}],
+    "amc23": [
+        {"id": 0, "question": "What is the sum of the two ages?", "answer": "27.0", "url": "https://example.org/amc"}
+    ],
+    "olympiadbench": [OLYMPIAD],
+    "minerva": [MINERVA],
+}
+MATH_ROW = {
+    "problem": "Evaluate $7\\cdot 8$ and halve it.", "level": "Level 2", "type": "Prealgebra",
+    "solution": "First $\\boxed{56}$ comes to mind, but half of it is $\\boxed{28}$.",
+}  # fmt: skip
+SCAF_ROW = {
+    "question": "A box has $12$ red and $9$ blue balls. How many are there?", "solution": "The sum is $\\boxed{21}$.",
+    "prompt": [{"role": "user", "content": "..."}], "reward_model": {"ground_truth": "21", "style": "rule"},
+    "knowledge_components_parts": ["Disjoint sets add up.", "Balls are red or blue.", "Count each once.", "Use $12+9$."],
+    "planning_skeleton_parts": ["Count the red ones.", "Count the blue ones.", "Add.", "State the sum."],
+    "solution_breakdown_parts": ["There are $12$ red ones.", "There are $9$ blue ones.", "$12 + 9 = 21$", "So \\boxed{21}."],
+}  # fmt: skip
+KNOWRL_ROW = {
+    "data_source": "own", "reward_model": {"ground_truth": '["42"]', "style": "rule"},
+    "prompt": [{"role": "user", "content": "What is $6\\cdot 7$?\n## Hint\n1. Multiply.\nPlease reason step by step, and box it."}],
+    "kp_list": ["A product is a repeated sum.", "The result is 42."], "css_selected": [0], "cbrs_selected": [0],
+}  # fmt: skip
+TRAINING_ROWS: dict[str, list[dict[str, object]]] = {
+    "math": [MATH_ROW],
+    "gsm8k": [{"question": "Tom has 3 pens and buys 4. How many has he?", "answer": "3+4=<<3+4=7>>7\n#### 7"}],
+    "dapo-math": [
+        {
+            "prompt": "Find $m+n$ of the reduced fraction.", "solution": "34", "data_source": "math_dapo", "ability": "MATH",
+            "source_prompt": [{"role": "user", "content": "..."}], "reward_model": {"ground_truth": "34", "style": "rule"},
+            "extra_info": {"index": "9a9b"},
+        }
+    ],
+    "deepscaler": [{"problem": "Compute the area of the kite.", "answer": "\\frac{15}{2}", "solution": ""}],
+    "acereason-math": [{"problem": "Find the radius of the incircle.", "answer": "2\\sqrt{3}"}],
+    "big-math": [
+        {
+            "problem": "Simplify the product of the roots.", "answer": "x+1", "source": "orca_math", "domain": ["Mathematics"],
+            "llama8b_solve_rate": None,
+        }
+    ],
+    "skywork-or1": [
+        {
+            "question": "How many paths lead home?", "answer": '["924"]',
+            "info": {"data_source": "own", "index": 3, "difficulty_deepseek_r1_distill_qwen_1.5b": 4},
+        }
+    ],
+    "polaris": [{"problem": "Determine the last digit of the tower.", "answer": "6", "difficulty": "3/8"}],
+    "deepmath": [
+        {"question": "Evaluate the integral of the bump.", "final_answer": "\\frac{\\pi}{4}", "difficulty": 6.5, "topic": "Calculus"}
+    ],
+    "webinstruct": [
+        {
+            "id": 1, "question": "What is the specific heat ratio?", "answer": "1.4", "answer_type": "Float",
+            "category": "Physics", "difficulty": "University",
+        }
+    ],
+    "scaf-grpo": [SCAF_ROW],
+    "knowrl": [KNOWRL_ROW],
+}  # fmt: skip
+"""Rows of our own in the schemas of the hubs; none is a copy of another."""
 GPQA_FIELDS = ("Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 
 
@@ -115,6 +187,9 @@ def write_small_data(folder: Path) -> Path:
     write_jsonl(folder / "aime24" / "train.jsonl", AIME24)
     write_jsonl(folder / "aime25" / "test.jsonl", AIME25)
     write_csv(folder / "gpqa-diamond" / "test.csv", gpqa_rows())
+    for split, rows_of in (("test", EVALUATION_ROWS), ("train", TRAINING_ROWS)):
+        for family, rows in rows_of.items():
+            write_jsonl(folder / family / f"{split}.jsonl", rows)
     write_jsonl(folder / "livecodebench" / "test.jsonl", [DOUBLE, FUNCTION])
     return folder
 

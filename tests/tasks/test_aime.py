@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 
 import aipo_env
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError, UnknownIdError
-from aipo_env.tasks.aime import Aime24Tasks, Aime25Tasks
+from aipo_env.tasks.questions import QuestionTasks
 from aipo_env.testing import check_consult_env, check_taskset
 from tests.tasks.fake_hub import COMMIT, FakeHub, run_with, serving
 from tests.tasks.small_data import AIME24, AIME25, write_jsonl
+
+Aime24Tasks = functools.partial(QuestionTasks, family="aime24")
+Aime25Tasks = functools.partial(QuestionTasks, family="aime25")
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -8,10 +9,12 @@ import pytest
 
 import aipo_env
 from aipo_env.errors import DataFormatError, DataNotFoundError, UnknownIdError
-from aipo_env.tasks.gsm8k import Gsm8kTasks
-from aipo_env.tasks.math500 import Math500Tasks
+from aipo_env.tasks.questions import QuestionTasks
 from tests.tasks.fake_hub import COMMIT, FakeHub, run_with, serving
 from tests.tasks.small_data import write_small_data
+
+Math500Tasks = functools.partial(QuestionTasks, family="math500")
+Gsm8kTasks = functools.partial(QuestionTasks, family="gsm8k")
 
 
 @pytest.fixture(autouse=True)
