@@ -89,6 +89,9 @@ _UNIT_FRACTION = re.compile(rf"\\frac\s*{_WORD_IN_BRACES}\s*{_WORD_IN_BRACES}")
 _BRACED = re.compile(r"\s?\{\s?([,:])\s?\}\s?")
 _BARE_STYLE = re.compile(r"\\(?:mathbf|mathrm|mathit|mathsf|boldsymbol|bm|rm|bf)\s+(?=[A-Za-z\\])")
 _MEASURED = re.compile(r"(-?\d[\d,]{0,30}(?:\.\d{1,30})?)\s+([A-Za-z][A-Za-z .]{0,40})")
+_RANGE_IN_BRACKETS = re.compile(
+    r",?\s*\(\s*((?:\\text\{\s*)?(?:where|for)\b[^()]{1,80}|[A-Za-z]\s*\\in\b[^()]{1,60})\)$"
+)
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,9}\.\d{0,9}?)(\d{1,6})\2{1,40}\s?(?:\.\.\.|\\l?dots)")
 _SPACES = re.compile(r"\s{2,}|\n")
 
@@ -146,6 +149,8 @@ def clean(text: str, *, trusted: bool = False) -> str:
         text = text[lead.end() :]
     if "th" in text or "st" in text or "nd" in text or "rd" in text:
         text = _ORDINAL.sub("", text)
+    if text.endswith(")") and "(" in text:
+        text = _RANGE_IN_BRACKETS.sub(r", \1", text)
     if "..." in text or "dots" in text:
         text = _REPEATING.sub(r"\1\\overline{\2}", text)
     _check_nesting(text)

@@ -57,6 +57,7 @@ _CALCULATES = re.compile(
 _AFTER_NUMBER = re.compile(r"^.*\d(?=\s)", re.DOTALL)
 _LETTER = re.compile(r"\s*(?:[A-Za-z]|\\[a-z]+)\s*")
 _IS_ANSWER = re.compile(r"[\s$]*is the (?:final |correct |only )?(?:answer|solution|result)\b")
+_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[A-Za-z]{2,}\s+[A-Za-z]{2,}|^\W*[.:]|[$]|\w:\s")
 _DEGREE = re.compile(r"(?:\s*\b(?:about|approximately|roughly|exactly|only|just))+\s*$", re.IGNORECASE)
 _TOTAL_OF = re.compile(r"\b(?:total|average|sum|profit|cost|speed|price)\s+of[\s$]*$", re.IGNORECASE)
 _AFTER = frozenset(
@@ -100,7 +101,12 @@ def extract_answer(text: str, *, marked_only: bool = False) -> str | None:
         value = _phrase_value(text[phrase.end() : phrase.end() + MAX_ANSWER])
         if value:
             return value
-    return None if marked_only else _last_value(text[-2 * MAX_ANSWER :])
+    if marked_only:
+        return None
+    line = text[-2 * MAX_ANSWER :].strip().rpartition("\n")[2].strip()
+    if line and len(line) <= 400 and not line.endswith("$") and not _WORDS.search(line):
+        return line  # a formula on a line of its own
+    return _last_value(text[-2 * MAX_ANSWER :])
 
 
 def _last_match(pattern: re.Pattern[str], text: str, start: int = 0) -> re.Match[str] | None:

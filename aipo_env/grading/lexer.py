@@ -69,6 +69,8 @@ _WORDS = {
     "pi": ("command", "\\pi"), "infinity": ("command", "\\infty"), "theta": ("command", "\\theta"),
     "alpha": ("command", "\\alpha"), "beta": ("command", "\\beta"), "sqrt": ("command", "\\sqrt"),
     "and": ("op", "and"), "or": ("op", "or"), "percent": ("op", "%"), "pct": ("op", "%"), "percentage": ("op", "%"),
+    "if": ("text", "\\text{if}"), "is": ("text", "\\text{is}"), "are": ("text", "\\text{are}"), "an": ("text", "\\text{an}"),
+    "for": ("text", "\\text{for}"), "all": ("text", "\\text{all}"), "any": ("text", "\\text{any}"),
     "degrees": ("unit", "deg"), "degree": ("unit", "deg"),
 }  # fmt: skip
 _RUN_TOGETHER = ("\\cdot", "\\times", "\\pi", "\\div", "\\pm", "\\le", "\\ge")
@@ -101,7 +103,11 @@ def tokenize(text: str, *, thousands: bool = True) -> list[Token]:
         if kind == "space":
             spaced = True
             continue
-        if kind == "command":
+        phrase = kind == "text" or (kind == "word" and len(value) > 1 and _WORDS.get(value, ("text",))[0] == "text")
+        if phrase and tokens and tokens[-1].kind == "text":
+            words = value if kind == "word" else value[6:-1]
+            tokens[-1] = Token("text", f"{tokens[-1].text[:-1]} {words}}}", tokens[-1].spaced)
+        elif kind == "command":
             _command(value, spaced, tokens)
         elif kind == "word":
             _word(value, spaced, tokens)

@@ -5,6 +5,7 @@ It evaluates nothing and calls nothing by name, so no text can make it run code.
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from aipo_env.grading.factors import END, Factors
@@ -22,6 +23,7 @@ from aipo_env.grading.nodes import (
     Relation,
     Sequence,
     SetOperation,
+    Sym,
     Text,
 )
 from aipo_env.grading.units import canonical_unit, is_unit
@@ -31,8 +33,13 @@ __all__ = ["Unreadable", "parse"]
 
 MAX_DEPTH = 40
 
-_RANGES = frozenset(
-    ["where", "for all", "for every", "for any", "for each", "for", "with", "for some", "for integer", "for integers"]
+_KINDS = (
+    r"(?:(?:is|are|an?|any|all|some|arbitrary|positive|negative|non-?negative|non-?zero|real|whole|natural|odd|even"
+    r"|constants?|integers?|numbers?|reals?|parameters?)\b\s*)"
+)
+_KIND = re.compile(rf"\s*{_KINDS}+")
+_RANGE = re.compile(
+    rf"[\s,;]*(?:where|for|with|for (?:all|every|any|each|some))\b\s*{_KINDS}*([A-Za-z]?\b)\s*{_KINDS}*"
 )
 _SET_OPERATORS = {"\\cup": "cup", "\\cap": "cap", "\\setminus": "setminus", "\\triangle": "xor"}
 
@@ -61,11 +68,15 @@ class _Parser(Factors):
     def conditional(self) -> Node:
         r"""A list, with the range of its variables: ``2k, \\text{ where } k \\in \\mathbb{Z}``, ``2^n \\text{ for all } n``."""
         node = self.listing()
-        while self.peek().text == "\\forall" or (
-            self.peek().kind == "text" and self.peek().text[6:-1].strip() in _RANGES
-        ):
-            self.take()
-            node = Call("where", [node, self.listing()])
+        while self.peek().text == "\\forall" or _RANGE.fullmatch(_words(self.peek())):
+            words = _RANGE.fullmatch(_words(self.take()))
+            conditions: list[Node] = [Sym(name) for name in (words[1] or "").split()] if words else []
+            while self.peek() is not END:
+                if _KIND.fullmatch(_words(self.peek())) or self.peek().text in (",", "and"):
+                    self.take()
+                else:
+                    conditions.append(self.item())
+            node = Call("where", [node, Sequence("", "", conditions)])
         return node
 
     # -- lists
@@ -85,6 +96,8 @@ class _Parser(Factors):
                 if separator in ("and", "or"):
                     raise Unreadable("syntax")
                 break  # a trailing separator
+            if _RANGE.fullmatch(_words(self.peek())) or self.peek().text == "\\forall":
+                break
             separators.append(separator)
             items.append(self.item())
         self.depth -= 1
@@ -95,7 +108,9 @@ class _Parser(Factors):
         first = self.peek()
         if first.kind == "text":
             words = self.words()
-            if self.peek() is END or self.peek().kind == "op":
+            if words.strip() in ("if", "when", "for"):  # the condition of a case
+                return self.item()
+            if self.peek() is END or self.peek().kind in ("op", "end", "newline"):
                 return Text(words)
             if not introduces(words):
                 raise Unreadable("prose")
@@ -251,7 +266,7 @@ class _Parser(Factors):
     def starts_unit(self, token: Token) -> bool:
         """Whether a unit can start with a token."""
         if token.kind == "text":
-            return token.text[6:-1].strip() not in _RANGES
+            return not _RANGE.fullmatch(_words(token)) and not _KIND.fullmatch(_words(token))
         return token.kind == "unit" or (token.kind == "op" and token.text == "%")
 
     def compound(self, large: Node) -> Node:
@@ -297,6 +312,10 @@ class _Parser(Factors):
         if not is_unit(" ".join(words), self.own):
             raise Unreadable("prose")
         return Quantity(node, " ".join(words))
+
+
+def _words(token: Token) -> str:
+    return token.text[6:-1] if token.kind == "text" else "-"
 
 
 def _as_set(node: Node) -> Node:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from aipo_env.grading.lexer import Unreadable
-from aipo_env.grading.nodes import Node, Num, Quantity, Sequence
+from aipo_env.grading.nodes import Call, Node, Num, Quantity, Sequence, children
 from aipo_env.grading.parser import parse
+from aipo_env.grading.trees import any_node, rebuilt
 from aipo_env.grading.units import canonical_unit, unit_size
 
 _TRAILING_UNIT = re.compile(r"(.*[\d)}])\s*([A-Za-z][A-Za-z/^\d{} ]{0,20})")
@@ -33,7 +34,15 @@ def other_readings(gold_text: str, gold: Node, answer_text: str, answer: Node) -
             reading = parse(spaced[1])  # "3 h" may be hours
         if reading is not None:
             readings.append((reading, answer) if first else (gold, reading))
+    if any(any_node(node, lambda part: isinstance(part, Call) and part.name == "log") for node in (gold, answer)):
+        readings.append((_common(gold), _common(answer)))
     return readings
+
+
+def _common(node: Node) -> Node:
+    """Read a logarithm without a base as one to base 10; a logarithm to a base is a ratio, which stays as it is."""
+    parts = [_common(part) for part in children(node)]
+    return Call("log10", parts) if isinstance(node, Call) and node.name == "log" else rebuilt(node, parts)
 
 
 def _with_unit(text: str, unit: str) -> Node | None:

@@ -8,6 +8,7 @@ from aipo_env.grading.arithmetic import Budget
 from aipo_env.grading.nodes import (
     Add,
     Call,
+    Matrix,
     Mul,
     Node,
     Num,
@@ -27,6 +28,8 @@ FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
 def settle(node: Node, budget: Budget, *, trusted: bool) -> Node:
     """Reduce a chain such as ``x = 5 + 6 = 11`` to what it finally says."""
+    if isinstance(node, Matrix) and node.kind == "cases" and all(len(row) == 1 for row in node.rows):
+        return Sequence("", "", [row[0] for row in node.rows], "and")  # a system of equations
     if not isinstance(node, Relation):
         return node
     members, operators = node.members, node.operators

@@ -80,6 +80,8 @@ def rebuilt(node: Node, parts: list[Node]) -> Node:
             return Quantity(parts[0], unit, compound)
         case Relation(_, operators):
             return Relation(parts, operators)
+        case Sequence(opening, closing, _, separator):
+            return Sequence(opening, closing, parts, separator)
     return node
 
 
@@ -98,7 +100,7 @@ _BRANCHED = frozenset(
 
 
 def _has_plus_minus(node: Node) -> bool:
-    return _any_node(node, lambda part: isinstance(part, PlusMinus))
+    return any_node(node, lambda part: isinstance(part, PlusMinus))
 
 
 def _with_sign(node: Node, sign: int) -> Node:
@@ -162,24 +164,24 @@ def split_unit(node: Node) -> tuple[Node, str]:
     return node, ""
 
 
-def _any_node(node: Node, wanted: Callable[[Node], bool]) -> bool:
+def any_node(node: Node, wanted: Callable[[Node], bool]) -> bool:
     """Whether any part of a tree is wanted."""
-    return wanted(node) or any(_any_node(part, wanted) for part in children(node))
+    return wanted(node) or any(any_node(part, wanted) for part in children(node))
 
 
 def mentions(node: Node, symbol: Node) -> bool:
     """Whether an expression or an equation contains a symbol."""
-    return _any_node(node, lambda inner: inner == symbol)
+    return any_node(node, lambda inner: inner == symbol)
 
 
 def has_parts(node: Node) -> bool:
     """Whether an expression contains a list, an interval or a matrix."""
-    return _any_node(node, lambda part: isinstance(part, Sequence | Matrix))
+    return any_node(node, lambda part: isinstance(part, Sequence | Matrix))
 
 
 def is_unevaluated(node: Node) -> bool:
     """Whether an integral, a limit, an infinite or an unbounded series is left to do: that restates a question."""
-    return _any_node(node, _is_unfinished)
+    return any_node(node, _is_unfinished)
 
 
 def _is_unfinished(node: Node) -> bool:
