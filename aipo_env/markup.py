@@ -5,7 +5,8 @@ answer. A helper's reply comes back as `<feedback agent="verify">...</feedback>`
 `<notice>...</notice>`.
 
 The first complete tag of a turn decides what the turn is. If that is an answer, the last complete answer of the turn is
-the one that counts, as everywhere in the field. What stands inside a consult, a feedback or a notice that the policy
+the one that counts, as everywhere in the field; boxes in a row, with nothing but "and", "or" or commas between, are one
+answer together, read as the grader reads them. What stands inside a consult, a feedback or a notice that the policy
 wrote itself is never an answer; nor is an answer that such a tag, opened inside it, outlives. A closing tag closes the
 nearest open one of its kind; what never closes is text, so it hides nothing that stands behind it. A consult that names
 no helper opens nothing.
@@ -23,6 +24,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from aipo_env.fences import FencedBlock, last_program
+from aipo_env.grading.extract import boxes_in_a_row
 from aipo_env.protocol import Answer, Consult, Malformed
 
 AnswerForm = Literal["value", "program"]
@@ -139,8 +141,11 @@ class ActionParser:
         consult, answer = self._consult, self._answer
         marked: Answer | None = None
         if answer is not None:
-            start, inner, inner_end, _ = answer
+            start, inner, inner_end, end = answer
             marked = Answer(text[inner:inner_end].strip(), text[:start])
+            boxes = boxes_in_a_row(text[:end]) if self._answers == "value" and text[inner_end] == "}" else None
+            if boxes is not None:
+                marked = Answer(boxes[1].strip(), text[: boxes[0]])
         elif consult is not None:
             tag, start, inner, inner_end, _ = consult
             return self._consult_action(tag, text[inner:inner_end], text[:start], text)

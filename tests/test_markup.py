@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aipo_env.grading import extract_answer, grade_text
 from aipo_env.markup import _NO_ACTION, ActionParser, escape, parse, render
 from aipo_env.protocol import Answer, Consult, Malformed
 
@@ -343,3 +344,20 @@ def test_no_text_makes_the_parser_hang(unit: str) -> None:
     parse(text, AGENTS)
     parse(text, AGENTS, answers="program")
     assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r"\boxed{1} \boxed{2}", r"so \boxed{1} and \boxed{2}", r"\boxed{3} so \boxed{4}", r"$\boxed{1}$, $\boxed{2}$",
+     r"\boxed{4} or \boxed{5}", r"\boxed{7}, \boxed{7}", r"<answer>\boxed{1} and \boxed{2}</answer>", r"\boxed{5}."],
+)  # fmt: skip
+def test_an_answer_is_found_as_the_grader_finds_it(text: str) -> None:
+    action = parse(text)
+    assert isinstance(action, Answer)
+    found = extract_answer(text)
+    assert found is not None
+    assert grade_text(found, text).correct
+    assert extract_answer(rf"\boxed{{{action.text}}}") == found
+    again = parse(render(action))
+    assert isinstance(again, Answer)
+    assert (again.text, again.prefix) == (action.text, action.prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as json_module
+import re
 import sys
 import time
 from collections import Counter
@@ -12,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError, GradingError
+from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from aipo_env.grading.grader import DEFAULT_TIMEOUT, Grader
-from aipo_env.grading.policy import PRESETS, GradingPolicy
-from aipo_env.grading.verdicts import Grade, Verdict
+from aipo_env.grading.policy import PRESETS
+from aipo_env.grading.verdicts import Grade, explain
 
 FORMS = ("answer", "text")
 
@@ -28,8 +29,8 @@ class GradeSummary:
     """Rows graded."""
     verdicts: dict[str, int] = field(default_factory=dict)
     """How often each verdict was given."""
-    harness_errors: int = 0
-    """Rows on which the grader itself failed: these have no verdict on the answer."""
+    rules: dict[str, int] = field(default_factory=dict)
+    """How often each rule decided, by its outermost name."""
     scored: int = 0
     """Rows that say whether the answer is right, and are not marked as contested."""
     accuracy: float | None = None
@@ -63,6 +64,8 @@ class GradeSummary:
             )
         if self.contested:
             parts.append(f"{self.contested} contested, {self.contested_agreed} as labelled")
+        if self.rules:
+            parts.append("decided by " + ", ".join(f"{rule} {count}" for rule, count in self.rules.items()))
         parts.append(f"median {self.median_ms:.3f} ms, p99 {self.p99_ms:.1f} ms, slowest {self.slowest_ms:.1f} ms")
         return "; ".join(parts)
 
@@ -91,7 +94,7 @@ def grade_file(
         grader: the grader to use; by default one is started and stopped here.
 
     Returns:
-        The summary. A row on which the machinery itself failed has the verdict ``harness_error``.
+        The summary.
 
     Raises:
         ConfigurationError: for an unknown policy.
@@ -106,18 +109,21 @@ def grade_file(
             f"Expected a JSON-lines file of gold and pred; there is none at {pairs}. Check the path."
         )
     rows = list(_rows(pairs, limit))
-    summary, times, verdicts = GradeSummary(policy=policy), list[float](), Counter[str]()
+    summary, times, verdicts, rules = GradeSummary(policy=policy), list[float](), Counter[str](), Counter[str]()
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(_writable(json)) if json is not None else sys.stdout
         engine = grader if grader is not None else stack.enter_context(Grader())
         for number, row in rows:
             started = time.perf_counter()
-            grade = _grade_row(engine, row, conventions, timeout)
+            graded = engine.grade_text if row.get("form") == "text" else engine.grade_answer
+            grade = graded(row["gold"], row["pred"], conventions, timeout=timeout)
             times.append(1000 * (time.perf_counter() - started))
             verdicts[grade.verdict.value] += 1
+            rules[re.split("[./]", grade.rule)[0]] += 1
             _score(summary, row, grade)
             line = {"row": row.get("id", number), **_grade_fields(grade), "ms": round(times[-1], 4)}
             output.write(json_module.dumps(line) + "\n")
+        summary.rules = dict(rules.most_common())
         _finish(summary, times, verdicts)
         output.write(json_module.dumps({"summary": asdict(summary)}) + "\n")
     if json is not None:
@@ -159,20 +165,13 @@ def _rows(pairs: Path, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]
             yield number, row
 
 
-def _grade_row(grader: Grader, row: dict[str, Any], policy: GradingPolicy, timeout: float) -> Grade:
-    grade = grader.grade_text if row.get("form") == "text" else grader.grade_answer
-    try:
-        return grade(row["gold"], row["pred"], policy, timeout=timeout)
-    except GradingError as error:
-        return Grade(False, Verdict.HARNESS_ERROR, f"harness: {error}", None)
-
-
 def _grade_fields(grade: Grade) -> dict[str, Any]:
     extracted = grade.extracted if grade.extracted is None else grade.extracted[:500]
     return {
         "correct": grade.correct,
         "verdict": grade.verdict.value,
         "rule": grade.rule,
+        "why": explain(grade.rule),
         "extracted": extracted,
     }
 
@@ -193,7 +192,6 @@ def _score(summary: GradeSummary, row: dict[str, Any], grade: Grade) -> None:
 
 def _finish(summary: GradeSummary, times: list[float], verdicts: Counter[str]) -> None:
     summary.verdicts = dict(sorted(verdicts.items()))
-    summary.harness_errors = verdicts[Verdict.HARNESS_ERROR.value]
     if summary.scored:
         summary.accuracy = 1 - (summary.false_positives + summary.false_negatives) / summary.scored
     if times:

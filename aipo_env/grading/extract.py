@@ -6,6 +6,7 @@ may be passed in; this module cannot know who wrote it.
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from aipo_env.grading.units import UNIT_WORDS
@@ -140,16 +141,29 @@ def _boxes(text: str) -> list[tuple[int, int, int]]:
     return found
 
 
-def _join_boxes(text: str, boxes: list[tuple[int, int, int]]) -> str:
-    """Return the content of the last box, or of the last run of boxes joined by connectors, as a list."""
+def boxes_in_a_row(text: str) -> tuple[int, str] | None:
+    """Return where several boxes at the end of a text begin, and what they say together; None without several."""
+    boxes = _boxes(text)
+    if not boxes or boxes[-1][1] < len(text):
+        return None
+    first = _first_of_run(text, boxes)
+    return (boxes[first][0], _join_boxes(text, boxes)) if first < len(boxes) - 1 else None
+
+
+def _first_of_run(text: str, boxes: list[tuple[int, int, int]]) -> int:
     first = len(boxes) - 1
-    alternatives = False
     while first > 0:
         between = text[boxes[first - 1][1] : boxes[first][0]]
         if len(between) > 80 or _CONNECTOR.fullmatch(between) is None:
             break
-        alternatives = alternatives or "or" in between
         first -= 1
+    return first
+
+
+def _join_boxes(text: str, boxes: list[tuple[int, int, int]]) -> str:
+    """Return the content of the last box, or of the last run of boxes joined by connectors, as a list."""
+    first = _first_of_run(text, boxes)
+    alternatives = any("or" in text[one[1] : other[0]] for one, other in itertools.pairwise(boxes[first:]))
     run = [text[content : end - 1] for _, end, content in boxes[first:]]
     if len(run) > 1 and all(part.strip() == run[-1].strip() for part in run):
         run = run[-1:]  # the same box twice is one answer said twice

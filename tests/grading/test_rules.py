@@ -94,3 +94,21 @@ def test_policies_are_checked_and_presets_are_named() -> None:
     with pytest.raises(ConfigurationError, match="letters"):
         GradingPolicy(letters="1234")
     assert set(PRESETS) == {"math500", "integer", "gsm8k", "aime", "choice"}
+
+
+def _documented() -> list[str]:
+    text = (Path(__file__).parents[2] / "docs" / "grading.md").read_text(encoding="utf-8")
+    rules = text.partition("## Rules, each with examples")[2].partition("\n## ")[0]
+    return [line for block in rules.split("```text\n")[1:] for line in block.partition("\n```")[0].splitlines()]
+
+
+@pytest.mark.parametrize("line", _documented())
+def test_the_documentations_examples(grader: Grader, line: str) -> None:
+    same = " == " if " == " in line else " != "
+    gold, answer = line.split(same, 1)
+    grade = grader.grade_answer(gold, answer)
+    assert grade.correct is (same == " == "), grade
+
+
+def test_every_rule_of_the_documentation_has_examples() -> None:
+    assert len(_documented()) > 90
