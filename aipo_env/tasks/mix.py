@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -85,17 +85,13 @@ class MixTasks:
 
     async def grade_async(self, task: Task, answer: str) -> Grade:
         """As `grade`; without blocking where the part can."""
-        part: Any = self.parts[str(task.metadata["part"])]
-        return (
-            await part.grade_async(_own(task), answer)
-            if hasattr(part, "grade_async")
-            else part.grade(_own(task), answer)
-        )
+        graded = getattr(self.parts[str(task.metadata["part"])], "grade_async", None)
+        return self.grade(task, answer) if graded is None else cast("Grade", await graded(_own(task), answer))
 
     def provenance(self) -> dict[str, object]:
         """Weight and provenance of each part."""
-        known = {name: getattr(part, "provenance", dict)() for name, part in self.parts.items()}
-        return {"source": "mix", "parts": {name: {"weight": self.weights[name], **known[name]} for name in self.parts}}
+        known: dict[str, Any] = {name: getattr(part, "provenance", dict)() for name, part in self.parts.items()}
+        return {"source": "mix", "parts": {name: {"weight": self.weights[name], **known[name]} for name in known}}
 
     def _before(self, name: str) -> list[tuple[str, int]]:
         return list(self._finite.items())[: list(self._finite).index(name)]

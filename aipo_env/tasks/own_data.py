@@ -73,14 +73,16 @@ class OwnData(QuestionTasks):
         revision = hub["revision"] if hub else None
         local = None if hub else data
         rows, known_of_them = load_rows(where, role, local, revision)
-        found = {"problem": problem or _guess(rows[0], PROBLEMS, "problem"), "answer": answer or _guess_answer(rows[0])}
-        if answer is None and found["answer"] == "solution" and answer_from is None:
+        problem_field = problem or _guess(rows[0], PROBLEMS, "problem")
+        answer_field = answer or _guess_answer(rows[0])
+        if answer is None and answer_field == "solution" and answer_from is None:
             answer_from = "boxed"  # a solution is a text, and its last box the answer
         if problem is None or answer is None:
-            print(f"{data}: problem={found['problem']!r}, answer={found['answer']!r} (guessed)", file=sys.stderr)
+            print(f"{data}: problem={problem_field!r}, answer={answer_field!r} (guessed)", file=sys.stderr)
         facts = metadata.split(",") if isinstance(metadata, str) else metadata
         source = DataSet(
-            family=where.family, repository=where.repository, splits=where.splits, description="", **found,
+            family=where.family, repository=where.repository, splits=where.splits, description="",
+            problem=problem_field, answer=answer_field,
             answer_type=answer_type, answer_from=answer_from or "field", choices=choices, id=id, several="any",
             facts={name: name for name in facts if name}, filtered=True,
         )  # fmt: skip
@@ -89,7 +91,7 @@ class OwnData(QuestionTasks):
         print(f"{data}: {self.num_rows} rows, {self.num_tasks} left; left out: {self._reasons()}", file=sys.stderr)
         if self.num_tasks * 2 < self.num_rows and not allow_loss:
             raise ConfigurationError(
-                f"{data}: of {self.num_rows} rows only {self.num_tasks} are left ({self._reasons()}). Is {found['answer']!r} "
+                f"{data}: of {self.num_rows} rows only {self.num_tasks} are left ({self._reasons()}). Is {answer_field!r} "
                 f"the answer, and {answer_type!r} its type? If so, say allow_loss=True (1 on a command line)."
             )
 
