@@ -12,52 +12,60 @@ from collections.abc import Sequence
 from typing import Final
 
 from aipo_agents.prose import IS, rewrite
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
+from aipo_agents.text import words as word_list
 
 MAX_CLAIMS: Final = 20
 MAX_UNIT_WORDS: Final = 6
 
-_BEFORE: Final = _words(
-    """of plus minus times by over between from twice half double thrice than square cube squared average root sum
+_BEFORE: Final = frozenset(
+    word_list(
+        """of plus minus times by over between from twice half double thrice than square cube squared average root sum
     difference product quotient divided multiplied added subtracted percent less"""
+    )
 )
-_AFTER: Final = _words("plus minus times divided multiplied over mod modulo to than increased decreased")
-_SCALES: Final = _words("hundred thousand million billion squared cubed")
+_AFTER: Final = frozenset(word_list("plus minus times divided multiplied over mod modulo to than increased decreased"))
+_SCALES: Final = frozenset(word_list("hundred thousand million billion squared cubed"))
 """Words that carry on a calculation, so that the piece beside them is no whole claim: `the root of 16 = 4`."""
 
 _NAMING: Final = frozenset(("of", "by", "from", "to"))
-_CALCULATING: Final = _words(
-    """root half third quarter fourth fifth square cube average mean median sum difference product quotient percent
+_CALCULATING: Final = frozenset(
+    word_list(
+        """root half third quarter fourth fifth square cube average mean median sum difference product quotient percent
     fraction digit digits factor factors divisors multiple multiples divided multiplied increased decreased
     remainder power ratio number logarithm reciprocal inverse double twice part tenth eighth sixth one out times
     more less"""
+    )
 )
 """`a total of 3+4 = 7` names what is calculated, unless one of these stands before "of"."""
 
-_LEADING: Final = _words("so is are have has get gets gives thus then hence therefore that equals was or and")
+_LEADING: Final = frozenset(
+    word_list("so is are have has get gets gives thus then hence therefore that equals was or and")
+)
 """Behind these a minus sign begins a negative number; behind other words it subtracts from what they name."""
 
-_CONNECTIVES: Final = _words("so then thus hence therefore that and or if is let")
+_CONNECTIVES: Final = frozenset(word_list("so then thus hence therefore that and or if is let"))
 
-_CLAUSE: Final = _words(
-    """so and is are was were has have had if then because since which that but when where while he she they it we
+_CLAUSE: Final = frozenset(
+    word_list(
+        """so and is are was were has have had if then because since which that but when where while he she they it we
     you gives makes need needs get gets will would can thus hence therefore"""
+    )
 )
 """Words of a sentence, as opposed to those of a unit."""
 
-_SHORT_WORDS: Final = _words(
-    """is so if we of to in it at as be by do no or an my us go he me on up am cm mm km kg mg ml dm hr ft lb oz hz vs
+_SHORT_WORDS: Final = frozenset(
+    word_list(
+        """is so if we of to in it at as be by do no or an my us go he me on up am cm mm km kg mg ml dm hr ft lb oz hz vs
     yd mi"""
+    )
 )
-_FUNCTIONS: Final = _words(
-    """sqrt root abs sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh log ln exp gcd lcm
+_FUNCTIONS: Final = frozenset(
+    word_list(
+        """sqrt root abs sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh log ln exp gcd lcm
     floor ceil max min binom factorial mod pi theta alpha beta gamma"""
+    )
 )
-_ENGLISH: Final = _words("sec floor ceil max min root exp mod abs factorial")
+_ENGLISH: Final = frozenset(word_list("sec floor ceil max min root exp mod abs factorial"))
 """Functions that are words as well: read as functions before a bracket only."""
 
 _RELATIONS: Final = {
@@ -66,7 +74,7 @@ _RELATIONS: Final = {
     "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "\\approx": "~=", "\\equiv": "==", "\\mid": "|", "~=": "~=",
 }  # fmt: skip
 _OPERATORS: Final = {"\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "**": "^"}
-_BREAKS: Final = _words(r"\item \par \label \tag \section \newline \[ \] \( \) \$ \{ \} \# \land \lor")
+_BREAKS: Final = frozenset(word_list(r"\item \par \label \tag \section \newline \[ \] \( \) \$ \{ \} \# \land \lor"))
 _PIECE: Final = re.compile(
     r"(?P<space>\s+)"
     r"|(?P<unknown>\.\.\.+|…|\\(?:l|c|d)?dots\b|\.(?=\\(?:overline|bar|dot))|\x00|\\matrix\b)"

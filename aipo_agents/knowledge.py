@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from pathlib import Path
 from typing import Final
 
 from aipo_agents.entries import Entry, load_corpus
 from aipo_agents.retrieval import Index
-from aipo_agents.rulebook_queries import MAX_QUERY_CHARS, SYMBOLS, Application, find_application, find_symbol
+from aipo_agents.rulebook_queries import (
+    MAX_QUERY_CHARS,
+    ORDINARY,
+    SYMBOLS,
+    Application,
+    find_application,
+    find_symbol,
+    is_rulebook_episode,
+)
 from aipo_agents.text import quote, shorten
 from aipo_env.errors import ConfigurationError
 from aipo_env.protocol import ConsultRequest, Reply
@@ -23,12 +32,16 @@ class KnowledgeAgent:
     """Answers from a corpus of short entries: definitions, identities, theorems, constants.
 
     A query that contains an application of a rulebook operator, such as `473@128`, is answered with the expansion
-    `4+4+1;7+7+2;3+3+8` and nothing else; a bare symbol with its definition. Everything else is retrieved.
+    `4+4+1;7+7+2;3+3+8` and nothing else; a bare symbol with its definition. An operator that means something in ordinary
+    mathematics too (`12^34`) counts amid words only in episodes about the rulebook. Everything else is retrieved, by words and
+    by the shapes of formulas.
 
     Args:
         corpus: a folder with .md, .txt or .jsonl files, or one such file (see `aipo_agents.entries`); None
             for the entries that come with the package.
         top_k: how many entries a reply may hold, at least 1.
+        margin: further entries are left out whose score is this many times below the first one's, at least 1: then the first
+            is clearly best.
         max_chars: the most characters of a reply, at least 40. An expansion is never cut.
         min_score: the BM25 score from which an entry counts as found; below it the reply says that there is none.
         expand: whether an application is answered with its expansion (True) or with the rule in words (False).
@@ -46,6 +59,7 @@ class KnowledgeAgent:
         corpus: str | os.PathLike[str] | None = None,
         *,
         top_k: int = 2,
+        margin: float = 1.5,
         max_chars: int = 800,
         min_score: float = 3.0,
         expand: bool = True,
@@ -57,34 +71,38 @@ class KnowledgeAgent:
                 raise ConfigurationError(
                     f"KnowledgeAgent: {option} must be an integer of {least} or more, got {value!r}."
                 )
+        if isinstance(margin, bool) or not isinstance(margin, int | float) or not margin >= 1:
+            raise ConfigurationError(f"KnowledgeAgent: margin must be a number of 1 or more, got {margin!r}.")
         if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score < float("inf"):
             raise ConfigurationError(f"KnowledgeAgent: min_score must be a number of 0 or more, got {min_score!r}.")
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"KnowledgeAgent: name must be a non-empty string, got {name!r}.")
         self.name = name
         self.top_k, self.max_chars, self.min_score = top_k, max_chars, float(min_score)
-        self.expand, self.rulebook = expand, rulebook
+        self.expand, self.rulebook, self.margin = expand, rulebook, float(margin)
         # A folder of the user's is read now, so that its errors appear where it is named; ours is read when
         # needed.
         self._own_entries = load_corpus(corpus) if corpus is not None else None
 
     async def respond(self, request: ConsultRequest) -> Reply:
         """Answers one query; an unknown topic is an answer too."""
-        return Reply(self._answer(request.query))
+        return Reply(self._answer(request))
 
     def search(self, query: str) -> list[tuple[Entry, float]]:
         """The entries that a reply would be made of, with their scores, best first."""
-        return self._index.search(query[:MAX_QUERY_CHARS], self.top_k, self.min_score)
+        found = self._index.search(query[:MAX_QUERY_CHARS], self.top_k, self.min_score)
+        return [(entry, score) for entry, score in found if score * self.margin >= found[0][1]]
 
     @functools.cached_property
     def _index(self) -> Index:
         entries = self._own_entries if self._own_entries is not None else load_corpus(EMBEDDED_CORPUS)
         return Index([*entries, *rulebook_entries()] if self.rulebook else entries)
 
-    def _answer(self, query: str) -> str:
+    def _answer(self, request: ConsultRequest) -> str:
+        query = request.query
         if self.rulebook:
             application = find_application(query)
-            if application is not None:
+            if application is not None and (application.symbol not in ORDINARY or _about_rulebook(request)):
                 return self._expansion(application)
             symbol = find_symbol(query)
             if symbol is not None:
@@ -115,6 +133,15 @@ class KnowledgeAgent:
                 f"digits, these have {lengths}"
             )
         return application.expansion
+
+
+def _about_rulebook(request: ConsultRequest) -> bool:
+    """Whether the rulebook is meant: its episode, its name, or a query that holds no word."""
+    return (
+        is_rulebook_episode(request)
+        or "rulebook" in request.query.lower()
+        or not re.search("[A-Za-z]{2}", request.query)
+    )
 
 
 def rulebook_entries() -> list[Entry]:

@@ -14,7 +14,7 @@ from aipo_agents.text import shorten
 from aipo_agents.word_steps import word_step
 from aipo_env.errors import ConfigurationError
 from aipo_env.grading.mathematics import Budget, OutOfBudget, Unreadable, variables
-from aipo_env.grading.nodes import Node, Num, Relation, Sym
+from aipo_env.grading.nodes import Node, Relation
 from aipo_env.protocol import ConsultRequest, Reply
 
 NO_STEP: Final = "I cannot propose a step: send an expression, an equation or the problem"
@@ -75,9 +75,7 @@ def _symbolic_step(query: str) -> str | None:
             tree = _read(statement)
             if isinstance(tree, Relation):
                 equations.append(tree)
-            if isinstance(tree, Relation) or (
-                tree is not None and not isinstance(tree, Num | Sym) and not statement.prose
-            ):
+            if isinstance(tree, Relation) or (tree is not None and _calculates(statement) and not statement.prose):
                 last = tree
         if last is None:
             return None
@@ -91,6 +89,14 @@ def _symbolic_step(query: str) -> str | None:
         return expression_step(last, budget) if variables(last) else arithmetic_step(last, budget)
     except OutOfBudget:
         return None
+
+
+def _calculates(statement: Claim) -> bool:
+    """Whether there is something to do in an expression; `20%` amid words is a number."""
+    pieces = statement.sides[0].pieces
+    return len(pieces) > 1 and any(
+        piece.kind in ("operator", "symbol", "bar") and piece.text != "%" for piece in pieces
+    )
 
 
 def _read(statement: Claim) -> Node | None:

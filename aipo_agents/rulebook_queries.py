@@ -6,12 +6,16 @@ import dataclasses
 import re
 from typing import Final
 
+from aipo_env.protocol import ConsultRequest
 from aipo_env.tasks.rulebook import COMPOUND, EXPRESSION, OPERATORS, expand
 
 MAX_QUERY_CHARS: Final = 4000
 """What the embedded helpers read of a query; it bounds their work."""
 
 SYMBOLS: Final = (*OPERATORS, *COMPOUND)
+
+ORDINARY: Final = frozenset("^!?%&$~*")
+"""Symbols that mean something in ordinary text too."""
 
 _FILLER: Final = re.compile(
     r"\b(?:what|which|is|are|does|do|mean|means|meaning|the|rulebook|operator|operators|define|definition|of|rule|for|"
@@ -31,6 +35,11 @@ class Application:
     text: str
     expansion: str | None
     """`4+4+1;7+7+2;3+3+8`, or None when the operands differ in length."""
+
+
+def is_rulebook_episode(request: ConsultRequest) -> bool:
+    """Whether a request comes from an episode about the rulebook, as its task or its transcript says."""
+    return request.task_id.startswith("rulebook") or "rulebook" in request.transcript
 
 
 def find_application(query: str) -> Application | None:

@@ -25,3 +25,8 @@ def quote(text: str, max_chars: int = 60) -> str:
     clean = "".join(char if char.isprintable() else " " for char in text[: 4 * max_chars])
     clean = re.sub(r"\s+", " ", clean).strip()
     return clean if len(clean) <= max_chars else clean[: max_chars - 3] + "..."
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a list that is written as one text."""
+    return tuple(text.split())

@@ -7,7 +7,7 @@ from typing import Final
 
 from aipo_agents.checking import Checker, Outcome
 from aipo_agents.claims import MAX_CLAIMS, find_claims
-from aipo_agents.rulebook_queries import MAX_QUERY_CHARS, find_application
+from aipo_agents.rulebook_queries import MAX_QUERY_CHARS, find_application, is_rulebook_episode
 from aipo_agents.text import quote, shorten
 from aipo_env.errors import ConfigurationError
 from aipo_env.grading.mathematics import Budget
@@ -96,7 +96,7 @@ def _mask_operators(request: ConsultRequest) -> tuple[str, str | None]:
         The text, and the first operator that was replaced.
     """
     text, first = request.query.replace("\x00", " "), None
-    rulebook_episode = request.task_id.startswith("rulebook") or "rulebook" in request.transcript
+    rulebook_episode = is_rulebook_episode(request)
     position, pieces = 0, list[str]()
     while (application := find_application(text[position:])) is not None:
         start, end = position + application.start, position + application.end

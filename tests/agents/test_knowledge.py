@@ -48,6 +48,41 @@ def test_text_that_only_looks_like_an_application() -> None:
     assert ask(KNOWLEDGE, "5!473@128") == "4+4+1;7+7+2;3+3+8"
 
 
+def test_an_operator_with_an_ordinary_meaning_is_no_rulebook_expansion_amid_words() -> None:
+    expansion = expand("12^34")
+    assert ask(KNOWLEDGE, "12^34") == expansion
+    assert ask(KNOWLEDGE, "simplify 12^34").startswith("Laws of exponents: ")
+    for options in ({"task_id": "rulebook/l4/train/0/7"}, {"transcript": "The operators of the rulebook work on ..."}):
+        assert ask(KNOWLEDGE, "simplify 12^34", **options) == expansion
+    assert ask(KNOWLEDGE, "rulebook: 12^34") == expansion
+    assert ask(KNOWLEDGE, "simplify 12@34") == expand("12@34")
+
+
+@pytest.mark.parametrize(
+    ("formula", "title"),
+    [
+        ("sin(a+b)", "Addition formulas for sine and cosine"),
+        (r"\sin(\alpha+\beta)", "Addition formulas for sine and cosine"),
+        ("p^2-q^2", "Difference of squares"),
+        ("(x+y)^3", "Cube of a sum"),
+        ("n!/(k!(n-k)!)", "Combinations"),
+    ],
+)
+def test_a_formula_is_found_by_its_shape(formula: str, title: str) -> None:
+    assert ask(KNOWLEDGE, formula).startswith(title)
+
+
+def test_a_second_entry_is_shown_only_where_the_first_is_not_clearly_best() -> None:
+    assert "\n" not in ask(KNOWLEDGE, "b^2-4ac")
+    assert ask(KNOWLEDGE, "sum of the first n squares").count("\n") == 1
+    assert ask(KnowledgeAgent(margin=1), "sum of the first n squares").count("\n") == 0
+    assert ask(KnowledgeAgent(margin=99), "b^2-4ac").count("\n") == 1
+
+
+def test_numbers_and_single_signs_find_nothing() -> None:
+    assert ask(KNOWLEDGE, "12 + 34 =").startswith("nothing found")
+
+
 def test_operands_of_different_length() -> None:
     assert ask(KNOWLEDGE, "47@128") == (
         "cannot expand 47@128: the operands of @ need equally many digits, these have 2 and 3"
@@ -143,6 +178,8 @@ def test_a_corpus_that_cannot_be_used(tmp_path: Path) -> None:
         {"min_score": -1},
         {"min_score": "3"},
         {"name": ""},
+        {"margin": 0.5},
+        {"margin": True},
     ],
 )
 def test_options_are_validated(options: dict[str, object]) -> None:
