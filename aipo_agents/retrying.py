@@ -28,22 +28,18 @@ _jitter = random.Random()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Retries:
-    """How often a request is tried, and what is waited between.
+    """How often a request is tried (`attempts`, the first included), and how many seconds are waited between.
 
     The wait before attempt n+1 is drawn from [b/2, b] with b = min(max_wait, first_wait * 2^(n-1)), so that callers
     which failed together do not come back together. Where the service said how long to wait (`retry_after`), that is
-    waited for instead, plus up to b/2, even beyond `max_wait`. A wait that would end behind the caller's limit or behind
-    `max_total` is not begun: the last error is raised at once. So a service that asks for a day is not waited for.
+    waited for instead, plus up to b/2, even beyond `max_wait`. A wait that would end behind the caller's limit or more than
+    `max_total` after the first call is not begun: the last error is raised at once.
     """
 
     attempts: int = 5
-    """Calls in all, the first included."""
     first_wait: float = 0.5
-    """b of the first wait, in seconds."""
     max_wait: float = 20.0
-    """The largest b, in seconds."""
     max_total: float = 300.0
-    """Seconds from the first call within which the last one has to begin."""
 
     async def run(
         self,
@@ -54,7 +50,7 @@ class Retries:
         confidential: bool = False,
         may_pass: Callable[[BaseException], bool] = is_service_failure,
     ) -> Result:
-        """The first result that comes, with what the failed attempts took in its usage; the last error if none does.
+        """The first result of `call`, with what failed attempts took in its usage; the last error if there is none.
 
         Args:
             call: one attempt.

@@ -47,16 +47,15 @@ def interrupted(message: str) -> int:
 @contextmanager
 def repeats_collapsed() -> Iterator[None]:
     """Inside, a warning that comes again, numbers apart, is counted and not shown; the end says how often each came."""
-    seen: dict[tuple[str, int, str], tuple[int, str]] = {}
+    seen: dict[tuple[str, str], list[str]] = {}
 
     def is_new(record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
         message = record.getMessage()
-        key = record.name, record.levelno, re.sub(r"\w*\d\w*", "#", message)
-        count = seen.get(key, (0, ""))[0] + 1
-        seen[key] = count, message
-        return count == 1
+        like = seen.setdefault((record.name, re.sub(r"\w*\d\w*", "#", message)), [])
+        like.append(message)
+        return len(like) == 1
 
     logs = [logging.getLogger(name) for name in ("aipo_env", "aipo_agents")]
     for log in logs:
@@ -66,9 +65,9 @@ def repeats_collapsed() -> Iterator[None]:
     finally:
         for log in logs:
             log.removeFilter(is_new)
-        for (name, level, _), (count, message) in seen.items():
-            if count > 1:
-                logging.getLogger(name).log(level, "%d times in all: %s", count, message)
+        for (name, _), like in seen.items():
+            if len(like) > 1:
+                logging.getLogger(name).warning("%d times in all: %s", len(like), like[-1])
 
 
 class StopRequest:

@@ -11,7 +11,7 @@ import numpy as np
 from aipo_env.episode import Episode
 from aipo_env.grading import Grade
 from aipo_env.protocol import Action, Answer
-from aipo_env.tasks.base import Task, TaskSet
+from aipo_env.tasks.base import Task, TaskSet, is_confidential
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class GradedAhead:
         self._async = tasks if isinstance(tasks, AsyncGrading) else None
         self._executor = executor
         self._ready: tuple[Task, str, Grade] | None = None
-        self.name, self.num_tasks = tasks.name, tasks.num_tasks
+        self.name, self.num_tasks, self.confidential = tasks.name, tasks.num_tasks, is_confidential(tasks)
 
     def task(self, index: int) -> Task:
         """The family's own."""

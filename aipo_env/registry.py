@@ -89,6 +89,8 @@ _envs: dict[str, EnvSpec] = {
     for spec in (
         *_data_sets(),
         *_family("gpqa-diamond", "aipo_env.tasks.gpqa:GpqaDiamondTasks", "GPQA-Diamond science questions", _TEST),
+        *_family("dataset", "aipo_env.tasks.own_data:OwnData", "a data set of your own (data=)", _BOTH),
+        *_family("mix", "aipo_env.tasks.mix:MixTasks", "a mixture of others (parts=)", _BOTH),
         *_family("livecodebench", "aipo_env.tasks.livecodebench:LiveCodeBenchTasks", "LiveCodeBench programs", _TEST),
         *_family(
             "rulebook",
@@ -262,9 +264,9 @@ def make(
         seed: used by the first `reset` that brings none.
         options: what `make_game` takes: `agents`, `max_consults`, `max_turns`, `max_chars`, `max_reply_chars`,
             `consult_cost`, `consult_timeout`, `helper_view`, `fan_out`, `split`, `prompt`, `reward_fn`, `codec`, `tasks`,
-            and the options of the task family (`data=` and `revision=` for data sets; `choice_seed=` and `keep_texts=` for
-            gpqa-diamond; `version=`, `start_date=`, `end_date=`, `time_limit_s=` for livecodebench; `level=`, `digits=`,
-            `operators=`, `style=` for rulebook).
+            and the options of the task family (`data=`, `revision=` and `decontaminate=` for data sets, `parts=` for mix;
+            `choice_seed=` and `keep_texts=` for gpqa-diamond; `version=`, `start_date=`, `end_date=`, `time_limit_s=` for
+            livecodebench; `level=`, `digits=`, `operators=`, `style=` for rulebook).
 
     Raises:
         UnknownIdError: naming the nearest known id.

@@ -34,6 +34,20 @@ def require_training_split(tasks: TaskSet, env_id: str, *, allow_test_split: boo
     )
 
 
+def require_other_rows(tasks: TaskSet, evaluated: TaskSet) -> None:
+    """Refuses to evaluate on the rows that are trained on: one file, or one split of a hub.
+
+    Raises:
+        ConfigurationError: both have the same rows.
+    """
+    one, two = ({} if (f := getattr(t, "provenance", None)) is None else f() for t in (tasks, evaluated))
+    if one and all(one.get(key) == two.get(key) for key in ("repository", "config", "split", "files")):
+        raise ConfigurationError(
+            f"the evaluation of {tasks.name} would read the rows that are trained on. Name other data for it (eval_options "
+            "data ...) or another environment (eval_env)."
+        )
+
+
 def training_sets() -> list[str]:
     """The families with a split for training, procedural ones of other packages left out."""
     specs = [env_spec(env_id) for env_id in list_envs() if "/" not in env_id]

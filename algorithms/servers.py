@@ -18,24 +18,26 @@ RETRIES: Final = 4
 
 @dataclasses.dataclass(frozen=True)
 class Servers:
-    """The options of a command that speak of servers; an address and a model's name go together.
+    """The options of a command that speak of servers.
+
+    Args:
+        server: address of the policy's server.
+        model: the policy's name there.
+        helper_server: address of a server whose model plays those helpers that are given by name alone.
+        helper_model: the model's name there.
+        retries: how often a request that failed in a way that may pass is sent again; None for `RETRIES`.
+        requests_per_minute: that an address is sent, by policy and helpers together; None for no limit.
 
     Raises:
         ConfigurationError: for options that contradict each other, and addresses that are none or hold a password.
     """
 
     server: str | None = None
-    """Address of the policy's server."""
     model: str | None = None
-    """The policy's name there."""
     helper_server: str | None = None
-    """Address of a server whose model plays those helpers that are given by name alone."""
     helper_model: str | None = None
-    """The model's name there."""
     retries: int | None = None
-    """How often a request that failed in a way that may pass is sent again; None for `RETRIES`."""
     requests_per_minute: float | None = None
-    """How many requests a minute an address is sent, by policy and helpers together; None for no limit."""
 
     def __post_init__(self) -> None:
         for address, name, flag in ((self.server, self.model, ""), (self.helper_server, self.helper_model, "helper-")):
@@ -52,22 +54,14 @@ class Servers:
             )
 
     def policy(self, timeout: float = 600.0) -> OpenAIServer:
-        """The policy's model; there must be one.
-
-        Args:
-            timeout: seconds for a request.
-        """
+        """The policy's model, which has so many seconds for a request; there must be one."""
         from aipo_agents.backends.openai_server import OpenAIServer
 
         assert self.server is not None and self.model is not None  # noqa: PT018
         return OpenAIServer(self.server, self.model, timeout=timeout, **self._asking)
 
     def agents(self, agents: Sequence[str]) -> dict[str, AgentLike] | None:
-        """The helpers of a command line; a helper server's model plays those that are given by name alone.
-
-        Args:
-            agents: each "name" or "name=package.module:Class"; empty for the environment's default.
-        """
+        """The helpers of a command line, each "name" or "name=package.module:Class"; none for the environment's default."""
         named: dict[str, AgentLike] = dict(parse_agents(agents) or {})
         if self.helper_server is None or self.helper_model is None:
             return named or None

@@ -23,7 +23,7 @@ import aipo_env
 from aipo_env.errors import ConfigurationError
 from aipo_env.registry import AgentLike, env_spec, parse_agents
 from aipo_env.trace_files import FAULTS
-from aipo_env.training_split import evaluation_env
+from aipo_env.training_split import evaluation_env, require_other_rows
 from aipo_env.trajectory import Source, TraceWriter, Trajectory
 from algorithms import batch as batches
 from algorithms.advantages import informative_groups, sample_advantages
@@ -374,6 +374,8 @@ class Trainer:
         )
         options["agents"] = self.env.agents or self.env.agent_names
         env = aipo_env.make(env_id, codec=self.policy.codec, **options)
+        if not config.allow_test_split:
+            require_other_rows(self.env.tasks, env.tasks)
         total = env.tasks.num_tasks
         return Roller(self.policy, env, self.config.sampling), list(
             range(num_tasks if total is None else min(num_tasks, total))

@@ -18,6 +18,7 @@ from aipo_env.tasks.base import Task, is_confidential
 from aipo_env.tasks.gpqa import GpqaDiamondTasks
 from aipo_env.testing import ConformanceError, check_taskset
 from aipo_env.trace_files import errors_path
+from benchmarks.evaluation.game import metered
 from tests.helpers import CharacterCodec, SumTasks
 from tests.tasks.small_data import gpqa_rows, write_jsonl
 
@@ -193,6 +194,15 @@ def test_the_family_or_the_task_says_it(data: Path) -> None:
     game = aipo_env.make("gpqa-diamond", data=data).game
     wrapped = ConsultGame(Forgetful(game.tasks), {}, game.config)  # type: ignore[arg-type]
     assert wrapped.make_episode(0).trajectory().confidential
+
+
+def test_what_the_family_says_holds_in_rollouts_and_evaluations(tmp_path: Path) -> None:
+    env = aipo_env.make("rulebook", tasks=SaysSo())
+    answer = lambda transcript: r"\boxed{1}"  # noqa: E731
+    (played,) = aipo_env.collect_rollouts(env, answer, tasks=1, traces=tmp_path / "traces.jsonl")
+    assert played.confidential
+    assert next(read_traces(tmp_path / "traces.jsonl")).withheld
+    assert metered(env).game.make_episode(0).trajectory().confidential
 
 
 @pytest.mark.parametrize(

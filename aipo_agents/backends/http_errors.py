@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import email.utils
 import math
+import urllib.parse
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+from aipo_agents.backends.openai_replies import ServerSays
 from aipo_env.errors import ServiceError
 
 _TRANSIENT: Final = frozenset({408, 409, 425, 429})
@@ -25,27 +27,17 @@ _HINTS: Final[Mapping[int, str]] = {
 }
 
 
-def status_error(
-    status: int | None,
-    message: str,
-    headers: Mapping[str, str],
-    base_url: str,
-    asked: str,
-    kind: str = "",
-    now: datetime | None = None,
-) -> ServiceError:
+def status_error(says: ServerSays, headers: Mapping[str, str], base_url: str, asked: str) -> ServiceError:
     """The error for an answer that is an error, by its status or by its body.
 
     Args:
-        status: the HTTP status, or the one in the body of an answer with status 200; None where there is none.
-        message: what the server says, already shortened.
+        says: what the server says.
         headers: the answer's, looked up without regard to case by `headers` itself.
         base_url: for the hint.
         asked: who was asked for what, as it reads at the start of a sentence.
-        kind: the server's own word for the kind of error, where it has one.
-        now: the time that a Retry-After date counts from, where the answer has no Date of its own.
     """
-    said = f": {message.rstrip('.')}" if message else ""
+    status = says.status
+    said = f": {says.message.rstrip('.')}" if says.message else ""
     named = f"HTTP {status}" if status is not None else "an error"
     if status is not None and 300 <= status < 400:
         where = headers.get("Location", "elsewhere")
@@ -54,10 +46,10 @@ def status_error(
             transient=False,
             status=status,
         )
-    passing = "invalid" not in kind if status is None else status in _TRANSIENT or 500 <= status not in _FINAL
+    passing = "invalid" not in says.kind if status is None else status in _TRANSIENT or 500 <= status not in _FINAL
     # No waiting refills an account.
-    transient = passing and kind not in _NO_MONEY
-    wait = retry_after(headers, now) if transient else None
+    transient = passing and says.kind not in _NO_MONEY
+    wait = retry_after(headers) if transient else None
     if not transient:
         hint = _HINTS.get(status or 0, "The same request will fail again").replace("{base}", base_url)
     elif wait:
@@ -66,6 +58,46 @@ def status_error(
         hint = "The same request may succeed later"
     return ServiceError(
         f"{asked} failed with {named}{said}. {hint}.", transient=transient, retry_after=wait, status=status
+    )
+
+
+def transport_error(error: Exception, base_url: str, model: str, asked: str, timeout: float) -> ServiceError:
+    """The error for a request that brought no whole answer.
+
+    Args:
+        error: of aiohttp, the system or zlib.
+        base_url: the server's.
+        model: that was asked for.
+        asked: who was asked for what, as it reads at the start of a sentence.
+        timeout: seconds that the request had.
+    """
+    import aiohttp
+
+    if isinstance(error, TimeoutError):
+        return ServiceError(
+            f"{asked} gave no answer within {timeout:g} s. The server is overloaded or hangs; look at its log, or set timeout "
+            "higher."
+        )
+    if isinstance(error, aiohttp.ClientSSLError):
+        return ServiceError(
+            f"{base_url} does not answer in TLS that is trusted here ({error.os_error}). Name the file of its certificate's "
+            "authority (of itself, where it is self-signed) in the environment variable SSL_CERT_FILE; if it speaks plain "
+            "HTTP, set base_url to http://.",
+            transient=False,
+        )
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return ServiceError(
+            f"{asked} goes through the environment's proxy, which does not answer ({error}). Correct HTTPS_PROXY (HTTP_PROXY), "
+            "or name the server's host in NO_PROXY."
+        )
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return ServiceError(
+            f"no model server answers at {base_url} ({error}). Start one there, for example `vllm serve {model} --port "
+            f"{urllib.parse.urlsplit(base_url).port or 8000}`, or set base_url to where it is."
+        )
+    return ServiceError(
+        f"{asked} broke off ({type(error).__name__}: {error}). The server died or dropped the connection; look at its log. The "
+        "same request may succeed later."
     )
 
 

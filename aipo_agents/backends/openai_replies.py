@@ -165,45 +165,41 @@ class ServerSays:
 
     message: str
     """In at most 500 characters."""
+    status: int | None = None
+    """Of the answer, or the one that the body names where the answer's is 200."""
     kind: str = ""
     """Its own word for the kind of error: "insufficient_quota"."""
-    status: int | None = None
-    """The status that the body names, which is not always that of the answer."""
 
     @classmethod
-    def read(cls, raw: bytes) -> ServerSays:
-        """What stands in the body of an answer."""
+    def read(cls, raw: bytes, status: int) -> ServerSays:
+        """What the body of an answer with an error's status says."""
         try:
-            body = json.loads(raw)
+            says = cls.of(json.loads(raw))
         except (ValueError, RecursionError):
-            body = None
-        return cls.of(body) or cls(raw[:500].decode("utf-8", "replace").strip())
+            says = None
+        if says is None:
+            says = cls(raw[:500].decode("utf-8", "replace").strip())
+        return dataclasses.replace(says, status=status)
 
     @classmethod
     def of(cls, body: Json) -> ServerSays | None:
-        """What stands in a decoded body; None where that tells of no error."""
+        """What a decoded body says; None where it tells of no error."""
         # OpenAI and vLLM: {"error": {"message"}}; older vLLM: {"message"}; FastAPI: {"detail"}; OpenRouter: in the choice.
         if not isinstance(body, dict):
             return None
         choices = body.get("choices")
-        error = body.get("error") or None
-        if error is None and isinstance(choices, list) and choices and isinstance(choices[0], dict):
-            error = choices[0].get("error")
-        if error is None and choices is None:
-            error = body
-        if isinstance(error, str):
-            return cls(error[:500])
+        inner = choices[0] if isinstance(choices, list) and choices else None
+        error = body.get("error") or (inner.get("error") if isinstance(inner, dict) else None)
+        error = body if error is None and choices is None else error
         if not isinstance(error, dict):
-            return None
+            return cls(error[:500]) if isinstance(error, str) else None
         message, code = error.get("message", error.get("detail")), error.get("code")
-        if not isinstance(message, str):
-            if error is body or code is None:
-                return None
-            message = ""
-        kind = next((word for word in (code, error.get("type")) if isinstance(word, str) and not word.isdigit()), "")
+        if not isinstance(message, str) and (error is body or code is None):
+            return None
         number = int(code) if isinstance(code, str) and code.isdigit() else code
         status = number if isinstance(number, int) and 400 <= number < 600 else None
-        return cls(message[:500], kind, status)
+        kind = next((word for word in (code, error.get("type")) if isinstance(word, str) and not word.isdigit()), "")
+        return cls(message[:500] if isinstance(message, str) else "", status, kind)
 
 
 def billed(answer: Json) -> Usage | None:

@@ -16,7 +16,6 @@ import functools
 import importlib.util
 import json
 import logging
-import math
 import urllib.parse
 import urllib.request
 import zlib
@@ -24,7 +23,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 from aipo_agents.backends.base import ChatSampling, CompletionSampling, Generation, Message
-from aipo_agents.backends.http_errors import status_error
+from aipo_agents.backends.http_errors import status_error, transport_error
 from aipo_agents.backends.openai_replies import (
     HARMLESS_OPTIONS,
     Json,
@@ -119,14 +118,12 @@ class OpenAIServer:
     ) -> None:
         self.base_url = check_base_url(base_url)
         if not model:
-            raise ConfigurationError(
-                f"model names what the server serves, got ''. GET {self.base_url}/models lists it."
-            )
-        if not (math.isfinite(timeout) and timeout > 0):
-            raise ConfigurationError(f"timeout is a number of seconds above 0, got {timeout!r}.")
-        for name, value in (("max_connections", max_connections), ("max_response_bytes", max_response_bytes)):
-            if value < 1:
-                raise ConfigurationError(f"{name} is a whole number >= 1, got {value!r}.")
+            raise ConfigurationError(f"model is what the server serves, got ''. GET {self.base_url}/models lists it.")
+        self.timeout = check_number("timeout", timeout, what="how long a request may take, in seconds")
+        self.max_connections = check_count("max_connections", max_connections, what="how many there are at once")
+        self.max_response_bytes = check_count(
+            "max_response_bytes", max_response_bytes, what="how long an answer may be"
+        )
         if logprobs_mode not in ("raw", "processed"):
             raise ConfigurationError(f"logprobs_mode is 'raw' or 'processed', got {logprobs_mode!r}.")
         if max_tokens_field not in ("max_tokens", "max_completion_tokens"):
@@ -137,7 +134,7 @@ class OpenAIServer:
             raise ConfigurationError(
                 f"extra_body may not hold {', '.join(sorted(clash))}: set by the sampling options, or not supported here."
             )
-        check_count("retries", retries, what="how often a request is sent again", least=0)
+        self.retries = Retries(check_count("retries", retries, what="how often a request is sent again", least=0) + 1)
         if requests_per_minute is not None:
             check_number("requests_per_minute", requests_per_minute, what="how many requests a minute")
         if importlib.util.find_spec("aiohttp") is None:
@@ -145,13 +142,9 @@ class OpenAIServer:
                 f"talking to a model server needs aiohttp, which is not installed: {install_command('llm')}"
             )
         self.model = model
-        self.timeout = float(timeout)
-        self.max_connections = max_connections
-        self.max_response_bytes = max_response_bytes
         self.logprobs_mode: LogprobsMode = logprobs_mode
         self.extra_body: Mapping[str, Json] = dict(extra_body or {})
         self.requests_per_minute = requests_per_minute
-        self.retries = Retries(attempts=retries + 1)
         self._max_tokens_field = max_tokens_field
         self._key = ApiKey(api_key)
         self._failing = False
@@ -241,25 +234,15 @@ class OpenAIServer:
 
     async def _ask(self, path: str, body: dict[str, Json], read: Callable[[dict[str, Json]], Generation]) -> Generation:
         """What comes back, as often as it is tried."""
-        if self.retries.attempts == 1 and self.requests_per_minute is None:
-            return await self._try(path, body, read)
-        budget = _budget(self.base_url, self.requests_per_minute)
-
-        async def attempt() -> Generation:
-            await budget.admit(self._where)
-            try:
-                return await self._try(path, body, read)
-            except ServiceError as error:
-                if (error.retry_after or 0) <= self.retries.max_total:
-                    budget.spare(error, self._where)
-                raise
 
         def may_pass(error: BaseException) -> bool:
             return is_service_failure(error) and not self._failing
 
         try:
             # What the server says may quote a confidential prompt, and stays out of the log.
-            generation = await self.retries.run(attempt, self._where, confidential=True, may_pass=may_pass)
+            generation = await self.retries.run(
+                lambda: self._try(path, body, read), self._where, confidential=True, may_pass=may_pass
+            )
         except ServiceError as error:
             self._failing = error.transient
             raise
@@ -269,15 +252,23 @@ class OpenAIServer:
     async def _try(self, path: str, body: dict[str, Json], read: Callable[[dict[str, Json]], Generation]) -> Generation:
         """One attempt; what the server says of itself goes no further with a key in it."""
         answer = None
+        alone = self.retries.attempts == 1 and self.requests_per_minute is None
+        budget = None if alone else _budget(self.base_url, self.requests_per_minute)
+        if budget is not None:
+            await budget.admit(self._where)
         try:
             answer = await self._post(path, body)
+            if (says := ServerSays.of(answer)) is not None:
+                raise status_error(says, {}, self.base_url, f"{self.base_url}/{path} (model {self.model!r})")
             return read(answer)
         except ServiceError as error:
             error.args = (self._key.hide(str(error)),)
-            error.usage = error.usage or billed(answer)
+            error.usage = billed(answer)
             if hasattr(error.__cause__, "request_info"):
                 # It shows the headers that were sent, key included.
                 error.__cause__ = error.__context__ = None
+            if budget is not None:
+                budget.spare(error, self._where)
             raise
 
     async def _post(self, path: str, body: dict[str, Json]) -> dict[str, Json]:
@@ -293,64 +284,29 @@ class OpenAIServer:
             # Redirects would carry the prompt, and the key, to an address that nobody configured.
             async with session.client.post(f"{self.base_url}/{path}", data=data, allow_redirects=False) as response:
                 if response.status != 200:
-                    failed = ServerSays.read(await self._read(response, _ERROR_BYTES, cut=True))
-                    raise self._status_error(response.status, failed, response.headers, asked)
-                answer = decode_json(await self._read(response, self.max_response_bytes), asked)
-                if (says := ServerSays.of(answer)) is not None:
-                    error = self._status_error(says.status, says, response.headers, asked)
-                    error.usage = billed(answer)
-                    raise error
-                return answer
-        except TimeoutError as error:
-            raise ServiceError(
-                f"{asked} gave no answer within {self.timeout:g} s. The server is overloaded or hangs; look at its log, or "
-                "set timeout higher."
-            ) from error
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise ServiceError(
-                f"the certificate of {self.base_url} is not trusted ({error.certificate_error}). Name the file with its "
-                "authority, or with itself where it is self-signed, in the environment variable SSL_CERT_FILE.",
-                transient=False,
-            ) from error
-        except aiohttp.ClientConnectorSSLError as error:
-            raise ServiceError(
-                f"{self.base_url} does not answer in TLS ({error.strerror}). Set base_url to the http:// address if that is "
-                "what it speaks.",
-                transient=False,
-            ) from error
-        except aiohttp.ClientProxyConnectionError as error:
-            raise ServiceError(
-                f"{asked} goes through the proxy {session.proxy_host} of the environment, which does not answer. Correct "
-                "HTTPS_PROXY or HTTP_PROXY, or name the server's host in NO_PROXY."
-            ) from error
-        except aiohttp.InvalidURL as error:
-            raise ConfigurationError(
-                f"base_url cannot be asked: {error}. Give an address that a browser takes."
-            ) from error
-        except aiohttp.ClientConnectorError as error:
-            raise ServiceError(
-                f"no model server answers at {self.base_url} ({error}). Start one there, for example `vllm serve "
-                f"{self.model} --port {urllib.parse.urlsplit(self.base_url).port or 8000}`, or set base_url to where it is."
-            ) from error
+                    says = ServerSays.read(await self._read(response, _ERROR_BYTES, cut=True), response.status)
+                    raise status_error(says, response.headers, self.base_url, asked)
+                return decode_json(await self._read(response, self.max_response_bytes), asked)
         except (aiohttp.ClientError, OSError, zlib.error) as error:
             # ServiceError is an OSError too: what was raised above stays as it is.
             if isinstance(error, ServiceError):
                 raise
-            raise ServiceError(
-                f"{asked} broke off ({type(error).__name__}: {error}). The server died or dropped the connection; look at "
-                "its log. The same request may succeed later."
-            ) from error
-
-    def _status_error(
-        self, status: int | None, says: ServerSays, headers: Mapping[str, str], asked: str
-    ) -> ServiceError:
-        return status_error(status, says.message, headers, self.base_url, asked, says.kind)
+            raise transport_error(error, self.base_url, self.model, asked, self.timeout) from error
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
         """The body, at most `limit` bytes: a longer one is cut or an error. The rest is not read: the connection closes."""
         parts, size = [], 0
         declared = response.content_length or 0
-        unpack = self._unpacker(response)
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        # Asked for as it is, and packed all the same: in either of two formats, told by its head.
+        unpack = zlib.decompressobj(47) if encoding in ("gzip", "x-gzip", "deflate") else None
+        if unpack is None and encoding != "identity":
+            raise ServiceError(
+                f"{self._where} sent a body packed as {encoding!r}, which was not asked for. Turn compression off there, or in "
+                "the proxy in front of it.",
+                transient=False,
+                status=response.status,
+            )
         if declared <= limit or cut:
             async for chunk in response.content.iter_any():
                 # A few bytes may unpack to gigabytes.
@@ -370,20 +326,6 @@ class OpenAIServer:
             status=200,
         )
 
-    def _unpacker(self, response: aiohttp.ClientResponse) -> zlib._Decompress | None:
-        """What unpacks a body that came packed although it was asked for as it is; None for one that did not."""
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding in ("identity", ""):
-            return None
-        if encoding in ("gzip", "x-gzip", "deflate"):
-            return zlib.decompressobj(47)  # either format, told by its head
-        raise ServiceError(
-            f"{self._where} sent a body packed as {encoding!r} although none was asked for. Turn compression off there, or in "
-            "the proxy in front of it.",
-            transient=False,
-            status=response.status,
-        )
-
     def _session(self) -> _Session | None:
         session = self._sessions.get(asyncio.get_running_loop())
         return None if session is None or session.client.closed else session
@@ -391,13 +333,12 @@ class OpenAIServer:
     async def _open_session(self) -> _Session:
         for loop in [loop for loop in self._sessions if loop.is_closed()]:
             self._sessions.pop(loop, None)
-        proxy = _proxy_of(self.base_url)
-        lifetime = self._lifetime(proxy)
+        lifetime = self._lifetime()
         # Runs without a pause up to the generator's `yield`: no second caller can come between.
-        session = self._sessions[asyncio.get_running_loop()] = _Session(await anext(lifetime), lifetime, proxy)
+        session = self._sessions[asyncio.get_running_loop()] = _Session(await anext(lifetime), lifetime)
         return session
 
-    async def _lifetime(self, proxy: str | None) -> AsyncGenerator[aiohttp.ClientSession, None]:
+    async def _lifetime(self) -> AsyncGenerator[aiohttp.ClientSession, None]:
         """Holds a client open. A generator, because an event loop that shuts down closes those, but no other object."""
         import aiohttp
 
@@ -412,7 +353,7 @@ class OpenAIServer:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             # Not trust_env: with it a password from ~/.netrc takes the place of the key.
-            proxy=proxy,
+            proxy=_proxy_of(self.base_url),
         )
         try:
             yield client
@@ -424,11 +365,8 @@ class OpenAIServer:
 class _Session:
     """A client and the generator that keeps it open."""
 
-    def __init__(
-        self, client: aiohttp.ClientSession, lifetime: AsyncGenerator[aiohttp.ClientSession, None], proxy: str | None
-    ) -> None:
+    def __init__(self, client: aiohttp.ClientSession, lifetime: AsyncGenerator[aiohttp.ClientSession, None]) -> None:
         self.client, self.lifetime = client, lifetime
-        self.proxy_host = urllib.parse.urlsplit(proxy or "").hostname
         self.closing: asyncio.Task[None] | None = None
         """Held, because a loop holds its tasks weakly."""
 
@@ -448,9 +386,7 @@ def _proxy_of(base_url: str) -> str | None:
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy is None or proxy.startswith(("http://", "https://")):
         return proxy
-    log.warning(
-        "%s is asked without the proxy of the environment: only http:// and https:// proxies can be used.", base_url
-    )
+    log.warning("%s is asked without the environment's proxy: only http:// and https:// ones can be used.", base_url)
     return None
 
 

@@ -26,11 +26,7 @@ _here: weakref.WeakValueDictionary[str, ApiKey] = weakref.WeakValueDictionary()
 
 
 def check_base_url(url: str, name: str = "base_url") -> str:
-    """A server's address without the slash at its end.
-
-    Args:
-        url: what the user gave.
-        name: of the option, for messages.
+    """A server's address without the slash at its end; `name` is that of the option, for messages.
 
     Raises:
         ConfigurationError: for what is no address, or holds a user name, a password or a query; none of these is repeated.
@@ -60,8 +56,8 @@ def check_base_url(url: str, name: str = "base_url") -> str:
 class ApiKey:
     """A key that is neither shown nor pickled.
 
-    A copy in the same process is the same object. One that reaches another process takes the environment variable's
-    value there, where it was the variable's here too; a key that was passed as an argument stays behind.
+    A copy in the same process is the same object. In another process it is the environment variable's value there, if it
+    was the variable's here; a key that was passed as an argument stays behind.
 
     Args:
         value: the key; None takes the environment variable OPENAI_API_KEY, "" is no key.
@@ -75,21 +71,16 @@ class ApiKey:
         self._value: str | None = os.environ.get(VARIABLE, "") if value is None else value
         if not (self._value.isascii() and self._value.isprintable()):
             raise ConfigurationError("api_key holds characters that no HTTP header can carry; check for a line break.")
-        quoted = {self._value, json.dumps(self._value)[1:-1], urllib.parse.quote(self._value, safe="")}
-        long = len(self._value) >= _SHORT
-        self._forms = sorted(
-            quoted if long else {f"Bearer {self._value}"} if self._value else (), key=len, reverse=True
-        )
+        forms = {self._value, json.dumps(self._value)[1:-1], urllib.parse.quote(self._value, safe="")}
+        if len(self._value) < _SHORT:
+            forms = {f"Bearer {self._value}"} if self._value else set()
+        self._forms = sorted(forms, key=len, reverse=True)
         self._handle = uuid.uuid4().hex
         _here[self._handle] = self
 
     @property
     def value(self) -> str:
-        """The key, for the header; "" is none.
-
-        Raises:
-            ConfigurationError: in another process than the one in which it was given.
-        """
+        """The key, "" for none; ConfigurationError in another process than the one in which it was given."""
         if self._value is None:
             raise ConfigurationError(
                 f"a model server's key does not travel to other processes, and this one got a copy without it. Leave out "

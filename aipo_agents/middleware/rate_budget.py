@@ -14,8 +14,8 @@ from aipo_env.errors import ServiceError
 
 log = logging.getLogger("aipo_agents")
 
-LONGEST_HOLD: Final = 60.0
-"""Seconds for which one answer of a crowded service holds everybody up, at most, whatever it asks for."""
+LONGEST_HOLD: Final = 300.0
+"""A crowded service that asks for a longer wait than this, in seconds, holds nobody up: each request fails by itself."""
 
 
 class Bucket:
@@ -113,25 +113,16 @@ class RateBudget:
                 self._tokens.add(tokens)
 
     def spare(self, error: ServiceError, name: str) -> None:
-        """Sends nothing more for a while where a service says that it had too many requests, and how long to wait.
+        """Sends nothing more for a while where a service, `name` in the log, says that it had too many requests, and how long.
 
-        For `LONGEST_HOLD` at most: one answer must not silence a service for a day.
-
-        Args:
-            error: what the service said.
-            name: of the service, for the log.
+        One answer must not silence a service for a day: see `LONGEST_HOLD`.
         """
-        if error.status != 429 or error.retry_after is None or not error.retry_after > 0:
-            return
-        if error.retry_after > LONGEST_HOLD:
-            log.warning(
-                "%s asks for no requests within %.0f s; it is asked again after %.0f s.",
-                name,
-                error.retry_after,
-                LONGEST_HOLD,
-            )
-        with self._lock:
-            self._held_until = max(self._held_until, time.monotonic() + min(error.retry_after, LONGEST_HOLD))
+        wait = (error.retry_after or 0.0) if error.status == 429 else 0.0
+        if wait > LONGEST_HOLD:
+            log.warning("%s asks for no requests within %.0f s, which is not waited for.", name, wait)
+        elif wait > 0:
+            with self._lock:
+                self._held_until = max(self._held_until, time.monotonic() + wait)
 
 
 def _bucket(rate: float | None, burst: float) -> Bucket | None:

@@ -22,7 +22,7 @@ class RateLimit(Middleware):
     limit is sent, or one request more than the limit if that is more. The tokens of a call are estimated before it and
     set right by `Reply.usage` after it; a reply without usage keeps its estimate, a cached one gives everything back.
     When the service itself says that it had too many requests (status 429) and how long to wait, nobody is let through
-    until then, or for a minute if that is longer.
+    until then, unless it is longer than five minutes.
 
     Args:
         agent: the agent to wrap.

@@ -33,7 +33,9 @@ class DataSet(HubSource):
     """Whether the field is the answer, or a text with the answer in its last box or behind its last ####."""
     several: Literal["no", "any", "all"] = "no"
     """What a list of answers means: a fault, that any of them is right, or that all of them are the answer."""
-    letters: str = "ABCD"
+    choices: str | None = None
+    """The list of choices; the answer is then the letter, the number (from 0) or the text of the right one."""
+    letters: str = "ABCDEFGHIJ"
     """For choices."""
     id: str | None = None
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -48,6 +50,8 @@ class DataSet(HubSource):
     """The problem ends where the first of these stands; one of them must."""
     hints: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     """Helper and the paths of the lists of hints that it may give, in order."""
+    filtered: bool = False
+    """Whether rows are left out of an evaluation split too, copies of test problems excepted."""
     without: tuple[str, ...] = ()
     """Test sets that are a part of it: loading it needs them, to leave them out."""
     decontaminate: Decontamination = "containment"
@@ -57,7 +61,7 @@ class DataSet(HubSource):
         """Derives what rows must have."""
         paths: dict[str, Kind] = {self.problem: "text"}
         paths[self.answer] = "text" if self.answer_from != "field" else "value" if self.several == "no" else "values"
-        paths |= dict.fromkeys([*self.facts.values(), *self.keep], "any")
+        paths |= dict.fromkeys([*self.facts.values(), *self.keep, *filter(None, [self.choices])], "any")
         paths |= dict.fromkeys([path for some in self.hints.values() for path in some], "any")
         object.__setattr__(self, "fields", paths)
 

@@ -98,14 +98,20 @@ class DataSetTasks:
         split: one of its splits.
         data: a local file or folder; see `load_rows`.
         revision: of the hub's repository; see `load_rows`.
+        loaded: what `load_rows` gave, in place of another call.
     """
 
     def __init__(
-        self, source: HubSource, split: str, data: str | os.PathLike[str] | None, revision: str | None
+        self,
+        source: HubSource,
+        split: str,
+        data: str | os.PathLike[str] | None,
+        revision: str | None,
+        loaded: tuple[list[Row], Provenance] | None = None,
     ) -> None:
         self.split = source.own_split(split)
         """What the tasks are for: "train" or "test"."""
-        self._rows, self._provenance = load_rows(source, split, data, revision)
+        self._rows, self._provenance = loaded or load_rows(source, split, data, revision)
         self.num_tasks: int = len(self._rows)
 
     def sample_index(self, rng: np.random.Generator) -> int:

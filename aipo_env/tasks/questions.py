@@ -29,7 +29,7 @@ from aipo_env.grading import (
 from aipo_env.tasks.base import Task, check_index
 from aipo_env.tasks.data_sets import DATA_SETS, AnswerType, DataSet, Decontamination
 from aipo_env.tasks.decontamination import Copy, TestSets, at_hand, letters_of, problems_of
-from aipo_env.tasks.hub import DataSetTasks, Row, at, is_at_hand
+from aipo_env.tasks.hub import DataSetTasks, Provenance, Row, at, is_at_hand
 
 MAX_GOLD_CHARS = 100
 """Longer answers of training sets are left out: they are sentences or several answers."""
@@ -56,6 +56,7 @@ class QuestionTasks(DataSetTasks):
         revision: of the hub's repository.
         decontaminate: how problems of test sets are told in a training split: "containment", "equal" or "none". Test sets count
             that are at hand: in the folder `data` or AIPO_DATA, or in the cache of `datasets`.
+        loaded: rows that were read already, and what they are.
     """
 
     def __init__(
@@ -66,15 +67,17 @@ class QuestionTasks(DataSetTasks):
         data: str | os.PathLike[str] | None = None,
         revision: str | None = None,
         decontaminate: Decontamination | None = None,
+        loaded: tuple[list[Row], Provenance] | None = None,
     ) -> None:
         if isinstance(family, str) and family not in DATA_SETS:
             raise unknown_id("data set", family, DATA_SETS)
         if decontaminate not in (None, "containment", "equal", "none"):
             raise ConfigurationError(f"decontaminate is 'containment', 'equal' or 'none', got {decontaminate!r}.")
         source = DATA_SETS[family] if isinstance(family, str) else family
-        super().__init__(source, source.splits[-1] if split is None else split, data, revision)
+        super().__init__(source, source.splits[-1] if split is None else split, data, revision, loaded)
         self.name, self.source = source.family, source
         self.decontaminate: Decontamination = decontaminate or source.decontaminate
+        self._filtered = self.split == "train" or source.filtered
         self.num_rows = len(self._rows)
         self.dropped: dict[str, list[int]] = collections.defaultdict(list)
         """Reason to the numbers of the rows that were left out for it, from 0."""
@@ -121,7 +124,7 @@ class QuestionTasks(DataSetTasks):
     def provenance(self) -> dict[str, object]:
         """What the data are; of a training split also how many rows were read, how many left out and why."""
         known = super().provenance()
-        if self.split != "train":
+        if not self._filtered:
             return known
         dropped = {reason: len(rows) for reason, rows in sorted(self.dropped.items())}
         return known | {
@@ -142,8 +145,9 @@ class QuestionTasks(DataSetTasks):
                 made[number] = task
             else:
                 self.dropped[task].append(number)
-        if self.split == "train":
+        if self._filtered:
             self._drop_duplicates(made)
+        if self.split == "train":
             self._drop_copies(made, data)
         return list(made.values())
 
@@ -165,7 +169,9 @@ class QuestionTasks(DataSetTasks):
         if source.cut:
             problem = self._cut(problem, number)
         golds = self._golds(row, number)
-        if self.split == "train":
+        if source.choices is not None:
+            problem, golds = self._choices(problem, at(row, source.choices), golds[0])
+        if self._filtered:
             if not problem.strip() or _IMAGE.search(problem):
                 return "problem empty or with an image"
             if why := self._unusable(golds):
@@ -183,6 +189,20 @@ class QuestionTasks(DataSetTasks):
                 "prompts are written otherwise now. Take an earlier revision."
             )
         return problem[: min(ends)].strip()
+
+    def _choices(self, problem: str, choices: object, gold: str) -> tuple[str, list[str]]:
+        """A problem with its choices behind it, and the letter of the right one, which is named by letter, place or text."""
+        texts = [str(choice).strip() for choice in choices] if isinstance(choices, list) else []
+        letters = self.source.letters[: len(texts)]
+        named = [letters[i] for i, text in enumerate(texts[: len(letters)]) if text == gold]
+        right = (
+            [gold]
+            if gold in letters
+            else named or ([letters[int(gold)]] if gold in map(str, range(len(letters))) else [])
+        )
+        lines = "\n".join(f"{letter}) {text}" for letter, text in zip(letters, texts, strict=False))
+        usable = len(right) == 1 and len(letters) == len(texts)
+        return f"{problem.strip()}\n\n{lines}\n\nAnswer with the letter of the right choice.", right if usable else []
 
     def _golds(self, row: Row, number: int) -> list[str]:
         """The answers of a row: one, or several of which any is right; none where a text holds none."""
@@ -206,7 +226,7 @@ class QuestionTasks(DataSetTasks):
             return golds
         whole = [digits for gold in golds if (digits := _whole(gold)) is not None]
         too_large = self.source.answer_type == "aime" and any(not 0 <= int(digits) <= 999 for digits in whole)
-        if self.split != "train" and (len(whole) != len(golds) or too_large):
+        if not self._filtered and (len(whole) != len(golds) or too_large):
             what = "an integer from 0 to 999" if self.source.answer_type == "aime" else "an integer"
             raise DataFormatError(f"{self.name} row {number + 1}: expected {what} as the answer, got {value!r}.")
         return whole if len(whole) == len(golds) else []

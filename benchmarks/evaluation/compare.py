@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aipo_env.errors import ConfigurationError
 from aipo_env.metrics import PairedDifference, default_ks, paired_bootstrap, pass_at_k, sample_difference
-from benchmarks.evaluation.fields import Json, by_suite, count, load_results, number, scored_tasks, section, text
+from benchmarks.evaluation.fields import Json, by_suite, load_results, scored_tasks
 from benchmarks.evaluation.folder import differences
 from benchmarks.evaluation.markdown import percent, points, table
 
@@ -75,13 +75,13 @@ def compare_runs(first: Json, second: Json) -> RunComparison:
             f"no problem is scored in both: the first has {len(before)} with all their samples, the second {len(after)}"
         )
     return RunComparison(
-        suite=text(first, "suite"),
-        mode=text(first, "mode"),
-        title=text(first, "title"),
+        suite=first["suite"],
+        mode=first["mode"],
+        title=first["title"],
         num_problems=len(common),
         num_problems_first=len(before),
         num_problems_second=len(after),
-        num_samples=(count(first, "num_samples"), count(second, "num_samples")),
+        num_samples=(first["num_samples"], second["num_samples"]),
         scores=()
         if refused
         else tuple(
@@ -103,29 +103,17 @@ def incomparable(first: Json, second: Json) -> list[str]:
 
 
 def _conditions(run: Json) -> dict[str, object]:
-    sampling = {k: v for k, v in section(run, "sampling").items() if k not in ("batch_size", "context")}
-    helpers = section(run, "helpers")
-    if text(run, "mode") == "solo":
-        helpers = {name: {"description": section(helpers, name).get("description")} for name in helpers}
-        timeouts = {}
-    else:
-        timeouts = {"consult_timeout": run.get("consult_timeout")}
-    return {
-        "suite": text(run, "suite"),
-        "mode": text(run, "mode"),
-        "env_id": text(run, "env_id"),
-        "env_options": run.get("env_options"),
-        "rules": run.get("rules"),
-        "data": dict(section(run, "data")),
-        "sampling": sampling,
-        "prompt": dict(section(run, "prompt")),
-        "helpers": dict(helpers),
-        **timeouts,
-    }
+    sampling = {k: v for k, v in run["sampling"].items() if k not in ("batch_size", "context")}
+    kept = {key: run[key] for key in ("suite", "mode", "env_id", "env_options", "rules", "data") if key in run}
+    kept |= {"sampling": sampling, "prompt": run["prompt"], "helpers": run["helpers"]}
+    if run["mode"] == "solo":
+        said = {name: {"description": helper.get("description")} for name, helper in run["helpers"].items()}
+        return {**kept, "helpers": said}
+    return {**kept, "consult_timeout": run.get("consult_timeout")}
 
 
 def _greedy(run: Json) -> bool:
-    return number(section(run, "sampling"), "temperature") == 0
+    return bool(run["sampling"]["temperature"] == 0)
 
 
 def score_changes(before: list[Json], after: list[Json], *, sampled: bool = True) -> list[ScoreChange]:
@@ -136,7 +124,7 @@ def score_changes(before: list[Json], after: list[Json], *, sampled: bool = True
         after: the same tasks in the same order.
         sampled: whether either run drew samples at random; a greedy one has no sampling noise to estimate.
     """
-    counts = [[(count(task, "num_samples"), count(task, "num_correct")) for task in side] for side in (before, after)]
+    counts = [[(task["num_samples"], task["num_correct"]) for task in side] for side in (before, after)]
     fewest = min(n for side in counts for n, _ in side)
     found = []
     for k in [0, *(k for k in default_ks(fewest) if k > 1)]:
@@ -149,7 +137,7 @@ def score_changes(before: list[Json], after: list[Json], *, sampled: bool = True
     votes = [[task.get("maj") for task in side] for side in (before, after)]
     sizes = {n for side in counts for n, _ in side}
     if len(sizes) == 1 and fewest > 1 and all(v is not None for side in votes for v in side):
-        majorities = [[number(task, "maj") for task in side] for side in (before, after)]
+        majorities = [[task["maj"] for task in side] for side in (before, after)]
         found.append(_change(f"maj@{fewest}", majorities[0], majorities[1]))
     return found
 
@@ -164,8 +152,8 @@ def comparison_markdown(first: Json, second: Json, compared: list[RunComparison]
     lines = [
         f"# {_policy(second)} against {_policy(first)}",
         "",
-        f"First: `{text(first, 'command')}`  ",
-        f"Second: `{text(second, 'command')}`",
+        f"First: `{first['command']}`  ",
+        f"Second: `{second['command']}`",
         "",
         "Change is second minus first, in percentage points, on the problems that both scored. Its 95 % interval is over "
         "problems (resampled in pairs): it says what to expect on other problems of this kind, and with few problems it is "
@@ -261,7 +249,7 @@ def _notes(first: Json, second: Json) -> list[str]:
 
 
 def _policy(results: Json) -> str:
-    return text(section(results, "policy"), "name")
+    return str(results["policy"]["name"])
 
 
 def _p(value: float) -> str:

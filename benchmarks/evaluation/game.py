@@ -11,7 +11,7 @@ from aipo_env.graded_ahead import AsyncGrading
 from aipo_env.grading import Grade, Verdict
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.protocol import Reply
-from aipo_env.tasks.base import Task, TaskSet
+from aipo_env.tasks.base import Task, TaskSet, is_confidential
 
 EpisodeKey = tuple[str, int]
 """An episode's task id and seed."""
@@ -59,7 +59,7 @@ class FallibleGrading:
 
     def __init__(self, tasks: TaskSet) -> None:
         self.tasks = tasks
-        self.name, self.num_tasks = tasks.name, tasks.num_tasks
+        self.name, self.num_tasks, self.confidential = tasks.name, tasks.num_tasks, is_confidential(tasks)
         self.failures: dict[str, str] = {}
         """Task id to what the grader last said."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aipo_env.errors import MissingDependencyError
-from benchmarks.evaluation.fields import Json, by_suite, number, optional_section, rows, section, text
+from benchmarks.evaluation.fields import Json, by_suite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ def figure_names(results: Json) -> dict[str, str]:
     """File name and alternative text of each figure that `write_plots` writes."""
     found = {}
     for suite, runs in by_suite(results).items():
-        title = text(next(iter(runs.values())), "title")
+        title = next(iter(runs.values()))["title"]
         if _curves(runs):
             found[f"pass_at_k.{suite}.png"] = f"{title}: pass@k"
         for key in _breakdown_keys(runs):
@@ -65,7 +65,7 @@ def write_plots(results: Json, folder: Path) -> list[Path]:
     # From the defaults, not from the user's own settings: equal results give equal figures everywhere.
     with style.context(["default", {"font.size": 10.0, "axes.spines.top": False, "axes.spines.right": False}]):
         for suite, runs in by_suite(results).items():
-            title = text(next(iter(runs.values())), "title")
+            title = next(iter(runs.values()))["title"]
             if curves := _curves(runs):
                 paths.append(_save(_pass_at_k_figure(title, curves, runs), folder / f"pass_at_k.{suite}.png"))
             for key in _breakdown_keys(runs):
@@ -77,14 +77,14 @@ def _curves(runs: Mapping[str, Json]) -> dict[str, list[Json]]:
     """pass@k by mode, where there is more than one point."""
     found = {}
     for mode, run in runs.items():
-        metrics = optional_section(run, "metrics")
-        if metrics is not None and len(points := rows(metrics, "pass_at_k")) > 1:
+        metrics = run.get("metrics")
+        if metrics is not None and len(points := metrics["pass_at_k"]) > 1:
             found[mode] = points
     return found
 
 
 def _breakdown_keys(runs: Mapping[str, Json]) -> list[str]:
-    keys = dict.fromkeys(key for run in runs.values() for key in section(run, "breakdowns"))
+    keys = dict.fromkeys(key for run in runs.values() for key in run["breakdowns"])
     return [key for key in keys if 1 < len(_values(runs, key)) <= MOST_BARS]
 
 
@@ -94,8 +94,8 @@ def _values(runs: Mapping[str, Json], key: str) -> list[object]:
 
 
 def _breakdown(run: Json, key: str) -> list[Json]:
-    breakdowns = section(run, "breakdowns")
-    return rows(breakdowns, key) if key in breakdowns else []
+    found: list[Json] = run["breakdowns"].get(key, [])
+    return found
 
 
 def _pass_at_k_figure(title: str, curves: Mapping[str, Sequence[Json]], runs: Mapping[str, Json]) -> Figure:
@@ -104,16 +104,16 @@ def _pass_at_k_figure(title: str, curves: Mapping[str, Sequence[Json]], runs: Ma
     figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
     axes = figure.subplots()
     for mode, points in curves.items():
-        ks = [number(p, "k") for p in points]
-        low, estimate, high = ([100 * number(p, key) for p in points] for key in ("low", "estimate", "high"))
+        ks = [p["k"] for p in points]
+        low, estimate, high = ([100 * p[key] for p in points] for key in ("low", "estimate", "high"))
         axes.fill_between(ks, low, high, color=COLOURS[mode], alpha=0.15, linewidth=0)
         axes.plot(ks, estimate, color=COLOURS[mode], marker=MARKERS[mode], markersize=5, linewidth=2, label=mode)
-    every_k = sorted({number(p, "k") for points in curves.values() for p in points})
+    every_k = sorted({p["k"] for points in curves.values() for p in points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(_apart(every_k), [f"{k:.0f}" for k in _apart(every_k)])
     axes.minorticks_off()
     axes.set(xlabel="k (samples)", ylabel="pass@k, %")
-    _from_zero(axes, max(100 * number(p, "high") for points in curves.values() for p in points))
+    _from_zero(axes, max(100 * p["high"] for points in curves.values() for p in points))
     axes.set_title(f"{title}: pass@k with {_level(runs)} % intervals over problems", fontsize=11)
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False, loc="best")
@@ -133,9 +133,9 @@ def _breakdown_figure(title: str, key: str, runs: Mapping[str, Json]) -> Figure:
         shown = {row["value"]: row for row in _breakdown(runs[mode], key)}
         places = [i + (index - (len(modes) - 1) / 2) * thickness for i, v in enumerate(values) if v in shown]
         bars = [shown[v] for v in values if v in shown]
-        means = [100 * number(bar, "avg") for bar in bars]
-        below = [m - 100 * number(bar, "low") for m, bar in zip(means, bars, strict=True)]
-        above = [100 * number(bar, "high") - m for m, bar in zip(means, bars, strict=True)]
+        means = [100 * bar["avg"] for bar in bars]
+        below = [m - 100 * bar["low"] for m, bar in zip(means, bars, strict=True)]
+        above = [100 * bar["high"] - m for m, bar in zip(means, bars, strict=True)]
         axes.barh(
             places,
             means,
@@ -146,7 +146,7 @@ def _breakdown_figure(title: str, key: str, runs: Mapping[str, Json]) -> Figure:
             error_kw={"ecolor": "#333333", "elinewidth": 1.1, "capsize": 2.5},
         )
         for value, row in shown.items():
-            num_tasks[value] = max(num_tasks.get(value, 0), int(number(row, "num_tasks")))
+            num_tasks[value] = max(num_tasks.get(value, 0), int(row["num_tasks"]))
     axes.set_yticks(range(len(values)), [f"{_label(v)}  ({num_tasks[v]})" for v in values])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
@@ -173,9 +173,7 @@ def _from_zero(axes: Axes, highest: float) -> None:
 
 
 def _level(runs: Mapping[str, Json]) -> str:
-    levels = {
-        number(metrics, "level") for run in runs.values() if (metrics := optional_section(run, "metrics")) is not None
-    }
+    levels = {metrics["level"] for run in runs.values() if (metrics := run.get("metrics")) is not None}
     return " and ".join(f"{100 * level:g}" for level in sorted(levels))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks.evaluation.fields import Json, by_suite, optional_section, section, text
+from benchmarks.evaluation.fields import Json, by_suite
 from benchmarks.evaluation.markdown import escape
 
 _SETTINGS = (
@@ -23,38 +23,38 @@ _SETTINGS = (
 
 def repeat_section(results: Json) -> list[str]:
     """The lines of the section "To repeat it"."""
-    lines = ["## To repeat it", "", *_code(text(results, "command")), ""]
-    lines += _list("policy", section(results, "policy"))
+    lines = ["## To repeat it", "", *_code(results["command"]), ""]
+    lines += _list("policy", results["policy"])
     lines += [
         f"- seed: {escape(results.get('seed'))}",
-        f"- written: {escape(section(results, 'timing').get('written'))}",
+        f"- written: {escape(results['timing'].get('written'))}",
     ]
-    lines += _list("versions", section(results, "versions"))
+    lines += _list("versions", results["versions"])
     lines.append("")
     for runs in by_suite(results).values():
         shown: dict[tuple[str, ...], list[str]] = {}
         for mode, run in runs.items():
             shown.setdefault(tuple(_run_settings(run)), []).append(mode)
         for settings, modes in shown.items():
-            title = text(next(iter(runs.values())), "title")
+            title = next(iter(runs.values()))["title"]
             lines += [f"### {escape(title)}, {' and '.join(modes)}", "", *settings]
     return lines
 
 
 def _run_settings(run: Json) -> list[str]:
     lines = [line for key in _SETTINGS if run.get(key) is not None for line in _list(key, run[key])]
-    prompt = section(run, "prompt")
+    prompt = run["prompt"]
     invites = "invites" if prompt.get("invites_to_consult") else "does not invite"
     lines += [*_departures(run), f"- prompt {escape(prompt.get('name'))}, which {invites} to consult:", ""]
-    return [*lines, *_code(text(prompt, "template")), ""]
+    return [*lines, *_code(prompt["template"]), ""]
 
 
 def _departures(run: Json) -> list[str]:
     """How the run's sampling differs from the suite's own, and where the latter comes from."""
-    defaults = optional_section(run, "defaults")
+    defaults = run.get("defaults")
     if defaults is None:
         return []
-    used = {**section(run, "sampling"), "samples": run.get("num_samples")}
+    used = {**run["sampling"], "samples": run.get("num_samples")}
     changed = [
         f"{escape(key)} {escape(used[key])} instead of {escape(value)}"
         for key, value in defaults.items()

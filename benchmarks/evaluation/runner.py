@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +12,9 @@ from aipo_env.console import repeats_collapsed
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.registry import AgentLike
-from aipo_env.tasks.base import is_confidential
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.episodes import RunEpisodes
-from benchmarks.evaluation.facts import WITHHELD, Finisher
+from benchmarks.evaluation.facts import Finisher
 from benchmarks.evaluation.folder import EvaluationFolder, read_json, write_json
 from benchmarks.evaluation.game import MeteredGame, metered
 from benchmarks.evaluation.plan import RunPlan, plan_run
@@ -164,8 +161,7 @@ class _Run:
     def play(self, sampler: Sampler, *, progress: bool) -> str:
         """Plays what is missing; returns why it ended before its end, or nothing."""
         finish = Finisher(self._suite.game, self.plan.suite.answers)
-        confidential = is_confidential(self._suite.game.grading.tasks)
-        with _quiet_about_requests() if confidential else contextlib.nullcontext(), repeats_collapsed():
+        with repeats_collapsed():
             try:
                 sampler.play(self._suite.env, self.plan, self._traces, finish, progress=progress)
             except ServiceError as error:
@@ -224,23 +220,6 @@ def _other_runs(folder: EvaluationFolder, runs: list[_Run]) -> list[dict[str, ob
     mine = {run.plan.name for run in runs}
     found: Any = read_json(folder.results)["runs"]
     return [run for run in found if f"{run['suite']}.{run['mode']}" not in mine]
-
-
-@contextlib.contextmanager
-def _quiet_about_requests() -> Iterator[None]:
-    """Keeps out of the log what services say of requests: it may quote a confidential task."""
-
-    def withhold(record: logging.LogRecord) -> bool:
-        if record.args:
-            record.msg, record.args = f"a helper's service failed: {WITHHELD}", ()
-        return True
-
-    log = logging.getLogger("aipo_env")
-    log.addFilter(withhold)
-    try:
-        yield
-    finally:
-        log.removeFilter(withhold)
 
 
 def _write_report(results: dict[str, object], folder: Path) -> None:

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from benchmarks.evaluation.fields import (
-    Json,
-    by_suite,
-    count,
-    number,
-    optional_number,
-    optional_section,
-    rows,
-    scored_tasks,
-    section,
-    text,
-)
+from benchmarks.evaluation.fields import Json, as_fields, by_suite, scored_tasks
 from benchmarks.evaluation.markdown import escape, interval, percent, points, table
 from benchmarks.evaluation.plots import figure_names
 from benchmarks.evaluation.repeat import repeat_section
@@ -28,9 +17,10 @@ def results_markdown(results: Json) -> str:
         results: as in results.json.
 
     Raises:
-        DataFormatError: when a field is missing or of another type.
+        DataFormatError: when a field is missing.
     """
-    lines = [f"# Evaluation of {escape(text(section(results, 'policy'), 'name'))}", ""]
+    results = as_fields(results)
+    lines = [f"# Evaluation of {escape(results['policy']['name'])}", ""]
     if not results.get("complete"):
         lines += ["**Not complete.** Scores cover the tasks all of whose samples are there.", ""]
     lines += _scores(results)
@@ -39,7 +29,7 @@ def results_markdown(results: Json) -> str:
         parts = [*_gain(runs), *_pass_at_k(runs), *_breakdowns(runs)]
         shown = [f"![{escape(words)}]({name})" for name, words in figures.items() if name.endswith(f".{suite}.png")]
         if parts or shown:
-            lines += [f"## {escape(text(next(iter(runs.values())), 'title'))}", "", *parts]
+            lines += [f"## {escape(next(iter(runs.values()))['title'])}", "", *parts]
             lines += [line for figure in shown for line in (figure, "")]
     lines += [*_endings(results), *_consults(results), *_tokens(results), *repeat_section(results)]
     return "\n".join(lines).rstrip() + "\n"
@@ -47,36 +37,36 @@ def results_markdown(results: Json) -> str:
 
 def _runs(results: Json) -> Iterator[tuple[list[str], Json]]:
     """Each run with the two cells that name it."""
-    for run in rows(results, "runs"):
-        yield [escape(text(run, "title")), text(run, "mode")], run
+    for run in results["runs"]:
+        yield [escape(run["title"]), run["mode"]], run
 
 
 def _scores(results: Json) -> list[str]:
     cells = []
     levels, tie_rules = set(), set()
     for name, run in _runs(results):
-        metrics = optional_section(run, "metrics")
-        scored, total = count(run, "num_tasks_scored"), count(run, "num_tasks")
+        metrics = run.get("metrics")
+        scored, total = run["num_tasks_scored"], run["num_tasks"]
         tasks = str(total) if scored == total else f"{scored} of {total}"
-        faults = percent(count(run, "num_errors") / max(1, count(run, "num_episodes")))
-        row = [*name, tasks, str(count(run, "num_samples")), faults]
+        faults = percent(run["num_errors"] / max(1, run["num_episodes"]))
+        row = [*name, tasks, str(run["num_samples"]), faults]
         if metrics is None:
             cells.append([*row, "", "", "", ""])
             continue
-        levels.add(f"{100 * number(metrics, 'level'):g}")
-        average = section(metrics, "avg_at_n")
-        noise = (optional_number(average, "sample_low"), optional_number(average, "sample_high"))
-        last = rows(metrics, "pass_at_k")[-1]
-        majority = rows(metrics, "maj_at_n")[-1] if metrics.get("maj_at_n") else None
+        levels.add(f"{100 * metrics['level']:g}")
+        average = metrics["avg_at_n"]
+        noise = (average.get("sample_low"), average.get("sample_high"))
+        last = metrics["pass_at_k"][-1]
+        majority = metrics["maj_at_n"][-1] if metrics.get("maj_at_n") else None
         if metrics.get("maj_tie_rule"):
-            tie_rules.add(text(metrics, "maj_tie_rule"))
+            tie_rules.add(metrics["maj_tie_rule"])
         cells.append(
             [
                 *row,
                 _with_interval(average),
                 "" if noise[0] is None else f"{percent(noise[0])} to {percent(noise[1])}",
-                f"{_with_interval(last)} at {count(last, 'k')}",
-                "" if majority is None else f"{_with_interval(majority)} at {count(majority, 'n')}",
+                f"{_with_interval(last)} at {last['k']}",
+                "" if majority is None else f"{_with_interval(majority)} at {majority['n']}",
             ]
         )
     level = " and ".join(sorted(levels)) or "95"
@@ -94,7 +84,7 @@ def _scores(results: Json) -> list[str]:
 
 
 def _with_interval(row: Json) -> str:
-    return interval(number(row, "estimate"), number(row, "low"), number(row, "high"))
+    return interval(row["estimate"], row["low"], row["high"])
 
 
 def _gain(runs: Mapping[str, Json]) -> list[str]:
@@ -119,12 +109,12 @@ def _gain(runs: Mapping[str, Json]) -> list[str]:
 def _pass_at_k(runs: Mapping[str, Json]) -> list[str]:
     columns: dict[str, dict[int, str]] = {}
     for mode, run in runs.items():
-        metrics = optional_section(run, "metrics")
+        metrics = run.get("metrics")
         if metrics is None:
             continue
-        columns[f"pass@k, {mode}"] = {count(row, "k"): _with_interval(row) for row in rows(metrics, "pass_at_k")}
+        columns[f"pass@k, {mode}"] = {row["k"]: _with_interval(row) for row in metrics["pass_at_k"]}
         if metrics.get("maj_at_n"):
-            columns[f"maj@k, {mode}"] = {count(row, "n"): _with_interval(row) for row in rows(metrics, "maj_at_n")}
+            columns[f"maj@k, {mode}"] = {row["n"]: _with_interval(row) for row in metrics["maj_at_n"]}
     ks = sorted({k for column in columns.values() for k in column})
     if len(ks) < 2:
         return []
@@ -133,17 +123,17 @@ def _pass_at_k(runs: Mapping[str, Json]) -> list[str]:
 
 def _breakdowns(runs: Mapping[str, Json]) -> list[str]:
     lines: list[str] = []
-    for key in dict.fromkeys(key for run in runs.values() for key in section(run, "breakdowns")):
+    for key in dict.fromkeys(key for run in runs.values() for key in run["breakdowns"]):
         found = {
-            mode: {str(row["value"]): row for row in rows(section(run, "breakdowns"), key)}
+            mode: {str(row["value"]): row for row in run["breakdowns"][key]}
             for mode, run in runs.items()
-            if key in section(run, "breakdowns")
+            if key in run["breakdowns"]
         }
         columns = [f"{score}, {mode}" for mode in found for score in ("avg@n", "pass@n")]
         cells = []
         for value in dict.fromkeys(value for column in found.values() for value in column):
             shown = [column.get(value) for column in found.values()]
-            num_tasks = max(count(row, "num_tasks") for row in shown if row is not None)
+            num_tasks = max(row["num_tasks"] for row in shown if row is not None)
             scores = [
                 cell
                 for row in shown
@@ -151,8 +141,8 @@ def _breakdowns(runs: Mapping[str, Json]) -> list[str]:
                     ("", "")
                     if row is None
                     else (
-                        interval(number(row, "avg"), number(row, "low"), number(row, "high")),
-                        percent(number(row, "pass_at_n")),
+                        interval(row["avg"], row["low"], row["high"]),
+                        percent(row["pass_at_n"]),
                     )
                 )
             ]
@@ -164,107 +154,84 @@ def _breakdowns(runs: Mapping[str, Json]) -> list[str]:
 def _endings(results: Json) -> list[str]:
     cells, details = [], []
     for name, run in _runs(results):
-        rates = section(run, "rates")
+        rates = run["rates"]
         cells.append(
             [
                 *name,
-                f"{count(run, 'num_finished')} of {count(run, 'num_episodes')}",
-                *(percent(optional_number(rates, key)) for key in ("truncated", "no_answer", "unparsable", "correct")),
+                f"{run['num_finished']} of {run['num_episodes']}",
+                *(percent(rates.get(key)) for key in ("truncated", "no_answer", "unparsable", "correct")),
             ]
         )
         kinds = [
-            f"{label} " + ", ".join(f"{escape(key or 'none')} {value}" for key, value in section(run, field).items())
+            f"{label} " + ", ".join(f"{escape(key or 'none')} {value}" for key, value in run[field].items())
             for label, field in (("ended by", "stop_reasons"), ("verdicts", "verdicts"))
         ]
-        faults = [f"{count(e, 'count')} x {escape(e.get('error'))}" for e in rows(run, "errors")]
-        missing = count(run, "num_missing")
+        faults = [f"{e['count']} x {escape(e.get('error'))}" for e in run["errors"]]
+        missing = run["num_missing"]
         if faults:
-            kinds.append(f"{count(run, 'num_errors')} ended by a fault: {'; '.join(faults)}")
+            kinds.append(f"{run['num_errors']} ended by a fault: {'; '.join(faults)}")
         if missing:
             kinds.append(f"{missing} not played yet")
-        details.append(f"- {escape(text(run, 'title'))}, {text(run, 'mode')}: {'; '.join(kinds)}.")
+        details.append(f"- {escape(run['title'])}, {run['mode']}: {'; '.join(kinds)}.")
     lines = table(("suite", "mode", "episodes", "truncated", "no answer", "unparsable", "correct"), cells, num_left=2)
     return ["## How episodes ended", "", "Shares of finished episodes, in percent.", "", *lines, "", *details, ""]
 
 
 def _consults(results: Json) -> list[str]:
     cells = []
-    for run in rows(results, "runs"):
-        consults = optional_section(run, "consults")
+    for run in results["runs"]:
+        consults = run.get("consults")
         if consults is None:
             continue
-        title = escape(text(run, "title"))
-        cells.append(
-            [title, "any", percent(number(consults, "rate")), f"{number(consults, 'per_episode'):.2f}", "", "", "", ""]
-        )
+        title = escape(run["title"])
+        cells.append([title, "any", percent(consults["rate"]), f"{consults['per_episode']:.2f}", "", "", "", ""])
         for helper, row in _helpers(run).items():
             cells.append(
                 [
                     title,
                     escape(helper),
-                    percent(number(row, "rate")),
-                    f"{number(row, 'per_episode'):.2f}",
-                    *(str(count(row, key)) for key in ("asked", "consults", "errors", "cached")),
+                    percent(row["rate"]),
+                    f"{row['per_episode']:.2f}",
+                    *(str(row[key]) for key in ("asked", "consults", "errors", "cached")),
                 ]
             )
     if not cells:
         return []
-    lines = table(
-        (
-            "suite",
-            "helper",
-            "episodes that asked, %",
-            "answered per episode",
-            "asked",
-            "answered",
-            "failed",
-            "from cache",
-        ),
-        cells,
-        num_left=2,
-    )
+    heads = (
+        "suite", "helper", "episodes that asked, %", "answered per episode", "asked", "answered", "failed", "from cache",
+    )  # fmt: skip
+    lines = table(heads, cells, num_left=2)
     return ["## Consults", "", *lines, ""]
 
 
 def _tokens(results: Json) -> list[str]:
     cells = []
     for name, run in _runs(results):
-        tokens = section(run, "tokens")
+        tokens = run["tokens"]
         helpers = _helpers(run).values()
-        spent = sum(number(h, "prompt_tokens") + number(h, "completion_tokens") for h in helpers)
-        metered = any(count(h, "asked") > count(h, "unmetered") for h in helpers)
-        known = sum(optional_number(h, "cost_usd") or 0.0 for h in helpers)
+        spent = sum(h["prompt_tokens"] + h["completion_tokens"] for h in helpers)
+        metered = any(h["asked"] > h["unmetered"] for h in helpers)
+        known = sum(h.get("cost_usd") or 0.0 for h in helpers)
         cost = f"{known:.4f}"
-        if any(count(h, "unpriced") for h in helpers):
+        if any(h["unpriced"] for h in helpers):
             cost = f"{cost} or more" if known else "unknown"
-        per_episode = optional_number(tokens, "policy_per_episode")
+        per_episode = tokens.get("policy_per_episode")
         cells.append(
             [
                 *name,
-                *(f"{count(tokens, source):,}" for source in ("prompt", "policy", "agent", "template")),
+                *(f"{tokens[source]:,}" for source in ("prompt", "policy", "agent", "template")),
                 "" if per_episode is None else f"{per_episode:,.1f}",
                 f"{spent:,.0f}" if metered else "",
                 cost if metered else "",
-                f"{number(section(run, 'timing'), 'seconds'):,.0f}",
+                f"{run['timing']['seconds']:,.0f}",
             ]
         )
-    lines = table(
-        (
-            "suite",
-            "mode",
-            "prompt",
-            "policy",
-            "helpers' replies",
-            "template",
-            "policy per episode",
-            "helpers' own",
-            "cost, USD",
-            "seconds",
-        ),
-        cells,
-        num_left=2,
-    )
-    unmetered = sum(count(h, "unmetered") for run in rows(results, "runs") for h in _helpers(run).values())
+    heads = (
+        "suite", "mode", "prompt", "policy", "helpers' replies", "template", "policy per episode", "helpers' own", "cost, USD",
+        "seconds",
+    )  # fmt: skip
+    lines = table(heads, cells, num_left=2)
+    unmetered = sum(h["unmetered"] for run in results["runs"] for h in _helpers(run).values())
     notes = [
         "Tokens of finished episodes, in the policy's tokens, by who wrote them; \"helpers' own\" are those that the "
         "helpers read and wrote by their own account."
@@ -278,8 +245,4 @@ def _tokens(results: Json) -> list[str]:
 
 def _helpers(run: Json) -> dict[str, Json]:
     """What the helpers of a run did, by name; none in a solo run."""
-    consults = optional_section(run, "consults")
-    if consults is None:
-        return {}
-    by_helper = section(consults, "by_helper")
-    return {helper: section(by_helper, helper) for helper in by_helper}
+    return dict(run["consults"]["by_helper"]) if run.get("consults") else {}

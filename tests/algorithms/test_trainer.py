@@ -412,6 +412,16 @@ def test_a_run_is_evaluated_on_another_environment(tmp_path: Path) -> None:
     assert trainer.evaluate().keys() >= {"eval/solo_pass1", "eval/assisted_pass1"}
 
 
+def test_a_file_that_is_trained_on_is_no_evaluation(tmp_path: Path) -> None:
+    own, other = tmp_path / "own.jsonl", tmp_path / "other.jsonl"
+    for number, path in enumerate((own, other)):
+        path.write_text(json.dumps({"problem": f"{number}+1=", "answer": "2"}) + "\n")
+    options = {"data": str(own), "prompt": "bare"}
+    with pytest.raises(ConfigurationError, match="would read the rows that are trained on"):
+        make(tmp_path, env="dataset-consult", env_options=options).evaluate()
+    make(tmp_path, env="dataset-consult", env_options=options, eval_options={"data": str(other)}).evaluate()
+
+
 def test_the_config_needs_no_torch() -> None:
     code = (
         "import sys, algorithms.config, algorithms.train_config, algorithms.commands; assert 'torch' not in sys.modules"

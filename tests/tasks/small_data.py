@@ -40,6 +40,7 @@ EVALUATION_ROWS: dict[str, list[dict[str, object]]] = {
     ],
     "olympiadbench": [OLYMPIAD],
     "minerva": [MINERVA],
+    "dataset": [{"question": "What is the sum of the corners?", "answer": "360"}],
 }
 MATH_ROW = {
     "problem": "Evaluate $7\\cdot 8$ and halve it.", "level": "Level 2", "type": "Prealgebra",
@@ -91,6 +92,7 @@ TRAINING_ROWS: dict[str, list[dict[str, object]]] = {
             "category": "Physics", "difficulty": "University",
         }
     ],
+    "dataset": [{"question": "How long is the path of the snail?", "answer": "12"}],
     "scaf-grpo": [SCAF_ROW],
     "knowrl": [KNOWRL_ROW],
 }  # fmt: skip

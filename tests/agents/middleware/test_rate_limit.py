@@ -151,10 +151,7 @@ def test_a_service_that_is_crowded_stops_everybody() -> None:
     assert min(service.times[1:]) - service.times[0] >= 0.19
 
 
-def test_repair_30_a_service_that_asks_for_a_day_is_asked_again_sooner(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("aipo_agents.middleware.rate_budget.LONGEST_HOLD", 0.2)
+def test_repair_30_a_service_that_asks_for_a_day_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
     service = Service([ServiceError("busy", status=429, retry_after=86_400.0)])
     limit = RateLimit(service, requests_per_minute=60_000)
 
@@ -164,7 +161,7 @@ def test_repair_30_a_service_that_asks_for_a_day_is_asked_again_sooner(
         await all_of(limit, [ask(str(index), deadline=20.0) for index in range(5)])
 
     run(main)
-    assert 0.19 <= min(service.times[1:]) - service.times[0] < 10.0
+    assert max(service.times) - service.times[0] < 10.0
     assert service.calls == 6
     assert "verify asks for no requests within 86400 s" in caplog.text
 

@@ -121,7 +121,7 @@ def test_the_results_say_what_is_needed_to_repeat_them(folder: Path) -> None:
     assert (results["format"], results["kind"], results["complete"], results["seed"]) == (1, "aipo-evaluation", True, 5)
     assert results["policy"]["backend"] == "transformers"
     assert results["policy"]["weights"].startswith("parameters:")
-    assert {"python", "aipo", "torch", "transformers"} <= results["versions"].keys()
+    assert {"python", "aipo-rl", "torch", "transformers"} <= results["versions"].keys()
     assert results["command"] == (
         f"aipo eval --suite rulebook --out {folder} --samples 5 --max-tokens 48 --seed 5 --num-tasks 6 --batch-size 7"
     )

@@ -134,7 +134,7 @@ def test_foreign_text_opens_nothing() -> None:
 def test_a_missing_field_is_named() -> None:
     run = example_run()
     del run["tokens"]
-    with pytest.raises(DataFormatError, match="expected an object as 'tokens'"):
+    with pytest.raises(DataFormatError, match="expected a field 'tokens'"):
         results_markdown(example_results(run))
 
 
