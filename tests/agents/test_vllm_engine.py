@@ -13,7 +13,7 @@ from aipo_env.errors import ConfigurationError, MissingDependencyError
 def test_without_vllm_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("vllm", "vllm.engine", "vllm.engine.arg_utils"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingDependencyError, match=r"aipo\[vllm\]"):
+    with pytest.raises(MissingDependencyError, match=r"\[vllm\]"):
         VLLMEngine("a-model")
 
 

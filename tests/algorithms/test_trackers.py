@@ -125,7 +125,7 @@ def test_versions_of_each_part_of_a_run(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "versions.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 5]
     assert rows[0]["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert {"aipo", "numpy", "started", "platform"} <= rows[0].keys()
+    assert {"aipo-rl", "numpy", "started", "platform"} <= rows[0].keys()
 
 
 class Noted:
