@@ -41,7 +41,7 @@ def test_without_openrlhf_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(MissingDependencyError, match=r"aipo\[openrlhf\]"):
+    with pytest.raises(MissingDependencyError, match=r"\[openrlhf\]"):
         hooks.check_openrlhf()
 
 
