@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -119,20 +121,18 @@ class Text:
 Node = Num | Sym | Add | Mul | Pow | Call | PlusMinus | Quantity | Sequence | Matrix | Relation | SetOperation | Text
 
 
+_CHILDREN: dict[type, Callable[[Any], list[Node]]] = {
+    Num: lambda node: [], Sym: lambda node: [], Text: lambda node: [], Add: lambda node: node.terms,
+    Mul: lambda node: node.factors, Pow: lambda node: [node.base, node.exponent], Call: lambda node: node.args,
+    PlusMinus: lambda node: [node.operand], Quantity: lambda node: [node.value], Sequence: lambda node: node.items,
+    Matrix: lambda node: [entry for row in node.rows for entry in row], Relation: lambda node: node.members,
+    SetOperation: lambda node: node.operands,
+}  # fmt: skip
+
+
 def children(node: Node) -> list[Node]:
     """Return the parts of a node that are trees themselves, in the order written."""
-    match node:
-        case Add(parts) | Mul(parts) | Call(_, parts) | Relation(parts) | SetOperation(_, parts):
-            return parts
-        case Sequence():
-            return node.items
-        case Pow(base, exponent):
-            return [base, exponent]
-        case PlusMinus(inner) | Quantity(inner):
-            return [inner]
-        case Matrix(rows):
-            return [entry for row in rows for entry in row]
-    return []
+    return _CHILDREN[type(node)](node)
 
 
 def size(node: Node) -> int:

@@ -166,7 +166,12 @@ def split_unit(node: Node) -> tuple[Node, str]:
 
 def any_node(node: Node, wanted: Callable[[Node], bool]) -> bool:
     """Whether any part of a tree is wanted."""
-    return wanted(node) or any(any_node(part, wanted) for part in children(node))
+    if wanted(node):
+        return True
+    for part in children(node):  # a loop, since a generator costs more than most trees
+        if any_node(part, wanted):
+            return True
+    return False
 
 
 def mentions(node: Node, symbol: Node) -> bool:
