@@ -528,7 +528,7 @@ def print_results(result: Mapping[str, Any]) -> None:
     notes += [
         "contested accuracy: agreement with the conventions that this project documents; as labelled: with the rows' labels",
         "rates and times with three numbers: median (least .. largest) over the repeats",
-        "rewrites per s: the same number of processes for each grader; ours adds its algebra workers, idle on most rows",
+        "rewrites per s: the same number of processes for each grader",
         "a hang: no verdict before the watchdog; a peer that raises counts as having rejected the answer",
     ]
     report.print_report("Answer graders", result["about"], ["", *names], rows, notes)

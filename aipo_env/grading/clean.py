@@ -199,9 +199,10 @@ def _restyle(match: re.Match[str]) -> str:
         return _CONNECTIVES[content]
     if _LETTERS.fullmatch(content):
         return f" {content} "
-    if content in FUNCTIONS:
+    value_before = _VALUE_BEFORE.search(match.string, max(0, match.start() - 12), match.start())
+    if content in FUNCTIONS and not (content in ("min", "sec") and value_before):
         return f"\\{content} "
-    if content in _UNIT_LETTERS and _VALUE_BEFORE.search(match.string, max(0, match.start() - 12), match.start()):
+    if content in _UNIT_LETTERS and value_before:
         return f"\\text{{{content}}}"
     if _LETTER.fullmatch(content) and not match.string[match.end() :].strip(" .,;$"):
         return f" {content.rstrip('.')} "

@@ -14,7 +14,7 @@ from aipo_env.grading.arithmetic import Budget, NoValue
 from aipo_env.grading.figures import figure_name, same_figure
 from aipo_env.grading.intervals import equal_sets
 from aipo_env.grading.literals import joined
-from aipo_env.grading.matrices import carry_out
+from aipo_env.grading.matrices import carry_out, identity
 from aipo_env.grading.nodes import (
     Add,
     Call,
@@ -147,6 +147,8 @@ class _Comparison:
             return excluded
         if isinstance(gold, Relation) or isinstance(answer, Relation):
             return self.relations(gold, answer)
+        if isinstance(gold, Add | Mul | Pow) or isinstance(answer, Add | Mul | Pow):
+            gold, answer = (carry_out(node, self.budget) if has_parts(node) else node for node in (gold, answer))
         expanded_gold, expanded_answer = expand(gold), expand(answer)
         if self.policy.inequality_as_interval and is_set(gold) != is_set(answer):
             gold, answer = solution_set(gold), solution_set(answer)
@@ -158,10 +160,8 @@ class _Comparison:
             return self.sequences(expanded_gold, expanded_answer)
         if _is_congruence(gold) and _is_congruence(answer):
             return self.congruences(gold, answer)
-        if has_parts(gold) or has_parts(answer):
-            gold, answer = carry_out(gold, self.budget), carry_out(answer, self.budget)
-            if is_constant(gold) and has_parts(answer):
-                return Outcome(False, "sequence.kind")
+        if is_constant(gold) and has_parts(answer):
+            return Outcome(False, "sequence.kind")
         if isinstance(gold, Matrix) or isinstance(answer, Matrix):
             return self.matrices(gold, answer)
         if isinstance(gold, Quantity) or isinstance(answer, Quantity):
@@ -412,8 +412,14 @@ class _Comparison:
                 for a, b in zip(*rows, strict=True)
             ]
             return _all(gold.kind, pairs)
-        other = answer if isinstance(gold, Matrix) else gold
-        if not has_parts(other) and (gold if other is answer else answer).kind == "cases":  # type: ignore[union-attr]
+        matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
+        assert isinstance(matrix, Matrix)
+        unit = identity(matrix)
+        if unit is not None and variables(other) and variables(other) <= {"I", f"I_{len(unit.rows)}"}:
+            other = carry_out(substitute(other, dict.fromkeys(variables(other), unit)), self.budget)
+            if isinstance(other, Matrix):
+                return self.matrices(matrix, other) if matrix is gold else self.matrices(other, matrix)
+        if matrix.kind == "cases" and not has_parts(other):
             return _named("piecewise", compare_scalars(gold, answer, self.policy, self.budget))
         return Outcome(None if has_parts(other) else False, "matrix.kind")
 

@@ -53,7 +53,9 @@ _OPERATIONS = frozenset(
     """.split()  # noqa: SIM905
 )
 _CALCULATES = re.compile(
-    r"\b(?:squared?|cubed?|roots?|power|divided|multiplied|inverse|reciprocal|factorial)\b", re.IGNORECASE
+    r"\b(?:squared?|cubed?|roots?|power|divided|multiplied|inverse|reciprocal|factorial|negative"
+    r"|sqrt|log|sin|cos|tan|third|quarter|fourth|fifth|tenth|percent)\b",
+    re.IGNORECASE,
 )
 _AFTER_NUMBER = re.compile(r"^.*\d(?=\s)", re.DOTALL)
 _LETTER = re.compile(r"\s*(?:[A-Za-z]|\\[a-z]+)\s*")

@@ -566,6 +566,8 @@ class Factors(ABC):
                 rows.append([])
             elif token.text == "&":
                 self.take()
+            elif token.kind == "text" and token.text[6:-1].strip() in ("if", "when", "for"):
+                self.take()  # before the condition of a case
             else:
                 rows[-1].append(self.listing() if name in _SYSTEMS else self.item())
         rows = [row for row in rows if row]

@@ -93,11 +93,6 @@ class Grader:
     ) -> None:
         self.close()
 
-    @property
-    def worker_pids(self) -> list[int]:
-        """Process ids of helper processes: there are none."""
-        return []
-
     def grade_answer(
         self, gold: str, answer: str, policy: GradingPolicy | None = None, *, timeout: float = DEFAULT_TIMEOUT
     ) -> Grade:

@@ -62,6 +62,7 @@ _RENAMED = {
     "\\bar": "\\overline", "\\cosec": "\\csc", "\\sign": "\\sgn", "\\arcsinh": "\\arsinh",
     "\\asinh": "\\arsinh", "\\acosh": "\\arcosh", "\\atanh": "\\artanh", "\\acot": "\\arccot",
     "\\asec": "\\arcsec", "\\acsc": "\\arccsc",
+    "\\dots": "\\ldots", "\\cdots": "\\ldots",
     "\\rightarrow": "\\to", "\\longrightarrow": "\\to", "\\Rightarrow": "\\to", "\\Longrightarrow": "\\to",
     "\\arccosh": "\\arcosh", "\\arctanh": "\\artanh",
 }  # fmt: skip

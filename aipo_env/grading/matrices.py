@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from aipo_env.grading.arithmetic import Budget, NoValue
-from aipo_env.grading.nodes import Add, Matrix, Mul, Node, Num, Pow, Sym, size
+from aipo_env.grading.nodes import Add, Matrix, Mul, Node, Num, Pow, Sequence, Sym, size
 from aipo_env.grading.numeric import Evaluator
 from aipo_env.grading.trees import has_variables
 
@@ -30,6 +30,8 @@ class _Matrices:
         if isinstance(node, Matrix):
             small = sum(map(len, node.rows)) <= MAX_ENTRIES and len({len(row) for row in node.rows}) == 1
             return node if node.kind == "matrix" and small else None
+        if isinstance(node, Sequence) and node.opening + node.closing == "()" and len(node.items) <= MAX_ENTRIES:
+            return Matrix([[item] for item in node.items])  # a vector
         if isinstance(node, Add):
             return self.sum([self.matrix(term) for term in node.terms])
         if isinstance(node, Mul):
@@ -88,6 +90,14 @@ class _Matrices:
             pass
         self.budget.spend(size(node))
         return node
+
+
+def identity(matrix: Node) -> Matrix | None:
+    """Return the unit matrix of the size of a square matrix."""
+    size = len(matrix.rows) if isinstance(matrix, Matrix) and matrix.kind == "matrix" else 0
+    if not size or any(len(row) != size for row in matrix.rows):  # type: ignore[union-attr]
+        return None
+    return Matrix([[Num(Fraction(i == j)) for j in range(size)] for i in range(size)])
 
 
 def _inverse(matrix: Matrix) -> Matrix | None:

@@ -76,6 +76,8 @@ class _Parser(Factors):
                     self.take()
                 else:
                     conditions.append(self.item())
+            if not conditions:
+                raise Unreadable("prose")
             node = Call("where", [node, Sequence("", "", conditions)])
         return node
 
@@ -108,8 +110,6 @@ class _Parser(Factors):
         first = self.peek()
         if first.kind == "text":
             words = self.words()
-            if words.strip() in ("if", "when", "for"):  # the condition of a case
-                return self.item()
             if self.peek() is END or self.peek().kind in ("op", "end", "newline"):
                 return Text(words)
             if not introduces(words):

@@ -8,7 +8,7 @@ from aipo_env.grading.vocabulary import number_in_words
 
 _WRAPPER = re.compile(r"\\text\{([^{}]*)\}")
 _REALS = re.compile(
-    r"(?:the )?(?:set of )?(?:all|any|every|the)? ?real(?:s| numbers?| values?)"
+    r"(?:the )?(?:set of )?(?:all|any|every|the)? ?real(?:s| numbers?| values?|(?<=(?:all|any) real) [a-z])(?: [a-z])?"
     r"(?:,? (?:except|other than|excluding|but)(?: for)? (?P<without>[^A-Za-z]{1,80}(?:and [^A-Za-z]{1,40})?))?"
 )
 _NOTHING = re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?|(?:the )?empty set")

@@ -191,6 +191,11 @@ def membership(node: Node) -> tuple[Node | None, Node] | None:
             variable, bound, operator = members[1], members[0], FLIPPED[operators[0]]
         else:
             return None
+        if isinstance(variable, Call) and variable.name == "abs" and isinstance(variable.args[0], Sym):
+            # |x| < c lies between -c and c, |x| > c beyond them.
+            inside, closed = operator.startswith("<"), operator in ("<=", ">")
+            ends = Sequence("[" if closed else "(", "]" if closed else ")", [Mul([Num(Fraction(-1)), bound]), bound])
+            return variable.args[0], ends if inside else SetOperation("setminus", [Sym("\\mathbb R"), ends])
         if not is_name(variable):
             return None
         infinity = Sym("\\infty")

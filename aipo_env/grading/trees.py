@@ -166,12 +166,7 @@ def split_unit(node: Node) -> tuple[Node, str]:
 
 def any_node(node: Node, wanted: Callable[[Node], bool]) -> bool:
     """Whether any part of a tree is wanted."""
-    if wanted(node):
-        return True
-    for part in children(node):  # a loop, since a generator costs more than most trees
-        if any_node(part, wanted):
-            return True
-    return False
+    return wanted(node) or any(any_node(part, wanted) for part in children(node))
 
 
 def mentions(node: Node, symbol: Node) -> bool:
@@ -181,7 +176,9 @@ def mentions(node: Node, symbol: Node) -> bool:
 
 def has_parts(node: Node) -> bool:
     """Whether an expression contains a list, an interval or a matrix."""
-    return any_node(node, lambda part: isinstance(part, Sequence | Matrix))
+    if isinstance(node, Call) and node.name == "det":
+        return False
+    return isinstance(node, Sequence | Matrix) or any(map(has_parts, children(node)))
 
 
 def is_unevaluated(node: Node) -> bool:

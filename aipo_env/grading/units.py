@@ -77,9 +77,10 @@ def is_unit(words: str, own: frozenset[str] | None) -> bool:
             elif word not in UNIT_WORDS and word not in _BESIDE and word not in own and part not in _LETTERS:
                 return False
             last = word
-    return True
+    return last not in _INCOMPLETE
 
 
+_INCOMPLETE = frozenset(("square", "cubic", "sq", "cu", "per", "a", "an", "of"))
 _LETTERS = frozenset("NJWVKCFLm")
 _DOUBT = re.compile(
     r"(?<![A-Za-z^{])\d|\b(?:not|no|or|nor|wrong|but|maybe|perhaps|except|without|never|neither|either|than|is|are)\b|n't\b",
