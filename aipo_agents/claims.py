@@ -39,7 +39,7 @@ _CALCULATING: Final = frozenset(
 """`a total of 3+4 = 7` names what is calculated, unless one of these stands before "of"."""
 
 _LEADING: Final = frozenset(
-    word_list("so is are have has get gets gives thus then hence therefore that equals was or and")
+    word_list("so is are have has get gets gives yields becomes thus then hence therefore that equals was or and")
 )
 """Behind these a minus sign begins a negative number; behind other words it subtracts from what they name."""
 
@@ -48,7 +48,7 @@ _CONNECTIVES: Final = frozenset(word_list("so then thus hence therefore that and
 _CLAUSE: Final = frozenset(
     word_list(
         """so and is are was were has have had if then because since which that but when where while he she they it we
-    you gives makes need needs get gets will would can thus hence therefore"""
+    you gives yields yield becomes makes need needs get gets will would can thus hence therefore"""
     )
 )
 """Words of a sentence, as opposed to those of a unit."""
@@ -116,7 +116,7 @@ class Side:
     @property
     def is_number(self) -> bool:
         """Whether it is one number, with a sign or a unit perhaps: nothing is calculated."""
-        kinds = [piece.kind for piece in self.pieces if piece.kind != "unit" and piece.text not in ("-", "%")]
+        kinds = [piece.kind for piece in self.pieces if piece.kind != "unit" and piece.text not in ("-", "%", "{", "}")]
         return kinds == ["number"]
 
 
@@ -184,7 +184,16 @@ def _pieces(text: str) -> list[Piece]:
         kind, value, start, end = match.lastgroup or "other", match[0], *match.span()
         if kind == "space" or (value in ("~", "&", "$") and kind != "money"):
             continue
-        if kind == "number":
+        if (
+            kind == "number"
+            and "," in value
+            and [p.text.strip("\\") in _FUNCTIONS for p in pieces[-2:]] == [True, False]
+        ):
+            for part in re.finditer("[0-9.]+|,", value):  # gcd(378,315)
+                pieces.append(
+                    Piece("break" if part[0] == "," else kind, part[0], start + part.start(), start + part.end())
+                )
+        elif kind == "number":
             pieces.append(Piece(kind, value.replace(",", ""), start, end))
         elif kind == "relation" or (kind == "command" and value in _RELATIONS):
             pieces.append(Piece("is" if value == IS else "relation", _RELATIONS[value], start, end))
@@ -434,7 +443,7 @@ def _claim(run: list[Piece], text: str) -> tuple[Claim | None, bool]:
     if sides[0] and sides[0][0].kind == "naming":
         named = sides[0].pop(0)
         prose = True
-        if not _calculates(sides[0]):
+        if not any(piece.kind == "operator" for piece in sides[0]):
             sides[0].insert(0, dataclasses.replace(named, kind="unknown"))
     if relations and not sides[0]:  # "the total = 5+3 = 8"
         sides, relations, whole, prose = sides[1:], relations[1:], prose, True
@@ -451,7 +460,9 @@ def _written(side: Sequence[Piece], text: str) -> str:
 
 
 def _calculates(side: Sequence[Piece]) -> bool:
-    return any(piece.kind == "operator" for piece in side) and side[0].kind != "naming"
+    """Whether a side before the word "is" calculates; `a 30-60-90 triangle` does not."""
+    operators = {piece.text for piece in side if piece.kind == "operator"}
+    return bool(operators) and side[0].kind != "naming" and not (operators == {"-"} and side[-1].kind == "unit")
 
 
 def _is_modulus(piece: Piece) -> bool:

