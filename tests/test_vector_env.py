@@ -212,16 +212,17 @@ def test_render_and_close() -> None:
 
 
 def test_repair_02_a_loop_over_a_test_split_warns_once() -> None:
-    def play(split: str, steps: int, **options: Any) -> None:
+    def play(split: str, steps: int, resets: int = 1, **options: Any) -> None:
         env = aipo_env.make_vec("rulebook-consult", 2, split=split, **options)
-        env.reset(seed=0)
-        for _ in range(steps):
-            env.step([r"\boxed{1}"] * 2)
+        for seed in range(resets):
+            env.reset(seed=seed)
+            for _ in range(steps):
+                env.step([r"\boxed{1}"] * 2)
 
     # One episode for each reset is how an evaluation goes; the next one is begun without being asked for.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        play("test", 1)
+        play("test", 1, resets=3)
         play("train", 4)
         play("test", 4, allow_test_split=True)
     with pytest.warns(UserWarning, match="for evaluation") as caught:

@@ -36,7 +36,7 @@ MAX_GOLD_CHARS = 100
 
 _POLICIES: Mapping[AnswerType, GradingPolicy] = {"math": MATH500, "integer": INTEGER, "aime": AIME, "choice": CHOICE}
 _NO_ANSWERS = frozenset({"", "proof", "notfound", "notavailable", "none", "na", "null", "seesolution"})
-_IMAGE = re.compile(r"!\[|<image>|\\includegraphics|\[asy\]", re.IGNORECASE)
+_IMAGE = re.compile(r"!\[|<image>|\\includegraphics", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<![\\A-Za-z])(?:[A-Za-z]{2,} +){3,}[A-Za-z]{2,}")
 _DIGITS = re.compile(r"-?\d{1,30}")
 _log = logging.getLogger("aipo_env")

@@ -142,6 +142,12 @@ def test_half_of_a_problem_is_enough_and_less_is_not() -> None:
     assert sets.find(" ".join([*words[:26], "then", "more"])) is None  # 19 of 40
 
 
+def test_a_problem_of_stock_phrases_alone_counts_with_them() -> None:
+    text = "Let $m$ and $n$ be relatively prime positive integers with the sum of the digits of $m/n$"
+    sets = TestSets({f"set {i}": [("1", text)] for i in range(6)})
+    assert sets.find(f"There are 12 of them. {text}. Add 17.") is not None
+
+
 def test_equal_means_the_same_letters_and_digits() -> None:
     sets = TestSets({"t": [("1", "Find $x$ of 5 and 7 and 9 and 11 and 13.")]}, "equal")
     assert sets.find("find x, of 5 and 7; and 9 and 11 and 13") is not None
@@ -212,6 +218,16 @@ def test_the_command_finds_copies_and_exits_with_1(
     assert set(found["against"]) >= {"math500", "gpqa-diamond"}
     with pytest.raises(ConfigurationError, match="rulebook has no end"):
         data("check", "rulebook", "math500")
+
+
+def test_gsm8k_trains_on_next_to_nothing_of_its_test(data_folder: Path) -> None:
+    path = data_folder / "gsm8k" / "train.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    texts = [json.loads(line)["question"] for line in path.read_text(encoding="utf-8").splitlines()]
+    found = list(TestSets({"gsm8k": problems_of("gsm8k", data_folder)}).copies(texts))
+    # The one is a template with other numbers: "A train travels 270 miles in 3 hours. At the same rate, ...".
+    assert [copy.how for copy in found] == ["contained"]
 
 
 def test_real_test_sets_do_not_stand_in_each_other(data_folder: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 import aipo_env
 from aipo_env.errors import ConfigurationError
+from aipo_env.grading import Grade
+from aipo_env.tasks.base import Task
 from aipo_env.tasks.mix import MixTasks
 from aipo_env.testing import check_taskset
 from tests.helpers import SumTasks
@@ -59,6 +61,17 @@ def test_endless_parts_take_turns_behind_the_finite_ones() -> None:
     shares = drawn(tasks)
     assert set(shares) == set(tasks.parts)
     assert abs(shares["rulebook-consult"] - 2000) < 5 * np.sqrt(1000)
+
+
+def test_a_part_grades_its_own_tasks() -> None:
+    class ById(SumTasks):
+        def grade(self, task: Task, answer: str) -> Grade:
+            assert task.id.startswith("sums/")
+            return super().grade(task, answer)
+
+    tasks = MixTasks(parts={"sums": (1, ById())})
+    assert tasks.grade(tasks.task(3), "4").correct
+    assert asyncio.run(tasks.grade_async(tasks.task(3), "4")).correct
 
 
 def test_draws_are_a_function_of_the_generator_alone() -> None:

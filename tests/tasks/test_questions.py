@@ -149,6 +149,13 @@ def test_rows_that_teach_nothing_are_left_out_and_counted(tmp_path: Path) -> Non
     assert tasks.provenance()["rows"] == 2
 
 
+def test_a_figure_in_words_is_no_image(tmp_path: Path) -> None:
+    rows = [{**MATH_ROW, "problem": "Find it. [asy] draw((0,0)--(1,1)); [/asy]"}]
+    write_jsonl(tmp_path / "math500" / "test.jsonl", [MATH500])
+    write_jsonl(tmp_path / "math" / "train.jsonl", rows)
+    assert QuestionTasks(family="math", data=tmp_path).num_tasks == 1
+
+
 def test_two_spellings_of_one_answer_are_no_conflict(tmp_path: Path) -> None:
     (row,) = numbered(1)
     rows = [{**row, "answer": answer} for answer in ("\\frac{1}{2}", "0.5")]
