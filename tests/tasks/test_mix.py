@@ -69,7 +69,7 @@ def test_a_part_grades_its_own_tasks() -> None:
             assert task.id.startswith("sums/")
             return super().grade(task, answer)
 
-    tasks = MixTasks(parts={"sums": (1, ById())})
+    tasks = MixTasks(parts={"mine": (1, ById())})
     assert tasks.grade(tasks.task(3), "4").correct
     assert asyncio.run(tasks.grade_async(tasks.task(3), "4")).correct
 
