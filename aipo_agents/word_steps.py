@@ -19,6 +19,8 @@ from aipo_agents.render import format_decimal
 from aipo_agents.text import words
 
 MAX_CHARS: Final = 2000
+MAX_TRANSCRIPT_CHARS: Final = 20_000
+MAX_DIGITS: Final = 12
 
 _ONES: Final = words(
     """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
@@ -33,6 +35,7 @@ _WORD_NUMBER: Final = re.compile(
 )
 _FRACTION: Final = re.compile(rf"\b(a|an|[0-9]+)[ -]({'|'.join(_PARTS)})s?\b")
 
+_NUMBER: Final = re.compile(rf"\d{{0,{MAX_DIGITS}}}\.?\d{{1,{MAX_DIGITS}}}")
 _QUANTITY: Final = re.compile(
     r"(?<![\d/.:-])(\$ ?)?((?:\d+)?\.?\d+)(?![\d/%:]|\.\d| times\b)(?:-(?=[a-z]))?((?: ?[a-z'-]+){0,4})"
 )
@@ -65,7 +68,8 @@ def word_step(problem: str, transcript: str = "") -> str | None:
     """A calculation for a problem in words that is not written down yet, or None."""
     text = normal_form(problem[:MAX_CHARS])
     found = quantities(text)
-    written = {Fraction(number) for number in re.findall(r"\d*\.?\d+", f"{text} {transcript.replace(',', '')}")}
+    seen = transcript[-MAX_TRANSCRIPT_CHARS:].replace(",", "")
+    written = {Fraction(number) for number in _NUMBER.findall(f"{text} {seen}")}
     for left, said in itertools.chain(*(rule(text, found) for rule in (_products, _shares, _differences, _periods))):
         value = _value(left)
         if value is not None and value > 0 and value not in written:
@@ -129,6 +133,8 @@ def quantities(text: str) -> list[Quantity]:
     vague: set[int] = set()
     ends = [match.end() for match in re.finditer(r"[.?!](?= |$)", text)]
     for match in _QUANTITY.finditer(text):
+        if len(match[2]) > MAX_DIGITS:
+            continue
         words = [word for word in match[3].split() if word not in _SKIPPED or word in _PER_WORDS]
         noun = "$" if match[1] else ""
         for word in words if not noun else ():
@@ -234,9 +240,17 @@ def _differences(text: str, found: list[Quantity]) -> Iterator[Calculation]:
     """`5 more than Ann`, where the number of Ann's is stated."""
     for more in found:
         compared = _COMPARED.match(text, more.end)
-        who = re.match(r" (?:(?:the|his|her|their|an?|of) )*([a-z]+)", text[compared.end() :]) if compared else None
-        for q in found if compared and who else ():
-            if q is not more and not q.per and _COMPARED.match(text, q.end) is None and _belongs(q, who[1], text):
+        if compared is None:
+            continue
+        who = re.match(r" (?:(?:the|his|her|their|an?|of) )*([a-z]+)", text[compared.end() :])
+        for q in found:
+            if (
+                who is not None
+                and q is not more
+                and not q.per
+                and _COMPARED.match(text, q.end) is None
+                and _belongs(q, who[1], text)
+            ):
                 sign = "-" if compared[1] in ("fewer", "less", "younger", "shorter", "lower") else "+"
                 yield f"{q.value}{sign}{more.value}", text[more.start : compared.end() + 20]
 
