@@ -200,4 +200,6 @@ def names_e(node: Node) -> bool:
     """Whether e stands where it may be a name rather than the constant: not as the base of a power."""
     if isinstance(node, Pow) and node.base == Sym("e"):
         return names_e(node.exponent)
+    if isinstance(node, Call) and node.name in ("ln", "log") and node.args == [Sym("e")]:
+        return False
     return node == Sym("e") or any(map(names_e, children(node)))

@@ -202,11 +202,20 @@ class Checker:
     # -- with variables
 
     def _resolved(self, index: int, link: _Link) -> Outcome | None:
-        """The link with the values put in that the text states elsewhere; None where one is missing."""
+        """The link with the values put in that the text states elsewhere; None where one is missing.
+
+        Where a variable has a value before the link and another one behind it, either may be meant.
+        """
+        behind, before = self._with_values(index, link, roots=True), self._with_values(index, link, roots=False)
+        if behind is None or behind == before:
+            return before
+        return CORRECT if CORRECT in (behind, before) else behind if before is None else None
+
+    def _with_values(self, index: int, link: _Link, *, roots: bool) -> Outcome | None:
         if any(isinstance(a, Sym) and not variables(b) for a, b in ((link.left, link.right), (link.right, link.left))):
             return None  # `x=2` beside `x=4`: two roots
         outcome: Outcome | None = None
-        for values, used in self._assignments(index, link):
+        for values, used in self._assignments(index, link, roots):
             left, right = (substitute(node, values, self._functions) for node in (link.left, link.right))
             if variables(left) | variables(right) or unknown_function(left) or unknown_function(right):
                 return None
@@ -250,7 +259,7 @@ class Checker:
     def _shown(self, node: Node) -> str:
         return format_value(value_of(node, None, self._budget))
 
-    def _assignments(self, index: int, link: _Link) -> Iterator[tuple[dict[str, Node], set[int]]]:
+    def _assignments(self, index: int, link: _Link, roots: bool) -> Iterator[tuple[dict[str, Node], set[int]]]:
         """Values for the link's variables: the last ones stated before it, else all that are stated behind it."""
         fixed: dict[str, Node] = {}
         used: set[int] = set()
@@ -262,10 +271,11 @@ class Checker:
             if any(value != stated[0][1] for _, value in stated):
                 # Roots stand right behind their equation; other values are those of other cases.
                 after = [(k, value) for k, value in stated if k > index]
-                roots = [item for place, item in enumerate(after) if item[0] == index + place + 1]
-                if not roots and (self._prose or not before):
+                after = [item for place, item in enumerate(after) if item[0] == index + place + 1]
+                if roots:
+                    stated, before = after, []
+                elif (self._prose and before and before[-1][0] != index - 1) or not before:
                     return
-                stated, before = roots or before, [] if roots else before
             if before:
                 fixed[name] = before[-1][1]
                 used.add(before[-1][0])

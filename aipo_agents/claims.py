@@ -13,6 +13,7 @@ from typing import Final
 
 from aipo_agents.prose import IS, rewrite
 from aipo_agents.text import words as word_list
+from aipo_env.grading.units import canonical_unit, unit_size
 
 MAX_CLAIMS: Final = 20
 MAX_UNIT_WORDS: Final = 6
@@ -269,6 +270,8 @@ def _is_ratio(pieces: Sequence[Piece], position: int) -> bool:
 def _add_words(runs: list[list[Piece]], words: Sequence[Piece], following: Piece | None, depth: int) -> None:
     """Decides what a row of words is: a unit, the rest of a calculation, or an end."""
     run, texts = runs[-1], [word.text.lower() for word in words]
+    while len(texts) > 1 and texts[-1] in ("the", "his", "her", "their", "its"):
+        texts.pop()  # `half of the 3+5` carries on as `half of 3+5` does
     after_value = bool(run) and (run[-1].kind in ("number", "symbol", "close") or run[-1].text in ("%", "!"))
     after_operator = bool(run) and run[-1].kind == "operator" and run[-1].text in "+-*/"
     unit = Piece("unit", " ".join(texts), words[0].start, words[-1].end)
@@ -298,12 +301,14 @@ def _add_words(runs: list[list[Piece]], words: Sequence[Piece], following: Piece
     elif after_operator and run[-1].text != "-":
         run.append(dataclasses.replace(unit, kind="unknown"))  # `12 + interest`
     begin: list[Piece] = []
+    compound = after_value and len(words) == 1 and following is not None and following.kind == "number"
     naming = texts[-1] in _NAMING and (
         texts[-2] not in _CALCULATING if len(texts) > 1 else texts == ["from"] and not run
     )
     glued = following is not None and following.start == words[-1].end
     if (
         texts[-1] in _BEFORE
+        or (compound and unit_size(canonical_unit(texts[0])) is not None)  # `2 hours 30 minutes`
         or (texts[-1] == "and" and bool(run) and _lone_number(run))
         or (
             following is not None

@@ -100,11 +100,11 @@ def rewrite(query: str) -> tuple[str, list[str]]:
         text = _DEGREES.sub("", text)  # every angle is in degrees then
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
+    text = _NAMED.sub(lambda m: f"({m[2]}{_NAMED_OPERATORS[m[1].lower()]}{m[3]})", text)
     text = _OF.sub(r"\1 * ", text)
     text = _FRACTION_WORDS.sub(_fraction, text)
     text = _MULTIPLE.sub(lambda m: f"{_MULTIPLES[m[1].lower()]} * ", text)
     text = _TIMES.sub(lambda m: f"{_NUMBER_WORDS[m[1].lower()]} * ", text)
-    text = _NAMED.sub(lambda m: f"({m[2]}{_NAMED_OPERATORS[m[1].lower()]}{m[3]})", text)
     text = _OPERATOR_WORD.sub(lambda m: f"{m[1]} {_OPERATOR_WORDS[m[2].lower()]} ", text)
     return _IS.sub(f" {IS} ", _EQUALS.sub(" = ", text)), marks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from aipo_agents.claims import Side
 from aipo_env.grading.units import canonical_unit, unit_size
 
+_LOG: Final = re.compile(r"\\?log(?![_a-z0-9])")
 _CONVENTIONS: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("year", "month"): (12,), ("year", "week"): (52,), ("year", "day"): (365, 366, 360), ("month", "day"): (30, 31, 28),
     ("month", "week"): (4,), ("decade", "year"): (10,), ("century", "year"): (100,), ("dozen", ""): (12,),
@@ -33,7 +35,11 @@ def compose(side: Side, *, percent: bool = True, sizes: bool = False) -> str:
     for index, piece in enumerate(side.pieces):
         if piece.kind == "unit":
             continue
-        if piece.start > end:
+        if index and side.pieces[index - 1].kind == "unit" and parts and piece.kind in ("number", "symbol", "open"):
+            # `6 feet \frac{144}{1}` is a product, not a mixed number.
+            last = (parts[-1] or " ")[-1]
+            parts.append(" * " if last.isalnum() or last in ")}" else " ")
+        elif piece.start > end:
             parts.append(" ")
         end = piece.end
         before = side.pieces[index - 1].text if index else ""
@@ -56,11 +62,17 @@ def compose(side: Side, *, percent: bool = True, sizes: bool = False) -> str:
 def other_readings(left: Side, right: Side) -> Iterator[tuple[str, str]]:
     """The other ways to read an equation of two sides, best first."""
     plain = compose(left), compose(right)
+    if "log" in left.text + right.text:
+        yield _LOG.sub(r"\\lg ", plain[0]), _LOG.sub(r"\\lg ", plain[1])
     if "%" in left.text or "%" in right.text:
         bare = tuple(compose(side, percent=not _all_percent(side)) for side in (left, right))
-        yield bare[0], bare[1]
-        yield bare[0], plain[1]
-        yield plain[0], bare[1]
+        if "%" in left.text and "%" in right.text:
+            yield bare[0], bare[1]
+        if not (left.is_number and right.is_number):
+            # `5/20*100 = 25%`; but 1/2 is not 0.5%
+            for side, texts in ((left, (bare[0], plain[1])), (right, (plain[0], bare[1]))):
+                if not side.is_number or float(next(p.text for p in side.pieces if p.kind == "number")) >= 1:
+                    yield texts
         for swapped in ((left, right), (right, left)):
             based = _percent_of_the_rest(swapped[0])
             if based is not None:
