@@ -97,7 +97,7 @@ def test_claims_at_values_and_without_rounding() -> None:
 def test_readable_golds() -> None:
     for gold in (r"\frac12", "x^2+1", r"\text{Friday}", "(1,2]", r"5 \text{ cm}"):
         assert readable_gold(gold), gold
-    for gold in ("", "((2", r"\frac{2}"):
+    for gold in ("", "((2", r"\frac{2}", r"\unknown + 1"):
         assert not readable_gold(gold), gold
     assert readable_gold("025", AIME)
     assert not readable_gold("x", AIME)
