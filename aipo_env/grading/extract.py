@@ -10,7 +10,7 @@ import itertools
 import re
 
 from aipo_env.grading.units import UNIT_WORDS
-from aipo_env.grading.vocabulary import SCALES, introduces
+from aipo_env.grading.vocabulary import NUMBER_WORDS, SCALES, introduces
 
 MAX_TEXT = 400_000
 """Only this many characters at the end of a text are searched."""
@@ -34,11 +34,15 @@ _NUMBER = re.compile(
     r"(?:/\d{1,40})?(?:\s?(?:\\?%|percent\b))?"
 )
 _COUNTED = re.compile(r"([-+−]?(?:\\?\$\s?)?[\d,]{1,400}(?:\.\d{1,400})?)((?:\s+[A-Za-z]{1,30}){1,40})")
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|<\|")
+# A mark of exclamation behind a value is a factorial; what is asked is not said.
+_SENTENCE_END = re.compile(r"[.](?=\s|$)|(?<![\d)}\]$\s])!(?=\s|$)|<\|")
+_SENTENCE_START = re.compile(r"[.!?](?=\s)|<\|")
 _STARTS_LIKE_MATH = re.compile(r"[-+−]?[\d(\[{\\$.|√π]")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s{0,4}\{|[}*_]")
 # What may stand right before a value that a sentence states: one of these words, a mark, or nothing.
-_BEFORE = re.compile(r"(?:^|([:=≈>(])|(?<!\d)(?:,|;)|([A-Za-z]+)\s*[:,]?)[\s$]*$")
+_BEFORE = re.compile(
+    r"(?:^|([=≈]|[=-]>|(?<![\d#])(?<![\d#]\s):|[A-Za-z:]\s\()|(?<!\d)(?:,|;)|([A-Za-z]+)\s*[:,]?)[\s$]*$"
+)
 _BEFORE_VALUE = frozenset(
     """
     is are was were be equals equal to makes make made gets get got has have had costs cost pays pay paid earns
@@ -49,9 +53,11 @@ _BEFORE_VALUE = frozenset(
 _OPERATIONS = frozenset(
     """
     of times plus minus by over root square squared cubed cube power than and or half hundred thousand million
-    billion percent dozen divided multiplied
+    billion percent dozen divided multiplied doubled tripled doubling tripling squaring cubing halving halved
+    multiplying dividing adding subtracting factorial mod modulo base exponent k grand ten
     """.split()  # noqa: SIM905
 )
+_CHANGES = (_OPERATIONS | NUMBER_WORDS) - {"of", "by", "over", "and", "one"}
 _CALCULATES = re.compile(
     r"\b(?:squared?|cubed?|roots?|power|divided|multiplied|inverse|reciprocal|factorial|negative"
     r"|sqrt|log|sin|cos|tan|third|quarter|fourth|fifth|tenth|percent)\b",
@@ -62,7 +68,9 @@ _LETTER = re.compile(r"\s*(?:[A-Za-z]|\\[a-z]+)\s*")
 _IS_ANSWER = re.compile(r"[\s$]*is the (?:final |correct |only )?(?:answer|solution|result)\b")
 _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[A-Za-z]{2,}\s+[A-Za-z]{2,}|^\W*[.:]|[$]|\w:\s")
 _DEGREE = re.compile(r"(?:\s*\b(?:about|approximately|roughly|exactly|only|just))+\s*$", re.IGNORECASE)
-_TOTAL_OF = re.compile(r"\b(?:total|average|sum|profit|cost|speed|price)\s+of[\s$]*$", re.IGNORECASE)
+_TOTAL_OF = re.compile(
+    r"\b(?:an?|total)\s+(?:\w{1,20}\s+)?(?:total|average|sum|profit|cost|speed|price)\s+of[\s$]*$", re.IGNORECASE
+)
 _AFTER = frozenset(
     """
     in on at for per each every from after before by total altogether left because since as and so
@@ -71,7 +79,7 @@ _AFTER = frozenset(
 _UNIT_TOO = frozenset((*SCALES, "per", "percent", "degrees", "square", "cubic"))
 _DOUBT = re.compile(
     r"\b(?:not|no|neither|nor|never|cannot|false|wrong|incorrect|unless|except|excluded?|impossible|least|most|less|more|fewer|than"
-    r"|or|half|twice|double|opposite|maybe|perhaps|possibly|if)\b|n['’]t\b",
+    r"|or|half|twice|double|opposite|maybe|perhaps|possibly|if|nobody|deny|denies|suppose|assume|pretend|bad)\b|n['’]t\b",
     re.IGNORECASE,
 )
 
@@ -215,11 +223,15 @@ def _with_unit(number: str, words: list[str]) -> str | None:
     unit: list[str] = []
     for word in words:
         plain = word.casefold()
-        if len(plain) == 1 and plain in "mgshlnjwvkcf":
-            return f"{number} \\text{{{word}}}" if not unit else " ".join([number, *unit])
-        if (plain not in UNIT_WORDS and plain not in _UNIT_TOO) or plain == "in":
-            return " ".join([number, *unit]) if plain in _AFTER else None
-        unit.append(word)
+        if len(plain) == 1 and plain in "mgshlnjwvkcf" and not unit:
+            unit.append(f"\\text{{{word}}}")
+        elif (plain not in UNIT_WORDS and plain not in _UNIT_TOO) or plain == "in":
+            rest = [other.casefold() for other in words[len(unit) :]]
+            changes = _CHANGES - NUMBER_WORDS if plain == "for" else _CHANGES
+            changed = _DOUBT.search(" ".join(rest)) or any({one, one.removesuffix("s")} & changes for one in rest)
+            return " ".join([number, *unit]) if plain in _AFTER and not changed else None
+        else:
+            unit.append(word)
     return " ".join([number, *unit])
 
 
@@ -269,9 +281,9 @@ def _stated(text: str, start: int, end: int, value: str, *, formula: bool) -> st
         return value + "\\%"
     words = re.match(r"[*$\s]*([A-Za-z]+)", after)
     if formula:
-        return None if words and words[1].casefold() in _OPERATIONS else value
+        return None if words and {words[1].casefold(), words[1].casefold().removesuffix("s")} & _OPERATIONS else value
     if words is None:
-        return value if re.match(r"[*$€£\s]*(?:$|[.,;:!?)\u00b0'\"\\])", after) else None
+        return value if re.match(r"[*$€£\s]*(?:$|[.,;:)\u00b0'\"]|\\[)\],;:\s\\])", after) else None
     return _with_unit(value, re.findall("[A-Za-z]+", after))
 
 
@@ -283,5 +295,5 @@ def _innocent(before: str) -> bool:
 
 def _last_sentence(text: str) -> str:
     """Return what stands before a value: from the last full stop, line or number on."""
-    ends = [match.end() for match in _SENTENCE_END.finditer(text, max(0, len(text) - 400))]
+    ends = [match.end() for match in _SENTENCE_START.finditer(text, max(0, len(text) - 400))]
     return _AFTER_NUMBER.sub("#", text[max([ends[-1] if ends else 0, text.rfind("\n") + 1, len(text) - 400]) :])

@@ -69,7 +69,7 @@ _PARTS_OF = {
     "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
     "ninth": 9, "tenth": 10, "twelfth": 12, "hundredth": 100,
 }  # fmt: skip
-_NUMBER_WORDS = frozenset([*_SMALL, *_TENS, *SCALES])
+NUMBER_WORDS = frozenset([*_SMALL, *_TENS, *SCALES])
 
 
 def number_in_words(words: str) -> Fraction | None:
@@ -80,7 +80,7 @@ def number_in_words(words: str) -> Fraction | None:
     if len(parts) > 1 and parts[-1].removesuffix("s") in _PARTS_OF:
         top = Fraction(1) if parts[0] in ("a", "an") else number_in_words(" ".join(parts[:-1]))
         return top / _PARTS_OF[parts[-1].removesuffix("s")] if top is not None and top < 20 else None
-    if not parts or len(parts) > 24 or not any(part in _NUMBER_WORDS for part in parts):
+    if not parts or len(parts) > 24 or not any(part in NUMBER_WORDS for part in parts):
         return None
     total, group, last, previous = 0, 0, 10**15, ""
     for index, part in enumerate(parts):

@@ -60,6 +60,34 @@ def test_unmarked_answers_count_only_without_marked_only(text: str, answer: str 
     assert extract_answer(text, marked_only=True) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hence x > 5.", r"Hence it is 5\pi.", r"so we have 5\sqrt{2}", "so we have f(5)", "so we have -(5)", "so it is 10 : 5",
+        "so it is !5", "so we have 5!", "Could it be 5?", "Answer: 5!", "Answer: 5? No, 6.", "Answer: 5 at most",
+        "Answer: 5 in a million", "Answer: 5 in thousands", "Answer: 5 before doubling", "Answer: 5 in base seven",
+        "Answer: 5 and a half", "Answer: 5 dollars and fifty cents", "Answer: 5 m and ten cm", "Answer: 5 so no",
+        "so we have $5$ thousands", "so we have $5$ doubled", "so we have $5$ k", "The answer is the digit sum of $5$",
+        "I deny that the answer is 5", "Suppose the answer is 5",
+    ],
+)  # fmt: skip
+def test_repair_07_a_number_that_its_sentence_changes_is_not_what_it_states(grader: Grader, text: str) -> None:
+    assert not grader.grade_text("5", text).correct
+
+
+def test_repair_07_a_number_that_its_sentence_states_counts(grader: Grader) -> None:
+    texts = [
+        "Answer: 5 square feet in all",
+        "Answer: 5 dollars per week",
+        "That is => 5",
+        "The ratio: (5)",
+        "for a total of 5",
+        "Answer: 5 apples!",
+    ]
+    assert [text for text in texts if not grader.grade_text("5", text).correct] == []
+    assert grader.grade_text("120", "Answer: 5!").correct
+
+
 def test_a_policy_that_wants_a_mark_finds_no_answer(grader: Grader) -> None:
     assert grader.grade_text("15", "that makes 15", MATH500).correct
     grade = grader.grade_text("15", "that makes 15", AIME)
