@@ -40,9 +40,11 @@ class TokenCodec(Protocol):
     """Equal for two tokenizers exactly when they map all ids and texts alike."""
     eos_ids: frozenset[int]
     """The ids with which the policy ends a turn."""
+    reserved_ids: frozenset[int]
+    """The ids that no text may become: control tokens, and all other added tokens but the markup's tags."""
 
     def encode(self, text: str) -> list[int]:
-        """Plain text to ids. Never yields a control token, whatever the text says."""
+        """Plain text to ids. Never yields one of `reserved_ids`, whatever the text says."""
         ...
 
     def encode_tag(self, tag: str) -> list[int]:
@@ -426,6 +428,8 @@ class Episode:
             self._append(Segment(Source.AGENT, text, agent=agent))
             return
         own = reply.token_ids is not None and reply.tokenizer == self._codec.fingerprint and content == reply.text
+        # Of a helper's ids none may open a turn, whatever they decode to.
+        own = own and self._codec.reserved_ids.isdisjoint(reply.token_ids or ())
         ids = list(reply.token_ids or ()) if own else self._codec.encode(content)
         known = own and reply.logprobs is not None
         logprobs = list(reply.logprobs or ()) if known else [0.0] * len(ids)
@@ -447,6 +451,8 @@ class Episode:
         last = self.segments[-1].token_ids
         if self._codec is not None and last and last[-1] in self._codec.eos_ids:
             ids = tuple(self._codec.encode_next_turn(text))
+            # What ended this turn may be what begins the next one (GLM).
+            ids = ids[1:] if ids[:1] == last[-1:] else ids
         else:
             ids = self._encode(text)
         self._append(Segment(Source.TEMPLATE, text, ids, agent=agent))

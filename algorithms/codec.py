@@ -1,19 +1,35 @@
-"""Between text and token ids: what token-exact episodes need of a `transformers` tokenizer."""
+"""Between text and token ids: what token-exact episodes need of a `transformers` tokenizer.
+
+Text that somebody wrote is never read as anything but text: not as a control token, and not as any other token that was
+added to the vocabulary, flagged special or not (`<think>`, `<tool_call>`, DeepSeek's `<｜User｜>` are not). It is encoded by
+a copy of the tokenizer that has no added tokens, so that the text stays and such an id cannot come out. In a chat template
+a placeholder stands where the text will be; the template's own tokens come from the rendering, and the text, with the plain
+characters that touch it there, from that copy. For a text without added tokens these are the ids of the whole rendering.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from aipo_env.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 _MARKUP_STARTS = ("<consult", "</consult", "<feedback", "</feedback", "<notice", "</notice", "\\boxed")
+_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|observation|>", "<|call|>", "<|return|>", "<end_of_turn>")
+"""What ends a turn where a chat template names it, besides what it ends turns with: Llama's, GLM's, harmony's, Gemma's."""
+_ROLES = ("user", "assistant", "user")
+_TEXTS = ("placeholder-of-a-user", "placeholder-of-an-assistant", "placeholder-of-the-next-user")
+
+_Frame = tuple[list[int], str, str, list[int]]
+"""What stands around a text in a chat: ids, the plain characters that touch the text, the same behind it, ids."""
 
 
 class TransformersCodec:
@@ -21,9 +37,13 @@ class TransformersCodec:
 
     Args:
         tokenizer: a fast tokenizer (one with a Rust backend).
+        stops: ids that end a turn, besides the tokenizer's own and those of the chat template: see `stop_ids`.
+
+    Raises:
+        ConfigurationError: for a slow tokenizer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, stops: Iterable[int] = ()) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ConfigurationError(
@@ -33,56 +53,59 @@ class TransformersCodec:
         self.tokenizer = tokenizer
         # The rollouts of a group share their prompt.
         self._prompt_ids = functools.lru_cache(maxsize=1024)(self._encode_prompt)
-        self.fingerprint = _fingerprint(backend.to_str())
-        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | set(
-            tokenizer.all_special_ids
-        )
+        state = json.loads(backend.to_str())
+        # Callers switch padding and truncation; they do not decide how text and ids map.
+        del state["padding"], state["truncation"]
+        self.fingerprint = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
+        added = tokenizer.added_tokens_decoder
+        special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+        self._added_ids = frozenset({*added, *special})
         # A tokenizer may hold our tags as single tokens; they are text of the episode, not control tokens.
-        markup = {i for i in special if str(tokenizer.convert_ids_to_tokens(i)).startswith(_MARKUP_STARTS)}
-        self._control_ids = frozenset(special - markup)
-        eos = tokenizer.eos_token_id
-        self.eos_ids = frozenset() if eos is None else frozenset({int(eos)})
+        tags = {i for i in self._added_ids if str(tokenizer.convert_ids_to_tokens(i)).startswith(_MARKUP_STARTS)}
+        self._control_ids, self.reserved_ids = frozenset(special - tags), self._added_ids - tags
+        self._plain = _with_added(state, [])
+        kept = [token for token in state["added_tokens"] if token["id"] in tags]
+        self._tags = _with_added(state, kept) if kept else self._plain
+        named = {i for i, token in added.items() if token.content in _ENDS and token.content in self._template}
+        self._num_closing, ends = self._closing() if self._template else (0, set())
+        self.eos_ids = frozenset(int(i) for i in {tokenizer.eos_token_id, *stops, *named, *ends} if i is not None)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.tokenizer, self.eos_ids)
 
     def encode(self, text: str) -> list[int]:
-        """Plain text to ids; special tokens that the text spells out are read as plain characters."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        """Plain text to ids; added tokens that the text spells out are read as plain characters."""
+        return self._spell(self._plain, text, self._added_ids)
 
     def encode_tag(self, tag: str) -> list[int]:
-        """Text of the episode's own markup to ids; tags that are single tokens become so, control tokens never."""
-        ids = list(self.tokenizer.encode(tag, add_special_tokens=False, split_special_tokens=False))
-        return self.encode(tag) if self._control_ids.intersection(ids) else ids
+        """Text of the episode's own markup to ids; tags that are single tokens become so, other added tokens never."""
+        return self._spell(self._tags, tag, self.reserved_ids)
+
+    def _spell(self, backend: Any, text: str, avoided: frozenset[int]) -> list[int]:
+        found = backend.encode(text, add_special_tokens=False)
+        # The unknown token is all that a vocabulary has for some characters.
+        wrong = avoided.intersection(found.ids) - {self.tokenizer.unk_token_id}
+        # Some vocabularies can put an added token's text together from its parts: those are cut apart, and encoded alone.
+        places = zip(found.ids, found.offsets, strict=True) if wrong else ()
+        cuts = [start + 1 for i, (start, end) in places if i in wrong and end - start > 1]
+        if not cuts:
+            return list(found.ids)
+        edges = zip([0, *cuts], [*cuts, len(text)], strict=True)
+        return [i for start, end in edges for i in self._spell(backend, text[start:end], avoided)]
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """The prompt as the policy expects it: its chat template with the prompt as the user's turn, if it has one."""
         return list(self._prompt_ids(prompt))
 
     def _encode_prompt(self, prompt: str) -> tuple[int, ...]:
-        if not self.tokenizer.chat_template:
+        if not self._template:
             bos = self.tokenizer.bos_token_id
             return (*([] if bos is None else [int(bos)]), *self.encode(prompt))
-        message = [{"role": "user", "content": prompt}]
-        ids = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False)
-        return tuple(int(i) for i in ids)
+        return tuple(self._fill(self._first_turn, prompt))
 
     def encode_next_turn(self, text: str) -> list[int]:
         """`text` as a user's turn behind a finished one, with the policy's next turn opened; plain without a template."""
-        before, after = self._turn_markers
-        return [*before, *self.encode(text), *after]
-
-    @functools.cached_property
-    def _turn_markers(self) -> tuple[list[int], list[int]]:
-        """What the chat template puts between an end-of-turn token and the next user's text, and behind that text."""
-        if not self.tokenizer.chat_template:
-            return [], []
-        marks = ("user-text", "assistant-text", "next-user-text")
-        roles = ("user", "assistant", "user")
-        conversation = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-        rendered = self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
-        between = str(rendered).split(marks[1], 1)[1]
-        before, after = between.split(marks[2], 1)
-        # The policy's own end token is in the record already; what the template puts there is not repeated.
-        before = before.removeprefix(str(self.tokenizer.eos_token))
-        return tuple(list(self.tokenizer.encode(t, add_special_tokens=False)) for t in (before, after))  # type: ignore[return-value]
+        return self._fill(self._next_turn, text) if self._template else self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids to text, without control tokens."""
@@ -95,10 +118,112 @@ class TransformersCodec:
         size = len(self.tokenizer)
         return frozenset(i for i in range(size) if ">" in self.decode([i]))
 
+    @property
+    def _template(self) -> str:
+        return str(self.tokenizer.chat_template or "")
 
-def _fingerprint(serialized: str) -> str:
-    """A hash of all that decides how text and ids map: not of padding and truncation, which callers switch."""
-    state = json.loads(serialized)
-    for key in ("padding", "truncation"):
-        state.pop(key, None)
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
+    def _closing(self) -> tuple[int, set[int]]:
+        """How many added tokens end a turn of the policy in the chat template, and with which id it ends."""
+        with contextlib.suppress(ConfigurationError):
+            last, middle = (self._leading(self._behind_assistant(turns)) for turns in (2, 3))
+            same = [one == other for (one, _), (other, _) in zip(last, middle, strict=False)]
+            # The end of a conversation may follow that of its last turn, or stand in its place (harmony's `<|return|>`).
+            count = max([*same, False].index(False), min(1, len(last)))
+            # Where nothing ends a turn, the first token of the next turn does (GLM).
+            return count, {i for i, _ in last[max(0, count - 1) : count] or middle[:1]}
+        return 0, set()
+
+    @functools.cached_property
+    def _first_turn(self) -> _Frame:
+        return self._frame(self._render(1, opened=True), _TEXTS[0])
+
+    @functools.cached_property
+    def _next_turn(self) -> _Frame:
+        between = self._behind_assistant(3, opened=True)
+        if ended := self._leading(between)[: self._num_closing]:
+            # The policy's turn has ended in the record, with whichever of the ends it took.
+            between = between[ended[-1][1] :]
+        return self._frame(between, _TEXTS[2])
+
+    def _fill(self, frame: _Frame, text: str) -> list[int]:
+        before, left, right, after = frame
+        # A template that trims what a user says has trimmed the placeholder's tabs.
+        text = text if left.endswith("\t") else text.lstrip()
+        text = text if right.startswith("\t") else text.rstrip()
+        return [*before, *self.encode(left.removesuffix("\t") + text + right.removeprefix("\t")), *after]
+
+    def _render(self, turns: int, *, opened: bool = False) -> str:
+        """A conversation of placeholders as text; `opened` for the policy's next turn."""
+        from jinja2 import TemplateError
+
+        said = [text if role == "assistant" else f"\t{text}\t" for role, text in zip(_ROLES, _TEXTS, strict=True)]
+        chat = [{"role": role, "content": text} for role, text in zip(_ROLES, said, strict=True)][:turns]
+        try:
+            rendered = str(self.tokenizer.apply_chat_template(chat, add_generation_prompt=opened, tokenize=False))
+        except TemplateError as error:
+            rendered = f"an error ({error})"
+        if any(rendered.count(text) != 1 for text in _TEXTS[:turns]):
+            raise ConfigurationError(
+                f"a chat template must take {', '.join(_ROLES[:turns])} in turn and show what each says once, as it is; this "
+                f"tokenizer's makes {rendered[:200]!r} of {chat}. Use the model's own template."
+            )
+        return rendered
+
+    def _behind_assistant(self, turns: int, *, opened: bool = False) -> str:
+        return self._render(turns, opened=opened).split(_TEXTS[1])[1]
+
+    def _tokens(self, rendered: str) -> list[tuple[int, int, int]]:
+        """The ids of a template's own text, and where each stands."""
+        found = self.tokenizer(
+            rendered, add_special_tokens=False, split_special_tokens=False, return_offsets_mapping=True
+        )
+        return [(i, *span) for i, span in zip(found["input_ids"], found["offset_mapping"], strict=True)]
+
+    def _leading(self, rendered: str) -> list[tuple[int, int]]:
+        """The added tokens that a text begins with, white space aside, and where each ends."""
+        found: list[tuple[int, int]] = []
+        for i, start, end in self._tokens(rendered):
+            if i in self._added_ids and (found[-1][1] == start if found else not rendered[:start].strip()):
+                found.append((i, end))
+            elif found or rendered[start:end].strip():
+                break
+        return found
+
+    def _frame(self, rendered: str, text: str) -> _Frame:
+        start = rendered.index(text)
+        end = start + len(text)
+        tokens = [(-1, 0, 0), *self._tokens(rendered), (-1, len(rendered), len(rendered))]
+        added = [n for n, (i, _, _) in enumerate(tokens) if i in self._added_ids or i < 0]
+        before = max(n for n in added if tokens[n][2] <= start)
+        after = min(n for n in added if tokens[n][1] >= end)
+        ids = [i for i, _, _ in tokens]
+        left, right = rendered[tokens[before][2] : start], rendered[end : tokens[after][1]]
+        return ids[1 : before + 1], left, right, ids[after:-1]
+
+
+def stop_ids(settings: GenerationConfig | None) -> frozenset[int]:
+    """The ids with which a model's generation settings end a turn."""
+    configured = getattr(settings, "eos_token_id", None)
+    return frozenset(int(i) for i in (configured if isinstance(configured, list) else [configured]) if i is not None)
+
+
+def load_stop_ids(source: str | os.PathLike[str], *, local: bool = False) -> frozenset[int]:
+    """`stop_ids` of a folder or hub id; none where it has no generation settings.
+
+    Args:
+        source: the model.
+        local: ask no hub.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        return stop_ids(GenerationConfig.from_pretrained(source, local_files_only=local))
+    except (OSError, ValueError):
+        return frozenset()
+
+
+def _with_added(state: dict[str, Any], tokens: list[Any]) -> Any:
+    """The tokenizer of a serialised state, with these for its added tokens."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(json.dumps({**state, "padding": None, "truncation": None, "added_tokens": tokens}))

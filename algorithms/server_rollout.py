@@ -32,11 +32,11 @@ def load_codec(name: str) -> TransformersCodec:
     """
     from transformers import AutoTokenizer
 
-    from algorithms.codec import TransformersCodec
+    from algorithms.codec import TransformersCodec, load_stop_ids
     from algorithms.policies.loading import POLICIES, policy_source
 
     try:
-        return TransformersCodec(AutoTokenizer.from_pretrained(policy_source(name)))
+        return TransformersCodec(AutoTokenizer.from_pretrained(policy_source(name)), load_stop_ids(policy_source(name)))
     except (OSError, ValueError) as error:
         raise DataNotFoundError(
             f"no tokenizer {name!r}: it is neither one of {', '.join(POLICIES)}, nor a directory with a tokenizer of "

@@ -34,7 +34,7 @@ class CharacterCodec:
 
     fingerprint = "characters"
     EOS = 2_000_000
-    eos_ids = frozenset({EOS})
+    eos_ids = reserved_ids = frozenset({EOS})
 
     def encode(self, text: str) -> list[int]:
         return [ord(c) for c in text]

@@ -25,7 +25,7 @@ class PairCodec(CharacterCodec):
 
     fingerprint = "pairs"
     EOS = 2**42
-    eos_ids = frozenset({EOS})
+    eos_ids = reserved_ids = frozenset({EOS})
 
     def encode(self, text: str) -> list[int]:
         return [sum(ord(c) << 21 * i for i, c in enumerate(text[at : at + 2])) for at in range(0, len(text), 2)]

@@ -121,7 +121,7 @@ class _Characters:
 
     fingerprint = "aipo_env.testing:characters"
     _END = 0x110000
-    eos_ids = frozenset({_END})
+    eos_ids = reserved_ids = frozenset({_END})
 
     def encode(self, text: str) -> list[int]:
         return [ord(character) for character in text]

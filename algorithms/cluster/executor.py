@@ -27,7 +27,7 @@ from aipo_env.trajectory import TraceWriter, Trajectory
 from algorithms.cluster.options import ClusterConfig
 from algorithms.cluster.prompts import PromptLabel, evaluation_game, training_game
 from algorithms.cluster.trajectories import to_response
-from algorithms.codec import TransformersCodec
+from algorithms.codec import TransformersCodec, load_stop_ids
 
 _GRADING_THREADS = 4
 
@@ -222,7 +222,8 @@ class EpisodeExecutor:
         """The game with the policy's tokenizer, made once: OpenRLHF sends a copy of the tokenizer with every prompt."""
         key = (type(tokenizer).__name__, tokenizer.name_or_path, len(tokenizer))
         if self._codec is None:
-            self._codec, self._tokenizer_key = TransformersCodec(tokenizer), key
+            stops = load_stop_ids(tokenizer.name_or_path, local=True)
+            self._codec, self._tokenizer_key = TransformersCodec(tokenizer, stops), key
         elif key != self._tokenizer_key:
             raise ConfigurationError(
                 f"the tokenizer changed during the run, from {self._tokenizer_key} to {key}; one engine serves one policy."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aipo_env.errors import DataNotFoundError
-from algorithms.codec import TransformersCodec
+from algorithms.codec import TransformersCodec, stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -34,9 +34,7 @@ class Policy:
     @property
     def eos_ids(self) -> frozenset[int]:
         """The ids that end a turn: the tokenizer's and those of the model's generation settings."""
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        ids = configured if isinstance(configured, list) else [] if configured is None else [configured]
-        return self.codec.eos_ids | frozenset(int(i) for i in ids)
+        return self.codec.eos_ids | stop_ids(self.model.generation_config)
 
     def save(self, folder: Path) -> None:
         """Writes the model and its tokenizer as `transformers` does."""
@@ -81,4 +79,4 @@ def load_policy(name: str, device: str = "cpu") -> Policy:
             f"no policy {name!r}: it is neither one of {', '.join(POLICIES)}, nor a directory with a model of "
             f"transformers, nor reachable on the hub ({type(error).__name__}: {str(error)[:200]})."
         ) from error
-    return Policy(name, model.to(device), TransformersCodec(tokenizer))
+    return Policy(name, model.to(device), TransformersCodec(tokenizer, stop_ids(model.generation_config)))

@@ -29,7 +29,7 @@ class WordCodec:
 
     fingerprint = "words"
     EOS = 2_000_000
-    eos_ids = frozenset({EOS})
+    eos_ids = reserved_ids = frozenset({EOS})
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
