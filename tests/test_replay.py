@@ -71,7 +71,7 @@ TURN = st.builds(
     ends=st.booleans(),
     length=st.booleans(),
 )
-REPLY = st.tuples(TEXTS, st.sampled_from(["text", "error", "ids", "sampled", "foreign"]))
+REPLY = st.tuples(TEXTS, st.sampled_from(["text", "error", "ids", "sampled", "foreign", "ended"]))
 RULES = st.fixed_dictionaries(
     {
         "assisted": st.sampled_from([True, True, True, False]),
@@ -104,8 +104,8 @@ def reply_of(text: str, kind: str, codec: TokenCodec | None) -> Reply:
         return Reply("", error=text * 20)
     if kind == "text" or codec is None:
         return Reply(text)
-    # An end token is no text: such ids are not those that encoding the text would give.
-    ids = (*codec.encode(text), *codec.eos_ids)
+    # An id without text: such ids are not those that encoding the text would give. An end token is not taken from a helper.
+    ids = (*codec.encode(text), max(codec.eos_ids) + (kind != "ended"))
     fingerprint = "another" if kind == "foreign" else codec.fingerprint
     return Reply(text, ids, tuple(-0.5 * i for i in range(len(ids))) if kind == "sampled" else None, fingerprint)
 
