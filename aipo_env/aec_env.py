@@ -27,7 +27,7 @@ class AECConsultEnv(ConsultRoles, AECEnv[str, Any, Any]):  # type: ignore[misc]
     and at the end what it returns.
 
     Episode end: all roles end together; each is then stepped with None, as PettingZoo wants. Where the caller plays
-    helpers alone and the policy asks none of them, the episode is over when `reset` returns.
+    helpers alone, `reset` passes over episodes in which the policy asks none of them.
 
     Made by `aipo_env.make_aec`, which documents the options; `ConsultRoles` has the arguments.
     """

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextvars
 import dataclasses
-import inspect
 import logging
+import math
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TypeVar, cast
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import TypeVar
 
-from aipo_env.errors import ConfigurationError, ServiceError
+from aipo_env.errors import ConfigurationError, InvalidActionError, ServiceError
 from aipo_env.protocol import Agent, ConsultRequest, Reply
+from aipo_env.threads import call
 
 T = TypeVar("T")
 
 log = logging.getLogger("aipo_env")
+
+_deadline: contextvars.ContextVar[float] = contextvars.ContextVar("aipo_env_deadline", default=math.inf)
+"""When, by the monotonic clock, the helper is late in whose reply this code runs."""
 
 
 async def consult(agent: Agent, request: ConsultRequest, timeout: float | None = None) -> Reply:
@@ -32,11 +38,16 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
         request = dataclasses.replace(request, deadline=timeout)
     if request.hints and not getattr(agent, "uses_hints", False):
         request = dataclasses.replace(request, hints=())
+    outer = _deadline.get()
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    _deadline.set(min(outer, end))
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout) as scope:
             reply = await agent.respond(request)
     except TimeoutError:
-        return Reply("", error=f"no reply within {timeout:g} s" if timeout is not None else "it timed out")
+        # One of the helper's own may come at any time.
+        late = scope.expired() or time.monotonic() >= end
+        return Reply("", error=f"no reply within {timeout:g} s" if late else "it timed out")
     except ServiceError as error:
         # The policy reads the short form: the same words for the same fault, and no address.
         # What a service says may quote what it was sent.
@@ -45,12 +56,31 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
         return Reply("", error=f"its service failed{status}", usage=error.usage)
     except ConnectionError as error:
         return Reply("", error=f"connection failed ({type(error).__name__})")
+    finally:
+        _deadline.set(outer)
     if not isinstance(reply, Reply):
-        raise TypeError(
+        raise InvalidActionError(
             f"{agent.name}.respond must return an aipo_env.Reply, got {type(reply).__name__}. A plain `str -> str` "
             "function becomes an agent with aipo_env.as_agent(fn)."
         )
+    if not isinstance(reply.text, str):
+        raise InvalidActionError(
+            f"the reply of the helper {agent.name!r} must be a text, got {type(reply.text).__name__}. A helper that has none "
+            'returns Reply("", error="why"); a function that makes a helper takes no arguments.'
+        )
     return reply
+
+
+async def ask_together(calls: Iterable[Coroutine[object, object, T]]) -> list[T]:
+    """Awaits several calls at the same time; where one of them fails, or this is cancelled, none of the others goes on."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 class FunctionAgent:
@@ -62,11 +92,7 @@ class FunctionAgent:
 
     async def respond(self, request: ConsultRequest) -> Reply:
         """Calls the function with the query; a synchronous one runs in a thread, so that a slow one blocks nobody."""
-        if inspect.iscoroutinefunction(self._function):
-            text = await self._function(request.query)
-        else:
-            text = await asyncio.to_thread(cast("Callable[[str], str]", self._function), request.query)
-        return Reply(text)
+        return Reply(await call(self._function, request.query))
 
 
 def as_agent(function: Callable[[str], str | Awaitable[str]], name: str = "") -> Agent:
@@ -110,16 +136,19 @@ class _OwnLoop:
 
 
 class _LoopThread:
-    """One event loop on a daemon thread, for callers whose own thread is running a loop already."""
+    """An event loop on a daemon thread, for callers whose own thread is running a loop already."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, name="aipo-consult", daemon=True).start()
+        self.held = False
+        """Whether the loop stands still: something that it runs waits in `run_sync`."""
+        self.thread = threading.Thread(target=self.loop.run_forever, name="aipo-consult", daemon=True)
+        self.thread.start()
 
 
 _own = threading.local()
-_loop_thread: _LoopThread | None = None
+_loop_threads: list[_LoopThread] = []
 _loop_lock = threading.Lock()
 
 
@@ -127,22 +156,44 @@ def run_sync(coroutine: Coroutine[object, object, T]) -> T:
     """Runs a coroutine to its end from synchronous code, whether or not the caller's thread has a running loop.
 
     A thread without a running loop keeps one of its own for this, since waking another thread takes longer than a whole
-    turn; a thread with one (a notebook) waits for a loop on a second thread.
+    turn; a thread with one (a notebook, a helper that itself plays an episode) waits for a loop on another thread.
+
+    Raises:
+        TimeoutError: in a helper, whose own time is over.
     """
-    global _loop_thread
-    if not _in_running_loop():
-        own: _OwnLoop | None = getattr(_own, "loop", None)
-        # A loop does not survive a fork; the child makes its own.
-        if own is None or own.pid != os.getpid():
-            own = _own.loop = _OwnLoop()
-            if threading.current_thread() is threading.main_thread():
-                atexit.register(own.close)
-        return own.run(coroutine)
+    if _in_running_loop():
+        return _run_elsewhere(coroutine)
+    own: _OwnLoop | None = getattr(_own, "loop", None)
+    # A loop does not survive a fork; the child makes its own.
+    if own is None or own.pid != os.getpid():
+        own = _own.loop = _OwnLoop()
+        if threading.current_thread() is threading.main_thread():
+            atexit.register(own.close)
+    return own.run(coroutine)
+
+
+def _run_elsewhere(coroutine: Coroutine[object, object, T]) -> T:
+    """Runs a coroutine on a loop that does not stand still, while the caller's does.
+
+    The caller's loop cannot tell its helper that it is late, so this does.
+    """
     with _loop_lock:
-        if _loop_thread is None or _loop_thread.pid != os.getpid():
-            _loop_thread = _LoopThread()
-        loop = _loop_thread.loop
-    return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        _loop_threads[:] = [thread for thread in _loop_threads if thread.pid == os.getpid()]
+        here = next((thread for thread in _loop_threads if thread.thread is threading.current_thread()), None)
+        if here is not None:
+            here.held = True
+        free = next((thread for thread in _loop_threads if not thread.held), None)
+        if free is None:
+            _loop_threads.append(free := _LoopThread())
+    future = asyncio.run_coroutine_threadsafe(coroutine, free.loop)
+    try:
+        return future.result(min(_deadline.get() - time.monotonic(), threading.TIMEOUT_MAX))
+    except BaseException:
+        future.cancel()
+        raise
+    finally:
+        if here is not None:
+            here.held = False
 
 
 def _in_running_loop() -> bool:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from aipo_env import markup
+from aipo_env.checks import check_count, check_number
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.grading import Grade
 from aipo_env.protocol import (
@@ -31,6 +33,13 @@ from aipo_env.tasks.base import Task
 from aipo_env.trajectory import Segment, Source, Trajectory
 
 POLICY = "policy"
+_BUDGETS = {
+    "max_consults": "how many consults are answered",
+    "max_turns": "how many turns the policy has",
+    "max_chars": "how long the transcript may become behind the prompt",
+    "max_reply_chars": "how long a reply may be",
+    "fan_out": "how many consults one turn may carry",
+}
 
 
 class TokenCodec(Protocol):
@@ -110,20 +119,18 @@ class EpisodeConfig:
     own `answers` comes first."""
 
     def __post_init__(self) -> None:
+        for name, what in _BUDGETS.items():
+            check_count(name, getattr(self, name), what=what, least=int(name != "max_consults"))
+        cost = "what a consult takes from the reward"
+        check_number("consult_cost", self.consult_cost, what=cost, inclusive=True)
         if self.assisted and (self.max_turns < 2 or not self.agents):
             raise ConfigurationError(
                 "a consult episode needs at least one helper and max_turns >= 2 (one turn to ask, one to answer); got "
                 f"{len(self.agents)} helpers and max_turns={self.max_turns}. For an episode without help use the solo id "
                 "(the one without '-consult')."
             )
-        for name in ("max_consults", "max_turns", "max_chars", "max_reply_chars", "consult_cost"):
-            value = getattr(self, name)
-            if value < 0 or (value == 0 and name in ("max_turns", "max_chars", "max_reply_chars")):
-                raise ConfigurationError(f"{name} must not be negative, and budgets not be zero; got {name}={value!r}.")
         if self.helper_view not in ("transcript", "query"):
             raise ConfigurationError(f"helper_view is 'transcript' or 'query', got {self.helper_view!r}.")
-        if self.fan_out < 1:
-            raise ConfigurationError(f"fan_out is 1 or more (consults that one turn may carry), got {self.fan_out!r}.")
         if self.answers not in ("value", "program"):
             raise ConfigurationError(f"answers is 'value' or 'program', got {self.answers!r}.")
         if POLICY in self.agents:
@@ -231,11 +238,12 @@ class Episode:
         """The sum of `reward_parts` so far."""
         return sum(self.reward_parts.values())
 
-    def act(self, action: Action) -> Consult | Answer | Malformed:
+    def act(self, action: Action, *, grade: Grade | None = None) -> Consult | Answer | Malformed:
         """The policy takes its turn.
 
         Args:
             action: text, a structured action or several consults (which lower to text), or the sampler's tokens.
+            grade: of the answer that `understand` finds in it; None to have it graded here.
 
         Returns:
             What the turn was understood as; of several consults the first.
@@ -257,7 +265,7 @@ class Episode:
             return understood
         self._record_policy(turn.text, turn.end, turn.tokens)
         if isinstance(understood, Answer):
-            self._finish("answer", answer=understood)
+            self._finish("answer", answer=understood, grade=grade)
         elif isinstance(understood, Malformed):
             self._malformed(understood, turn.finish)
         else:
@@ -516,17 +524,32 @@ class Episode:
         self.chars_left = 0
         self._finish("max_chars", truncated=True)
 
-    def _finish(self, reason: str, *, truncated: bool = False, answer: Answer | None = None) -> None:
-        self.grade = self._grade_answer(answer.text) if answer is not None else None
+    def _finish(
+        self, reason: str, *, truncated: bool = False, answer: Answer | None = None, grade: Grade | None = None
+    ) -> None:
+        self.grade = self._grade_answer(answer.text) if answer is not None and grade is None else grade
         if self._reward_fn is None:
-            parts: float | Mapping[str, float] = float(self.grade is not None and self.grade.correct)
+            self.reward_parts["correct"] = float(self.grade is not None and self.grade.correct)
         else:
-            parts = self._reward_fn(self.task, answer, self.grade)
-        named = dict(parts) if isinstance(parts, Mapping) else {"correct": float(parts)}
-        self.reward_parts.update({name: float(value) for name, value in named.items()})
+            self.reward_parts |= _reward_parts(self._reward_fn(self.task, answer, self.grade))
         self.stop_reason = reason
         self.truncated, self.terminated = truncated, not truncated
         self.turn_of = None
+
+
+def _reward_parts(returned: float | Mapping[str, float]) -> dict[str, float]:
+    """The parts of a reward that a user's function returned."""
+    named = returned if isinstance(returned, Mapping) else {"correct": returned}
+    try:
+        parts = {str(name): float(value) for name, value in named.items()}
+    except (TypeError, ValueError):
+        parts = {}
+    if "consult_cost" in parts or len(parts) < len(named) or not all(map(math.isfinite, parts.values())):
+        raise ConfigurationError(
+            "reward_fn returns a finite number, or a mapping from names of parts to finite numbers, 'consult_cost' not among "
+            f"them, which is the environment's own; got {str(returned)[:200]}. Return 0.0 where there is no reward."
+        )
+    return parts
 
 
 def _tokens_covering(codec: TokenCodec, ids: Sequence[int], end: int) -> int:

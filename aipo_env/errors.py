@@ -2,6 +2,7 @@
 
 AipoError
 ├── UnknownIdError (KeyError)         an environment, agent or split name that does not exist
+├── TaskIndexError (IndexError)       a task that its family does not have
 ├── ConfigurationError (ValueError)   an option, or a combination of options, that cannot work
 ├── InvalidActionError (TypeError)    an action of a type that no environment accepts
 ├── EpisodeStateError (RuntimeError)  a call out of order: `act` before `reset`, after the end, out of turn
@@ -34,6 +35,10 @@ class AipoError(Exception):
 
 class UnknownIdError(AipoError, KeyError):
     """A name that is not registered; the message suggests the nearest known one."""
+
+
+class TaskIndexError(AipoError, IndexError):
+    """A task index that is none, or beyond the family's tasks."""
 
 
 class ConfigurationError(AipoError, ValueError):

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from aipo_env.consulting import consult
+from aipo_env.checks import check_number
+from aipo_env.consulting import ask_together, consult, run_sync
 from aipo_env.episode import Episode, EpisodeConfig, RewardFunction, TokenCodec
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.prompts import DESCRIPTIONS, build_prompt
 from aipo_env.protocol import Action, Agent, Answer, Consult, ConsultRequest, Malformed, Reply
 from aipo_env.spaces import PLAIN_CORPUS, Unicode
-from aipo_env.tasks.base import Task, TaskSet, is_confidential
+from aipo_env.tasks.base import AsyncGrading, Task, TaskSet, check_index, is_confidential
+from aipo_env.threads import OnDemandThreads
 from aipo_env.trajectory import Segment, Trajectory
 
 ActionMode = Literal["text", "structured"]
 
+_MOST_TASKS = 1024
+_CODEC = ("fingerprint", "eos_ids", "encode", "encode_tag", "encode_prompt", "encode_next_turn", "decode")
 _KINDS: dict[type, str] = {Consult: "consult", Answer: "answer", Malformed: "malformed", type(None): ""}
 
 
@@ -49,6 +53,7 @@ class ConsultGame:
         reward_fn: replaces the 0/1 reward for a correct answer.
         codec: makes episodes token-exact.
         env_id: recorded in trajectories.
+        owned: the names of the helpers that are closed with the game; whoever passed the others closes them.
     """
 
     def __init__(
@@ -62,9 +67,19 @@ class ConsultGame:
         reward_fn: RewardFunction | None = None,
         codec: TokenCodec | None = None,
         env_id: str = "",
+        owned: Collection[str] = (),
     ) -> None:
-        if consult_timeout is not None and not consult_timeout > 0:
-            raise ConfigurationError(f"consult_timeout is in seconds and positive, or None; got {consult_timeout!r}.")
+        if consult_timeout is not None:
+            check_number("consult_timeout", consult_timeout, what="seconds that a helper has, or None")
+        if reward_fn is not None and not callable(reward_fn):
+            raise ConfigurationError(
+                f"reward_fn is a function (task, answer, grade) -> float, got {reward_fn!r}. Pass one, or leave it out."
+            )
+        if codec is not None and (missing := [name for name in _CODEC if not hasattr(codec, name)]):
+            raise ConfigurationError(
+                f"codec is a tokenizer's adapter (aipo_env.episode.TokenCodec), got {type(codec).__name__} without "
+                f"{', '.join(missing)}. Wrap a tokenizer of transformers in algorithms.codec.TransformersCodec."
+            )
         if (answers := getattr(tasks, "answers", config.answers)) != config.answers:
             config = dataclasses.replace(config, answers=answers)
         self.tasks = tasks
@@ -76,10 +91,12 @@ class ConsultGame:
         self.reward_fn = reward_fn
         self.codec = codec
         self.env_id = env_id
+        self.owned = tuple(owned)
         self._descriptions = {name: describe(name, self.agents.get(name)) for name in config.agents}
         build_prompt(prompt, "", self._descriptions, answers=config.answers)
-        # The samples of a group share their task, which is a function of its index alone.
-        self._task = lru_cache(maxsize=1024)(lambda index: self.tasks.task(index))
+        self._made: dict[int, Task] = {}
+        # One after the other: a family need not be safe for several threads.
+        self._making, self._grading = OnDemandThreads(limit=1), OnDemandThreads(limit=8)
         self.text_space = Unicode(max_chars=2 * config.max_chars)
         size = max(1, len(config.agents))
         self._masks = np.zeros(size, dtype=np.int8), np.ones(size, dtype=np.int8)
@@ -100,6 +117,32 @@ class ConsultGame:
         )
         return spaces.Dict(target=spaces.Discrete(len(self.agent_names) + 1), text=text)
 
+    def task(self, index: int) -> Task:
+        """The family's task with this index, made once for all samples of a group.
+
+        Raises:
+            TaskIndexError: there is none.
+            ConfigurationError: the family returns something else.
+        """
+        index = check_index(index, self.tasks.num_tasks, self.tasks.name)
+        task = self._made.get(index)
+        if task is None:
+            task = self.tasks.task(index)
+            if not isinstance(task, Task):
+                raise ConfigurationError(
+                    f"task({index}) of the family {self.tasks.name!r} must return an aipo_env.tasks.base.Task, got "
+                    f"{type(task).__name__}. aipo_env.testing.check_taskset(family) checks the rest of it too."
+                )
+            if len(self._made) >= _MOST_TASKS:
+                self._made.clear()
+            self._made[index] = task
+        return task
+
+    async def prepare(self, index: int) -> None:
+        """Has a task made in a thread, for some take long; `task` then has it at hand."""
+        if index not in self._made:
+            await asyncio.get_running_loop().run_in_executor(self._making, self.task, index)
+
     def make_episode(self, task: Task | int, *, seed: int = 0, assisted: bool | None = None) -> Episode:
         """An episode of these rules on one task; what every face and every rollout plays.
 
@@ -113,14 +156,13 @@ class ConsultGame:
             config = dataclasses.replace(config, assisted=assisted)
         if config.assisted and not self.config.assisted:
             raise ConfigurationError(f"{self.env_id} is solo: it has no helpers. Make the id that ends in '-consult'.")
-        index = None if isinstance(task, Task) else int(task)
-        chosen = task if isinstance(task, Task) else self._task(task)
+        chosen, index = (task, None) if isinstance(task, Task) else (self.task(task), int(task))
         if is_confidential(self.tasks) and not chosen.confidential:
             chosen = dataclasses.replace(chosen, confidential=True)
         return Episode(
             chosen,
             build_prompt(self.prompt, chosen.problem, self._descriptions, answers=config.answers),
-            lambda answer: self.tasks.grade(chosen, answer),
+            partial(self.tasks.grade, chosen),
             config,
             seed=seed,
             codec=self.codec,
@@ -140,9 +182,8 @@ class ConsultGame:
         if unknown := options.keys() - {"task_index"}:
             raise ConfigurationError(f"reset knows the option 'task_index', got {sorted(unknown)}.")
         index = options["task_index"] if "task_index" in options else self.tasks.sample_index(rng)
-        # Called for its check of the index, which may be anything that a user wrote.
-        self.tasks.task(index)
-        return self.make_episode(int(index), seed=int(rng.integers(2**31)))
+        self.task(index)  # checks the index before anything is drawn
+        return self.make_episode(index, seed=int(rng.integers(2**31)))
 
     def lower(self, action: Any) -> Action:
         """A structured action `{"target": int, "text": str}` as a consult or an answer; anything else as it is."""
@@ -161,6 +202,23 @@ class ConsultGame:
             )
         return Answer(text) if target == len(self.agent_names) else Consult(self.agent_names[target], text)
 
+    async def act(self, episode: Episode, action: Action) -> None:
+        """`episode.act` without grading on the event loop.
+
+        Most answers are decided in microseconds, a hard one may take half a second, and a family with `grade_async` knows
+        which is which. Of any other it cannot be told, so each of its answers is graded in a thread: one hop for an episode,
+        none for a consult.
+        """
+        understood, grade = episode.understand(action), None
+        if isinstance(understood, Answer):
+            if isinstance(self.tasks, AsyncGrading):
+                grade = await self.tasks.grade_async(episode.task, understood.text)
+            else:
+                # The thread gets nothing that changes: the episode may be given up while its answer is being graded.
+                loop = asyncio.get_running_loop()
+                grade = await loop.run_in_executor(self._grading, self.tasks.grade, episode.task, understood.text)
+        episode.act(action, grade=grade)
+
     async def ask(self, episode: Episode) -> list[Reply]:
         """Asks the helpers that the policy consulted, all at the same time, and hands their replies to the episode."""
         replies = await self.ask_agents(episode.requests)
@@ -175,15 +233,7 @@ class ConsultGame:
         if len(calls) == 1:
             # A task costs more than the rest of a consult.
             return [await calls[0]]
-        tasks = [asyncio.ensure_future(call) for call in calls]
-        try:
-            return await asyncio.gather(*tasks)
-        except BaseException:
-            # A bug in one helper leaves none of the others running.
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
+        return await ask_together(calls)
 
     def require_agents(self, names: Iterable[str]) -> None:
         """Raises ConfigurationError for helpers that nobody plays; in a solo game nobody has to."""
@@ -222,11 +272,16 @@ class ConsultGame:
         }
 
     async def aclose(self) -> None:
-        """Closes what the helpers hold open (connections, engines)."""
-        for agent in self.agents.values():
-            close = getattr(agent, "aclose", None)
+        """Closes what the game's own helpers hold open (connections, engines)."""
+        for name in self.owned:
+            close = getattr(self.agents[name], "aclose", None)
             if close is not None:
                 await close()
+
+    def close(self) -> None:
+        """`aclose` for synchronous callers."""
+        if any(hasattr(self.agents[name], "aclose") for name in self.owned):
+            run_sync(self.aclose())
 
 
 class GameFace:

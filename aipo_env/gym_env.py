@@ -122,9 +122,8 @@ class ConsultEnv(GameFace, gymnasium.Env[Observation, Any]):
         return render_transcript(self.trajectory)
 
     def close(self) -> None:
-        """Closes what the helpers hold open."""
-        if any(hasattr(agent, "aclose") for agent in self.agents.values()):
-            run_sync(self.game.aclose())
+        """Closes what the helpers hold open, apart from those that the caller made."""
+        self.game.close()
 
 
 def consult_record(name: str, reply: Reply) -> dict[str, Any]:

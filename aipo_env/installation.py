@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import shlex
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 DISTRIBUTION = "aipo-rl"
 """The distribution's name. `aipo` on the package index is another project's."""
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The installed versions of some distributions; those that are not installed are left out."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def install_command(extra: str = "") -> str:

@@ -40,8 +40,7 @@ class ParallelConsultEnv(ConsultRoles, ParallelEnv[str, Any, Any]):  # type: ign
             Observations and infos by role.
         """
         episode = self._begin(seed, options)
-        # Where the policy is plugged in and asks none of the caller's helpers, it is over before anybody could act.
-        self.agents = [] if episode.done else self.possible_agents.copy()
+        self.agents = self.possible_agents.copy()
         return self._observations(episode), self._infos(episode)
 
     def step(self, actions: Mapping[str, Any]) -> Ticks:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import copy
+import functools
+import hashlib
 import inspect
+import types
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from typing import cast
 
 from aipo_env.episode import Episode
 from aipo_env.errors import ConfigurationError, GradingError, InvalidActionError
 from aipo_env.game import ConsultGame
-from aipo_env.graded_ahead import GradedAhead
 from aipo_env.markup import CONSULT_CLOSE
 from aipo_env.protocol import Action, TokenAction, TurnPolicy, TurnRequest
+from aipo_env.threads import call
 
 PolicyLike = TurnPolicy | Callable[[str], str] | Callable[[str], Awaitable[str]]
 """A policy, or a function from the transcript to the turn, synchronous or asynchronous."""
@@ -23,37 +23,52 @@ PolicyLike = TurnPolicy | Callable[[str], str] | Callable[[str], Awaitable[str]]
 class FunctionPolicy:
     """A policy made of a function of the transcript; a synchronous one runs in a thread, so that a slow one blocks nobody.
 
+    Its name is the function's; that of a lambda or a `functools.partial` says too what it does, so that two are told apart.
+
     Args:
         function: maps the transcript to the text of the turn.
-        executor: the threads of a synchronous function; None for those of the event loop.
     """
 
-    def __init__(self, function: Callable[[str], str | Awaitable[str]], executor: Executor | None = None) -> None:
-        self.name = getattr(function, "__name__", type(function).__name__).strip("<>")
+    def __init__(self, function: Callable[[str], str | Awaitable[str]]) -> None:
+        self.name = _function_name(function)
         self._function = function
-        self._executor = executor
 
     async def act(self, request: TurnRequest) -> Action:
         """Calls the function with the transcript."""
-        if inspect.iscoroutinefunction(self._function):
-            return cast("Action", await self._function(request.transcript))
-        loop = asyncio.get_running_loop()
-        return cast("Action", await loop.run_in_executor(self._executor, self._function, request.transcript))
+        return await call(self._function, request.transcript)
 
 
-def as_policy(policy: PolicyLike, executor: Executor | None = None) -> TurnPolicy:
+def _function_name(function: Callable[..., object]) -> str:
+    name = str(getattr(function, "__name__", type(function).__name__))
+    if isinstance(function, functools.partial):
+        what: object = (_function_name(function.func), function.args, sorted(function.keywords.items()))
+    elif isinstance(function, types.FunctionType) and name == "<lambda>":
+        # What it closes over may show nothing but its address: then it is known in this process alone.
+        cells = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
+        what = (cells, _code(function.__code__), function.__defaults__, function.__kwdefaults__)
+    else:
+        return name
+    return f"{name.strip('<>')}-{hashlib.blake2b(repr(what).encode(), digest_size=4).hexdigest()}"
+
+
+def _code(code: types.CodeType) -> object:
+    """What makes two pieces of code the same, wherever they stand."""
+    constants = [_code(value) if isinstance(value, types.CodeType) else value for value in code.co_consts]
+    return code.co_code, code.co_names, constants
+
+
+def as_policy(policy: PolicyLike) -> TurnPolicy:
     """Makes a policy of what stands for one.
 
     Args:
         policy: something with a `name` and an `async def act(self, request)`, or a function of the transcript.
-        executor: the threads of a synchronous function.
     """
     act = getattr(policy, "act", None)
     if act is not None and not inspect.isclass(policy):
         if inspect.iscoroutinefunction(act) and isinstance(getattr(policy, "name", None), str):
             return cast("TurnPolicy", policy)
     elif callable(policy) and not inspect.isclass(policy):
-        return FunctionPolicy(policy, executor)
+        return FunctionPolicy(policy)
     came = f"the class {policy.__name__}" if inspect.isclass(policy) else type(policy).__name__
     raise ConfigurationError(
         "a policy has a `name` and an `async def act(self, request: TurnRequest) -> Action`, or is a function `str -> str` of "
@@ -91,25 +106,16 @@ class Player:
         game: tasks, helpers and rules.
         policy: takes the turns.
         max_tokens: tokens behind the prompt, helpers' replies included; None for no limit.
-        executor: the threads in which answers are graded.
     """
 
-    def __init__(
-        self,
-        game: ConsultGame,
-        policy: TurnPolicy,
-        *,
-        max_tokens: int | None = None,
-        executor: Executor | None = None,
-    ) -> None:
-        self._tasks = GradedAhead(game.tasks, executor)
-        self.game = copy.copy(game)
-        self.game.tasks = self._tasks
+    def __init__(self, game: ConsultGame, policy: TurnPolicy, *, max_tokens: int | None = None) -> None:
+        self.game = game
         self.policy = policy
         self.max_tokens = max_tokens
 
-    def start(self, task_index: int, *, seed: int, assisted: bool) -> Episode:
+    async def start(self, task_index: int, *, seed: int, assisted: bool) -> Episode:
         """The episode that `play` plays."""
+        await self.game.prepare(task_index)
         return self.game.make_episode(task_index, seed=seed, assisted=assisted)
 
     async def play(self, episode: Episode, turn_seed: Callable[[int], int]) -> BaseException | None:
@@ -144,7 +150,7 @@ class Player:
                     f"{len(action.ids)}. Stop sampling there, with finish_reason='length'."
                 )
             try:
-                await self._tasks.act(episode, action)
+                await self.game.act(episode, action)
             except GradingError as error:
                 return error
             if episode.requests:

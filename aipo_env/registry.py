@@ -2,19 +2,22 @@
 
 Another package adds environments through the entry-point group `aipo.envs` (each entry an `EnvSpec`, several of them, or a
 function without arguments that returns them) and an agent through `aipo.agents` (each entry a class or a function
-without required arguments that returns an agent). Our own agents arrive by the same way.
+without arguments that returns an agent). Our own agents arrive by the same way. One that cannot be loaded is told of in a
+warning, and is an error for who asks for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium
 import pettingzoo
@@ -102,6 +105,8 @@ _envs: dict[str, EnvSpec] = {
     )
 }
 _agents: dict[str, AgentLike] = {}
+_broken: dict[str, ConfigurationError] = {}
+"""The entry points of `aipo.envs` that cannot be loaded, by name, and why."""
 _plugins_loaded = False
 
 
@@ -152,7 +157,10 @@ def env_spec(env_id: str) -> EnvSpec:
             f"{env_id} needs the package reasoning-gym, which is not installed. Install it with: {install_command('rg')}"
         )
     if name not in _envs:
-        raise unknown_id("environment id", env_id, _envs, "aipo_env.list_envs() lists them all.")
+        for broken in {name, name.removesuffix("-consult")} & _broken.keys():
+            raise _broken[broken].with_traceback(None)
+        also = f" Not loaded: {', '.join(_broken)} (aipo doctor says why)." if _broken else ""
+        raise unknown_id("environment id", env_id, _envs, "aipo_env.list_envs() lists them all." + also)
     return _envs[name]
 
 
@@ -180,25 +188,29 @@ def make_agent(agent: AgentLike, name: str) -> Agent:
             `str -> str`, a registered name, or an import path.
         name: the name under which it will be addressed.
     """
+    return _agent(agent, name)[0]
+
+
+def _agent(agent: AgentLike, name: str, made: bool = False) -> tuple[Agent, bool]:
+    """An agent, and whether it was made here: then nobody else closes it."""
     if isinstance(agent, str):
         if ":" in agent:
-            return make_agent(_import(agent), name)
+            return _agent(_import(agent), name)
         if agent in _agents:
-            return make_agent(_agents[agent], name)
+            return _agent(_agents[agent], name)
         for entry in _entries(AGENT_GROUP):
             if entry.name == agent:
-                return make_agent(entry.load(), name)
+                return _agent(entry.load(), name)
         hint = "Register one with aipo_env.register_agent(name, agent), or pass agents={name: agent}."
         raise unknown_id("agent", agent, list_agents(), hint)
     if inspect.isclass(agent):
-        instance: Any = agent()
-        return make_agent(instance, name)
+        return _agent(cast("AgentLike", agent()), name, made=True)
     if isinstance(agent, Agent) and inspect.iscoroutinefunction(agent.respond):
-        return agent
+        return agent, made
     if callable(agent):
         if not _takes_arguments(agent):
-            return make_agent(agent(), name)  # type: ignore[arg-type]
-        return as_agent(agent, name)  # type: ignore[arg-type]
+            return _agent(cast("AgentLike", agent()), name, made=True)
+        return as_agent(agent, name), True  # type: ignore[arg-type]
     raise ConfigurationError(
         f"the agent {name!r} must have a `name` and an `async def respond(self, request) -> Reply`, or be a function "
         f"`str -> str`, a registered name, or an import path 'package.module:Class'; got {type(agent).__name__}."
@@ -206,12 +218,14 @@ def make_agent(agent: AgentLike, name: str) -> Agent:
 
 
 def _takes_arguments(function: Callable[..., object]) -> bool:
-    """Whether a function needs arguments: one that needs none makes an agent, one that takes a query is an agent."""
+    """Whether a function can take a query: then it is an agent; one that cannot, like one made of a class, makes an agent."""
+    if isinstance(function, functools.partial) and inspect.isclass(function.func):
+        return False
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # some built-in functions have no signature; all of those take arguments
         return True
-    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
 
 
 def parse_agents(texts: Sequence[str]) -> dict[str, str] | None:
@@ -239,10 +253,13 @@ def make_tasks(env_id: str, *, split: str | None = None, **options: Any) -> Task
         )
     if split is not None:
         merged["split"] = split
-    tasks = family(**merged)
+    return _task_set(family(**merged), spec.tasks)
+
+
+def _task_set(tasks: object, where: str) -> TaskSet:
     if not isinstance(tasks, TaskSet):
         raise ConfigurationError(
-            f"{spec.tasks} is no task family: it needs name, num_tasks, task, sample_index and grade."
+            f"{where} is no task family: it needs name, num_tasks, task, sample_index and grade; got {type(tasks).__name__}."
         )
     return tasks
 
@@ -442,6 +459,12 @@ def make_game(
         "helper_view": helper_view,
         "fan_out": fan_out,
     }
+    idle = [n for n, v in {"agents": agents, **given}.items() if v is not None and n not in ("max_turns", "max_chars")]
+    if idle and not spec.assisted:
+        raise ConfigurationError(
+            f"{spec.id} is solo and asks nobody: {', '.join(idle)} would change nothing. Leave it out, or make the id that "
+            "ends in '-consult'."
+        )
     fields = {field.name for field in dataclasses.fields(EpisodeConfig)}
     rules = {k: v for k, v in spec.options.items() if k in fields - {"agents", "assisted"}}
     rules |= {k: v for k, v in given.items() if v is not None}
@@ -449,6 +472,7 @@ def make_game(
         tasks = make_tasks(env_id, split=split, **task_options)
     elif task_options or split is not None:
         raise ConfigurationError("tasks= brings its own options; do not pass split or task options beside it.")
+    _task_set(tasks, "tasks")
     if agents is None:
         # A task family may know which helpers make sense for it.
         agents = getattr(tasks, "default_agents", None) or spec.options.get("agents", DEFAULT_AGENTS)
@@ -459,16 +483,18 @@ def make_game(
     named: dict[str, AgentLike | None] = (
         dict(agents) if isinstance(agents, Mapping) else {name: name for name in agents}
     )
+    # Nobody answers in a solo episode; its helpers are only names in the prompt.
+    helpers = {n: _agent(a, n) for n, a in named.items() if a is not None} if spec.assisted else {}
     return ConsultGame(
         tasks,
-        # Nobody answers in a solo episode; its helpers are only names in the prompt.
-        {n: make_agent(a, n) for n, a in named.items() if a is not None} if spec.assisted else {},
+        {name: agent for name, (agent, _) in helpers.items()},
         EpisodeConfig(agents=tuple(named), assisted=spec.assisted, **rules),
         prompt=prompt if prompt is not None else spec.options.get("prompt", "consult"),
         consult_timeout=consult_timeout,
         reward_fn=reward_fn,
         codec=codec,
         env_id=spec.id,
+        owned=[name for name, (_, made) in helpers.items() if made],
     )
 
 
@@ -484,11 +510,21 @@ def _load_plugins() -> None:
     _plugins_loaded = True  # before they are loaded: one of them may ask for our ids
     try:
         for entry in _entries(ENV_GROUP):
-            for spec in _specs(entry.load(), entry):
-                register_env(spec)
+            try:
+                for spec in _specs(entry.load(), entry):
+                    register_env(spec)
+            except Exception as error:  # another package's code may raise anything
+                package = entry.dist.name if entry.dist is not None else entry.value.partition(":")[0]
+                _broken[entry.name] = ConfigurationError(
+                    f"the entry point {entry.name!r} of {ENV_GROUP} (package {package}) cannot be loaded: "
+                    f"{type(error).__name__}: {error} Repair or uninstall that package; all others can be used."
+                )
+                _broken[entry.name].__cause__ = error
     except BaseException:
         _plugins_loaded = False
         raise
+    for broken in _broken.values():
+        warnings.warn(str(broken), stacklevel=3)
 
 
 def _specs(loaded: object, entry: importlib.metadata.EntryPoint) -> list[EnvSpec]:
@@ -498,11 +534,9 @@ def _specs(loaded: object, entry: importlib.metadata.EntryPoint) -> list[EnvSpec
     found: list[object] = list(loaded) if isinstance(loaded, Iterable) else [loaded]
     specs = [spec for spec in found if isinstance(spec, EnvSpec)]
     if wrong := [spec for spec in found if not isinstance(spec, EnvSpec)]:
-        package = entry.dist.name if entry.dist is not None else entry.value.partition(":")[0]
         raise ConfigurationError(
-            f"the entry point {entry.name!r} of {ENV_GROUP} (package {package}) must be an aipo_env.EnvSpec, several, or a "
-            f"function without arguments that returns them; {entry.value} gave {type(wrong[0]).__name__}. Repair or "
-            "uninstall that package."
+            "it must be an aipo_env.EnvSpec, several, or a function without arguments that returns them; "
+            f"{entry.value} gave {type(wrong[0]).__name__}."
         )
     return specs
 

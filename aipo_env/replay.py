@@ -22,8 +22,7 @@ from aipo_env.gym_env import ConsultEnv
 from aipo_env.protocol import Action, Malformed, Reply, TokenAction
 from aipo_env.registry import make_game
 from aipo_env.run_record import RunRecord, record_path
-from aipo_env.trace_files import numbered_traces
-from aipo_env.trajectory import Segment, Source, Trajectory
+from aipo_env.trajectory import Segment, Source, Trajectory, numbered_traces
 
 _ESCAPED = re.compile(r"&lt;(?=/?(?:consult|feedback|answer|notice)\b)", re.IGNORECASE)
 _OWN_ENDS = ("answer", "no_answer", "max_turns", "max_chars")

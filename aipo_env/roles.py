@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import gymnasium
 import numpy as np
@@ -12,7 +12,7 @@ from gymnasium.utils import seeding
 
 from aipo_env.consulting import run_sync
 from aipo_env.episode import POLICY, Episode, EpisodeConfig
-from aipo_env.errors import ConfigurationError, InvalidActionError, unknown_id
+from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError, unknown_id
 from aipo_env.game import ActionMode, ConsultGame, GameFace, Observation
 from aipo_env.gym_env import consult_record, render_transcript
 from aipo_env.playing import PolicyLike, as_policy, turn_request
@@ -21,6 +21,7 @@ from aipo_env.spaces import Unicode
 from aipo_env.trajectory import Trajectory
 
 POLICY_ROLE = "policy_0"
+_MOST_EPISODES = 100
 
 HelperReward = Callable[[str, Trajectory], float]
 """A reward for the helpers: gets a helper's name ("verify") and the finished record; called once for each controlled one."""
@@ -132,16 +133,16 @@ class ConsultRoles(GameFace):
         return None
 
     def close(self) -> None:
-        """Closes what the helpers, and the policy if it was plugged in, hold open."""
-        if any(hasattr(agent, "aclose") for agent in self.game.agents.values()):
-            run_sync(self.game.aclose())
-        if hasattr(self._policy, "aclose"):
-            run_sync(cast("Any", self._policy).aclose())
+        """Closes what the helpers hold open, apart from those that the caller made."""
+        self.game.close()
 
     # -- playing ------------------------------------------------------------------------------------------------------
 
     def _begin(self, seed: int | None, options: Mapping[str, Any] | None) -> Episode:
-        """Starts an episode, exactly as the Gymnasium face does, and plays it up to the first controlled role."""
+        """Starts an episode, exactly as the Gymnasium face does, and plays it up to the first controlled role.
+
+        PettingZoo's `reset` leaves somebody to act: one that ends before is followed by the next.
+        """
         if seed is None:
             seed = self._initial_seed
         self._initial_seed = None
@@ -151,13 +152,20 @@ class ConsultRoles(GameFace):
             # PettingZoo's own api_test passes an option that no environment knows, so this cannot be an error.
             gymnasium.logger.warn(f"reset knows the option 'task_index'; {sorted(unknown)} changed nothing.")
             options = {k: v for k, v in (options or {}).items() if k not in unknown}
-        self._episode = episode = self.game.begin(self._np_random, options)
-        self.telemetry = []
-        self._replies = {}
-        self._segments_seen = 0
-        self._reward_paid = 0.0
-        self._play_on()
-        return episode
+        for _ in range(_MOST_EPISODES):
+            self._episode = episode = self.game.begin(self._np_random, options)
+            self.telemetry = []
+            self._replies = {}
+            self._segments_seen = 0
+            self._reward_paid = 0.0
+            self._play_on()
+            if not episode.done:
+                return episode
+        raise EpisodeStateError(
+            f"reset plays until one of {', '.join(self.possible_agents)} has to act, and policy= has ended {_MOST_EPISODES} "
+            f"episodes without asking them, the last by {episode.stop_reason!r}. Pass a policy that consults them, or control "
+            f"{POLICY_ROLE} as well."
+        )
 
     def _act(self, action: Action | Mapping[str, Any]) -> None:
         """The policy's turn; the plugged helpers among those that it consulted are asked at once, all at the same time."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 
+from aipo_env.checks import check_count, check_number
 from aipo_env.consulting import run_sync
 from aipo_env.errors import ConfigurationError, EpisodeStateError
 from aipo_env.game import ConsultGame
@@ -24,38 +25,26 @@ from aipo_env.rollout_progress import RolloutProgress
 from aipo_env.run_record import RunRecord
 from aipo_env.tasks.base import TaskSet, check_index
 from aipo_env.trace_files import TraceFiles
-from aipo_env.trajectory import Trajectory
+from aipo_env.trajectory import Trajectory, numbered_traces
 
-_GRADING_THREADS, _POLICY_THREADS = 8, 64
 _MOST_SAMPLES = 2**20
 
 
-def rollout(
-    env: str | ConsultEnv | ConsultGame,
-    policy: PolicyLike,
-    tasks: int | Sequence[int] | None = None,
-    *,
-    group_size: int = 1,
-    max_in_flight: int = 256,
-    seed: int = 0,
-    solo_share: float = 0.0,
-    max_tokens: int | None = None,
-    timeout: float | None = None,
-    on_error: Literal["record", "raise"] = "record",
-    traces: str | os.PathLike[str] | None = None,
-    finish: Callable[[Trajectory], Trajectory] | None = None,
-    progress: bool = False,
-    **env_options: Any,
-) -> Rollouts:
+class Rollouts:
     r"""Plays episodes of an environment with a policy, many at the same time.
 
     What a trajectory holds is a function of the seed, its task and its sample alone, as far as policy and helpers are:
     neither the order nor `max_in_flight` matters.
 
+    An asynchronous iterator over the trajectories, in the order in which they finish, and a context manager. Leaving the
+    context, `aclose`, or cancelling the task that is in the context cancels the running episodes and waits for their end.
+    Without the context manager, `async for` does the same when it is left; a bare `anext` needs an `aclose`. Policies,
+    environments and helpers that the caller made stay open.
+
     Args:
         env: an environment id, or what `aipo_env.make` or `make_game` made.
-        policy: a `TurnPolicy`, or a function from the transcript to the turn. A synchronous function runs in threads, which
-            are not stopped by force: one that never returns keeps the process from ending.
+        policy: a `TurnPolicy`, or a function from the transcript to the turn. A synchronous function runs in threads, as
+            many as there are episodes in flight; they are not stopped by force, but do not keep the process from ending.
         tasks: how many (the first of the family), or their indices; None for all.
         group_size: episodes of each task.
         max_in_flight: episodes that run, or that are finished and wait to be taken, at most. A consumer that takes none lets
@@ -70,17 +59,15 @@ def rollout(
             machinery fails (`GradingError`): "record" ends the episode as "error", with `metadata["error"]` and all that was
             played; "raise" raises. Any other exception is a bug: it ends the other episodes and is raised with its traceback.
         traces: a JSON Lines file to which each episode is appended before it is yielded. Episodes that are in it already are
-            not played again, so that the same call goes on after a crash. Those that ended as "error" or "timeout" go to
-            `<name>.errors.jsonl` beside it, and are played again. `<name>.run.json` tells what the run was made of. Of a
-            confidential task no text is written; what is yielded is whole.
+            not played again, so that the same call goes on after a crash; a policy is known by its name, a lambda by what it
+            does. Those that ended as "error" or "timeout" go to `<name>.errors.jsonl` beside it, and are played again.
+            `<name>.run.json` tells what the run was made of. Of a confidential task no text is written; what is yielded is
+            whole.
         finish: what is made of each trajectory before it is written and yielded: more `metadata`, or less text. It keeps what
             tells the episode: task, sample, seed, `assisted`, the policy's name.
         progress: shows a bar on standard error.
         env_options: with an environment id, the options of `aipo_env.make`; for those that are named as an argument here (a
             task family's `tasks` and `seed`), make the environment first.
-
-    Returns:
-        An asynchronous iterator over the trajectories, in the order in which they finish.
 
     Raises:
         ConfigurationError: for arguments that cannot work.
@@ -93,79 +80,40 @@ def rollout(
         >>> asyncio.run(main())
         [0.0, 0.0, 0.0]
     """
-    return Rollouts(
-        env,
-        policy,
-        tasks,
-        group_size=group_size,
-        max_in_flight=max_in_flight,
-        seed=seed,
-        solo_share=solo_share,
-        max_tokens=max_tokens,
-        timeout=timeout,
-        on_error=on_error,
-        traces=traces,
-        finish=finish,
-        progress=progress,
-        env_options=env_options,
-    )
-
-
-def collect_rollouts(
-    env: str | ConsultEnv | ConsultGame, policy: PolicyLike, tasks: int | Sequence[int] | None = None, **options: Any
-) -> list[Trajectory]:
-    """`rollout` for scripts and notebooks: all trajectories, by task and sample. Works inside a running event loop too.
-
-    Args:
-        env: as for `rollout`.
-        policy: as for `rollout`.
-        tasks: as for `rollout`.
-        options: those of `rollout`.
-    """
-    episodes = rollout(env, policy, tasks, **options)
-    try:
-        return run_sync(episodes.collect())
-    except BaseException:
-        # Ctrl-C reaches this thread, not the one on which the episodes run.
-        run_sync(episodes.aclose())
-        raise
-
-
-class Rollouts:
-    """Running episodes, as an asynchronous iterator and context manager; made by `rollout`.
-
-    Leaving the context, `aclose`, or cancelling the task that is in the context cancels the running episodes and waits for
-    their end. Without the context manager, `async for` does the same when it is left; a bare `anext` needs an `aclose`.
-    Policies, environments and helpers that the caller made stay open.
-    """
 
     def __init__(
         self,
         env: str | ConsultEnv | ConsultGame,
         policy: PolicyLike,
-        tasks: int | Sequence[int] | None,
+        tasks: int | Sequence[int] | None = None,
         *,
-        group_size: int,
-        max_in_flight: int,
-        seed: int,
-        solo_share: float,
-        max_tokens: int | None,
-        timeout: float | None,
-        on_error: Literal["record", "raise"],
-        traces: str | os.PathLike[str] | None,
-        finish: Callable[[Trajectory], Trajectory] | None,
-        progress: bool,
-        env_options: dict[str, Any],
+        group_size: int = 1,
+        max_in_flight: int = 256,
+        seed: int = 0,
+        solo_share: float = 0.0,
+        max_tokens: int | None = None,
+        timeout: float | None = None,
+        on_error: Literal["record", "raise"] = "record",
+        traces: str | os.PathLike[str] | None = None,
+        finish: Callable[[Trajectory], Trajectory] | None = None,
+        progress: bool = False,
+        **env_options: Any,
     ) -> None:
-        _check_numbers(group_size, max_in_flight, seed, solo_share, max_tokens, timeout, on_error)
-        # Threads start when they are needed.
-        self._executors = (
-            ThreadPoolExecutor(_GRADING_THREADS, "aipo-grading-ahead"),
-            ThreadPoolExecutor(min(max_in_flight, _POLICY_THREADS), "aipo-policy"),
-        )
-        self.policy: TurnPolicy = as_policy(policy, self._executors[1])
+        check_count("group_size", group_size, what="how many episodes of each task are played")
+        check_count("max_in_flight", max_in_flight, what="how many episodes run at the same time")
+        check_count("seed", seed, what="the run's seed", least=0)
+        if max_tokens is not None:
+            check_count("max_tokens", max_tokens, what="how many tokens may follow the prompt, or None")
+        if check_number("solo_share", solo_share, what="a share of each group", inclusive=True) > 1:
+            raise ConfigurationError(
+                f"solo_share is a share of each group, 0 to 1; got {solo_share!r}. Use 0.5 for half of it."
+            )
+        if timeout is not None:
+            check_number("timeout", timeout, what="seconds that an episode has, or None")
+        if on_error not in ("record", "raise"):
+            raise ConfigurationError(f"on_error is 'record' or 'raise', got {on_error!r}.")
+        self.policy: TurnPolicy = as_policy(policy)
         self._owns_game = isinstance(env, str)
-        self._lent_agents = env_options.get("agents")
         if isinstance(env, str):
             self.game = make_game(env, **env_options)
         elif isinstance(env, ConsultEnv | ConsultGame):
@@ -192,7 +140,7 @@ class Rollouts:
         self.num_resumed = 0
         """Episodes that `traces` held already, known from the start of the first new one on."""
         self._on_error = on_error
-        self._player = Player(self.game, self.policy, max_tokens=max_tokens, executor=self._executors[0])
+        self._player = Player(self.game, self.policy, max_tokens=max_tokens)
         self._traces = traces
         self._finish = finish
         self._record = RunRecord.of(
@@ -218,9 +166,21 @@ class Rollouts:
         return len(self.tasks) * self.group_size
 
     async def collect(self) -> list[Trajectory]:
-        """All trajectories that are still to come, by task and sample; closes at the end."""
+        """All trajectories, by task and sample, those that `traces` held before as it holds them; closes at the end."""
         async with self:
-            return sorted([t async for t in self], key=lambda t: (t.group, t.sample))
+            found = list(self._resumed())
+            found += [trajectory async for trajectory in self]
+        return sorted(found, key=lambda trajectory: (trajectory.group, trajectory.sample))
+
+    def _resumed(self) -> Iterator[Trajectory]:
+        """The trajectories of this run that its file held before."""
+        if self._files is None or not self.num_resumed:
+            return
+        groups: dict[int | None, int] = {task_index: group for group, task_index in enumerate(self.tasks)}
+        for _, trajectory in numbered_traces(self._files.path):
+            group = groups.get(trajectory.task_index)
+            if group is not None and trajectory.sample < self.group_size:
+                yield dataclasses.replace(trajectory, group=group)
 
     async def aclose(self) -> None:
         """Cancels the running episodes, waits for their end, and closes the files; calling it again does nothing."""
@@ -233,7 +193,7 @@ class Rollouts:
         try:
             await asyncio.gather(*running, return_exceptions=True)
             if self._owns_game:
-                await self._close_own_agents()
+                await self.game.aclose()
         finally:
             self._let_go()
             self._wake.set()
@@ -338,7 +298,7 @@ class Rollouts:
     async def _play(self, group: int, task_index: int, sample: int) -> Trajectory:
         """Plays one episode and puts it on disk."""
         seeds = EpisodeSeeds(self.seed, task_index, sample)
-        episode = self._player.start(task_index, seed=seeds.episode, assisted=self._is_assisted(sample))
+        episode = await self._player.start(task_index, seed=seeds.episode, assisted=self._is_assisted(sample))
         fault = ""
         try:
             async with asyncio.timeout(self.timeout) as scope:
@@ -400,17 +360,9 @@ class Rollouts:
             return f"{which} is {kinds[0]}, and would be {kinds[1]} by this run's solo_share and group_size"
         return None
 
-    async def _close_own_agents(self) -> None:
-        lent = self._lent_agents.values() if isinstance(self._lent_agents, Mapping) else ()
-        for agent in self.game.agents.values():
-            if not any(agent is other for other in lent) and hasattr(agent, "aclose"):
-                await agent.aclose()
-
     def _let_go(self) -> None:
-        """Gives back what is no task: files, threads, the progress bar."""
+        """Gives back what is no task: files and the progress bar."""
         self._state = "closed"
-        for executor in self._executors:
-            executor.shutdown(wait=False, cancel_futures=True)
         if self._progress is not None:
             self._progress.stop()
         if self._files is not None:
@@ -420,6 +372,32 @@ class Rollouts:
         failure, self._failure = self._failure, None
         assert failure is not None
         return failure
+
+
+rollout = Rollouts
+"""How rollouts are started: `aipo_env.rollout(env, policy, ...)`."""
+
+
+def collect_rollouts(
+    env: str | ConsultEnv | ConsultGame, policy: PolicyLike, tasks: int | Sequence[int] | None = None, **options: Any
+) -> list[Trajectory]:
+    """`rollout` for scripts and notebooks: all trajectories, by task and sample, those included that `traces` held already.
+
+    Works inside a running event loop too.
+
+    Args:
+        env: as for `rollout`.
+        policy: as for `rollout`.
+        tasks: as for `rollout`.
+        options: those of `rollout`.
+    """
+    episodes = rollout(env, policy, tasks, **options)
+    try:
+        return run_sync(episodes.collect())
+    except BaseException:
+        # Ctrl-C reaches this thread, not the one on which the episodes run.
+        run_sync(episodes.aclose())
+        raise
 
 
 class EpisodeSeeds:
@@ -476,26 +454,3 @@ def _task_indices(tasks: int | Sequence[int] | None, family: TaskSet) -> Sequenc
         if not isinstance(indices, range) and len(set(indices)) < len(indices):
             raise ConfigurationError("tasks names a task twice; for several episodes of a task use group_size.")
     return indices
-
-
-def _check_numbers(
-    group_size: int,
-    max_in_flight: int,
-    seed: int,
-    solo_share: float,
-    max_tokens: int | None,
-    timeout: float | None,
-    on_error: str,
-) -> None:
-    least = {"group_size": (group_size, 1), "max_in_flight": (max_in_flight, 1), "seed": (seed, 0)}
-    if max_tokens is not None:
-        least["max_tokens"] = (max_tokens, 1)
-    for name, (value, bound) in least.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < bound:
-            raise ConfigurationError(f"{name} is a whole number of at least {bound}, got {value!r}.")
-    if not 0 <= solo_share <= 1:
-        raise ConfigurationError(f"solo_share is a share between 0 and 1, got {solo_share!r}.")
-    if timeout is not None and not timeout > 0:
-        raise ConfigurationError(f"timeout is in seconds and positive, or None; got {timeout!r}.")
-    if on_error not in ("record", "raise"):
-        raise ConfigurationError(f"on_error is 'record' or 'raise', got {on_error!r}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -15,9 +14,9 @@ from aipo_env.episode import TokenCodec
 from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.game import ConsultGame, describe
 from aipo_env.gym_env import ConsultEnv
-from aipo_env.installation import DISTRIBUTION
+from aipo_env.installation import DISTRIBUTION, versions
 from aipo_env.protocol import ConsultRequest, Reply
-from aipo_env.registry import make_game
+from aipo_env.registry import env_spec, make_game
 
 # What the face of the environment is told; the game does not know it.
 _FACE_OPTIONS = frozenset({"env_id", "action_mode", "render_mode", "seed"})
@@ -92,7 +91,7 @@ class RunRecord:
             max_tokens=max_tokens,
             tokenizer=None if game.codec is None else game.codec.fingerprint,
             tokenizer_name=tokenizer_name,
-            versions={DISTRIBUTION: _version(DISTRIBUTION), "python": platform.python_version()},
+            versions={**versions([DISTRIBUTION]), "python": platform.python_version()},
             started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         )
 
@@ -108,7 +107,9 @@ class RunRecord:
                 "for the run, and play the traces again with aipo_env.replay(traces, env)."
             )
         agents = {name: _Described(name, description) for name, description in self.agents.items()}
-        return make_game(self.env_id, agents=agents, codec=codec, **self.options)  # type: ignore[arg-type]
+        # A solo environment takes no helpers: it has those of its id.
+        given = agents if env_spec(self.env_id).assisted else None
+        return make_game(self.env_id, agents=given, codec=codec, **self.options)  # type: ignore[arg-type]
 
     def differences(self, other: RunRecord) -> list[str]:
         """What keeps the trajectories of two runs from standing in one file, in words."""
@@ -153,10 +154,3 @@ class _Described:
 
     async def respond(self, request: ConsultRequest) -> Reply:
         return Reply("", error="it is not here")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

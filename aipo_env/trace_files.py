@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from aipo_env.errors import ConfigurationError, DataFormatError
+from aipo_env.errors import ConfigurationError
 from aipo_env.run_record import RunRecord, record_path
-from aipo_env.trajectory import TraceWriter, Trajectory
+from aipo_env.trajectory import TraceWriter, Trajectory, numbered_traces
 
 FAULTS = ("error", "timeout")
 """The stop reasons of episodes that a fault ended; a resumed run plays them again."""
@@ -109,25 +109,6 @@ class TraceFiles:
         return count
 
 
-def numbered_traces(path: str | os.PathLike[str]) -> Iterator[tuple[int, Trajectory]]:
-    """The line number and the trajectory of each line that was written to its end; a cut last line does not count.
-
-    Raises:
-        DataFormatError: with the file and the line number.
-    """
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            if not line.strip():
-                continue
-            try:
-                trajectory = Trajectory.from_json(json.loads(line))
-            except ValueError as error:  # DataFormatError is one, as are the errors of JSON and of UTF-8
-                raise DataFormatError(f"{os.fspath(path)}, line {number} is not a trajectory: {error}") from error
-            yield number, trajectory
-
-
 def _lock(file: IO[bytes], path: Path) -> None:
     try:
         import fcntl
@@ -139,3 +120,9 @@ def _lock(file: IO[bytes], path: Path) -> None:
         raise ConfigurationError(
             f"{path} is being written by another run. Wait for its end, or give this run another traces= (--out)."
         ) from error
+    except OSError as error:
+        warnings.warn(
+            f"{path} is on a file system without locks ({error.strerror}): nothing keeps a second run from writing to it. Give "
+            "each run a file of its own.",
+            stacklevel=2,
+        )

@@ -114,7 +114,7 @@ def _pair(value: object) -> tuple[int, int]:
     return int(value[0]), int(value[1])
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, repr=False)
 class Trajectory:
     """One finished (or cut) episode."""
 
@@ -142,6 +142,12 @@ class Trajectory:
     """JSON-serialisable facts about the task or the run (level, subject, model, sampling settings)."""
     confidential: bool = False
     """Whether the task's texts must not be written down; `TraceWriter` then writes `redacted()`."""
+
+    def __repr__(self) -> str:
+        """All fields; of a confidential task no text, since a `repr` ends up in logs."""
+        shown = self.redacted() if self.confidential else self
+        fields = (f"{field.name}={getattr(shown, field.name)!r}" for field in dataclasses.fields(self))
+        return f"{type(self).__name__}({', '.join(fields)})"
 
     @property
     def outcome(self) -> float:
@@ -268,22 +274,35 @@ def write_traces(path: str | os.PathLike[str], trajectories: Iterable[Trajectory
 def read_traces(path: str | os.PathLike[str]) -> Iterator[Trajectory]:
     """Yields the trajectories of a JSON Lines file.
 
-    A last line without its newline is what a crash leaves behind; it is skipped. Damage anywhere else is an error.
+    A last line without its newline is what a crash leaves behind; it is skipped if it cannot be read. Damage anywhere else is
+    an error.
 
     Raises:
         DataFormatError: with the file and the line number.
     """
+    return (trajectory for _, trajectory in numbered_traces(path, cut=True))
+
+
+def numbered_traces(path: str | os.PathLike[str], *, cut: bool = False) -> Iterator[tuple[int, Trajectory]]:
+    """As `read_traces`, with the line numbers.
+
+    Args:
+        path: the file.
+        cut: whether a last line without its newline counts if it can be read.
+    """
     # As bytes: a crash may cut a line inside a character.
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
+            whole = line.endswith(b"\n")
+            if not line.strip() or not (whole or cut):
                 continue
             try:
-                yield Trajectory.from_json(json.loads(line))
-            except (json.JSONDecodeError, UnicodeDecodeError, DataFormatError) as error:
-                if not line.endswith(b"\n"):
+                trajectory = Trajectory.from_json(json.loads(line))
+            except ValueError as error:  # DataFormatError is one, as are the errors of JSON and of UTF-8
+                if not whole:
                     return
                 raise DataFormatError(f"{os.fspath(path)}, line {number} is not a trajectory: {error}") from error
+            yield number, trajectory
 
 
 def _drop_cut_line(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,12 +13,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
-from aipo_env.consulting import run_sync
+from aipo_env.consulting import ask_together, run_sync
 from aipo_env.episode import Episode
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.game import ActionMode, ConsultGame, Observation
 from aipo_env.gym_env import consult_record, render_transcript
-from aipo_env.protocol import Reply
 from aipo_env.tasks.base import is_for_evaluation
 from aipo_env.trajectory import Trajectory
 
@@ -168,9 +166,8 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
         return tuple(render_transcript(trajectory) for trajectory in self.trajectories)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes what the helpers hold open."""
-        if any(hasattr(agent, "aclose") for agent in self.game.agents.values()):
-            run_sync(self.game.aclose())
+        """Closes what the helpers hold open, apart from those that the caller made."""
+        self.game.close()
 
     def _begin(self, number: int, options: Mapping[str, Any]) -> Episode:
         generator = self._generators[number]
@@ -193,12 +190,9 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
         if not waiting:
             return
         asked = [list(episode.requests) for _, episode in waiting]
-        answered = run_sync(self._ask_all([episode for _, episode in waiting]))
+        answered = run_sync(ask_together(self.game.ask(episode) for _, episode in waiting))
         for (number, _), names, replies in zip(waiting, asked, answered, strict=True):
             self.telemetry[number] += [consult_record(n, reply) for n, reply in zip(names, replies, strict=True)]
-
-    async def _ask_all(self, episodes: Iterable[Episode]) -> list[list[Reply]]:
-        return await asyncio.gather(*(self.game.ask(episode) for episode in episodes))
 
     def _observations(self) -> dict[str, Any]:
         seen: list[Observation] = [self.game.observe(episode) for episode in self._episodes]

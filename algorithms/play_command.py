@@ -90,6 +90,7 @@ def play(
         from aipo_env.consulting import run_sync
 
         run_sync(backend.aclose())
+        plain.close()
 
 
 def check_terminal() -> None:

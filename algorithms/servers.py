@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -69,7 +70,10 @@ class Servers:
 
         for name in named or DEFAULT_AGENTS:
             if named.get(name, name) == name:
-                named[name] = LLMAgent.from_server(name, self.helper_server, self.helper_model, **self._asking)
+                # Made with the environment, which then closes it.
+                named[name] = functools.partial(
+                    LLMAgent.from_server, name, self.helper_server, self.helper_model, **self._asking
+                )
         return named
 
     @property

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import platform
 from pathlib import Path
 
-from aipo_env.installation import DISTRIBUTION
+from aipo_env.installation import DISTRIBUTION, versions
 
 FILE = "versions.jsonl"
 _PACKAGES = (DISTRIBUTION, "torch", "transformers", "numpy", "gymnasium", "mpmath")
@@ -26,11 +25,7 @@ def note_versions(out: Path, step: int) -> None:
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        **versions(_PACKAGES),
     }
-    for package in _PACKAGES:
-        try:
-            row[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     with (out / FILE).open("a" if step else "w", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

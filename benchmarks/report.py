@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import platform
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from aipo_env.installation import versions
 
 JSON = Mapping[str, object]
 
@@ -69,17 +70,6 @@ def machine(packages: Iterable[str], *, threads: int) -> dict[str, object]:
         "python": platform.python_version(),
         "versions": versions(packages),
     }
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The installed versions of some distributions; those that are not installed are left out."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def command() -> str:

@@ -37,7 +37,8 @@ def who(env_id: str, kind: str) -> tuple[str, ...] | None:
 
 def make(env_id: str = "rulebook-consult", **options: object) -> AECConsultEnv:
     agents = {"verify": Recorder("incorrect"), "knowledge": Recorder("a rule", "knowledge")}
-    return aipo_env.make_aec(env_id, **{"tasks": SumTasks(), "agents": agents, **options})  # type: ignore[arg-type]
+    helpers = {"agents": agents} if env_id.endswith("-consult") else {}
+    return aipo_env.make_aec(env_id, **{"tasks": SumTasks(), **helpers, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("env_id", for_this_machine(ENV_IDS))
@@ -314,12 +315,32 @@ def test_a_turn_policy_is_asked_for_its_turns() -> None:
     assert env.last()[1:4] == (0.0, False, True)
 
 
-def test_an_episode_in_which_no_controlled_helper_is_asked_is_over_at_once() -> None:
-    env = make(controlled=("verify_0",), policy=lambda transcript: r"\boxed{5}")
-    env.reset(options={"task_index": 4})
-    assert env.last()[1:4] == (1.0, True, False)
-    env.step(None)
-    assert env.agents == []
+def asks_of_even_numbers(transcript: str) -> str:
+    """A policy that consults in every other task of `SumTasks`."""
+    number = int(transcript.rpartition("Problem: ")[2].partition("+")[0])
+    return r"\boxed{5}" if "<feedback agent" in transcript or number % 2 else ASK
+
+
+def test_repair_24_reset_leaves_a_helper_to_act() -> None:
+    """PettingZoo's contract, also where the policy is plugged in and may ask nobody."""
+    env = make(controlled=("verify_0",), policy=asks_of_even_numbers, seed=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        api_test(env, num_cycles=60)
+    seen = set()
+    for _ in range(20):
+        env.reset()
+        assert (env.agents, env.agent_selection) == (["verify_0"], "verify_0")
+        assert env.last()[0]["query"] == "17+25=43"
+        assert env.last()[1:4] == (0.0, False, False)
+        seen.add(env.episode.task.id)
+        env.step("incorrect")
+        assert env.last()[2]
+    assert all(int(task_id.rpartition("/")[2]) % 2 == 0 for task_id in seen)
+    assert len(seen) > 5
+    silent = make(controlled=("verify_0",), policy=lambda transcript: r"\boxed{5}")
+    with pytest.raises(EpisodeStateError, match=r"verify_0 has to act.*'answer'.*consults them"):
+        silent.reset(seed=0)
 
 
 def test_unknown_reset_options_are_told() -> None:
@@ -349,7 +370,7 @@ def test_render_and_close(capsys: pytest.CaptureFixture[str]) -> None:
         async def aclose(self) -> None:
             closed.append(self.name)
 
-    env = make(render_mode="ansi", agents={"verify": Connected()})
+    env = make(render_mode="ansi", agents={"verify": Connected})
     env.reset(options={"task_index": 4})
     env.step(ASK)
     env.step("incorrect")

@@ -97,9 +97,10 @@ def test_a_run_goes_on_from_such_traces(data: Path, tmp_path: Path) -> None:
     traces = tmp_path / "traces.jsonl"
     env = aipo_env.make("gpqa-diamond", data=data)
     answer = lambda transcript: r"\boxed{B}"  # noqa: E731
-    first = aipo_env.collect_rollouts(env, answer, tasks=[0], traces=traces)
+    (first,) = aipo_env.collect_rollouts(env, answer, tasks=[0], traces=traces)
     again = aipo_env.collect_rollouts(env, answer, traces=traces)
-    assert [t.task_index for t in first + again] == [0, 1, 2]
+    assert [(t.task_index, t.withheld) for t in again] == [(0, True), (1, False), (2, False)]
+    assert again[0] == first.redacted()
     assert [t.task_index for t in read_traces(traces)] == [0, 1, 2]
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -176,6 +178,30 @@ def test_the_users_reward() -> None:
     )
     episode.act(r"\boxed{5}")
     assert episode.reward_parts == {"right": 1.0, "short": 0.5}
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [None, "x", float("nan"), float("inf"), {"correct": None}, {"a": 1.0, "b": float("nan")}, {"correct": 1.0, "consult_cost": 0.0}],
+)  # fmt: skip
+def test_repair_26_a_reward_that_is_none_is_told(returned: Any) -> None:
+    task = TASKS.task(4)
+    rules = EpisodeConfig(agents=("verify",), consult_cost=0.25)
+    episode = Episode(task, "", lambda answer: TASKS.grade(task, answer), rules, reward_fn=lambda *arguments: returned)
+    episode.act(Consult("verify", "x"))
+    episode.reply(Reply("y"))
+    with pytest.raises(ConfigurationError, match=r"finite number.*consult_cost.*the environment's own; got.*Return"):
+        episode.act(Answer("5"))
+    assert episode.reward_parts == {"consult_cost": -0.25}
+
+
+@pytest.mark.parametrize("returned", [1, True, np.float32(1.0), {"correct": np.int64(1)}, {"a": 0.5, "b": 0.5}, {}])
+def test_rewards_of_every_kind(returned: Any) -> None:
+    task = TASKS.task(4)
+    episode = Episode(task, "", lambda answer: TASKS.grade(task, answer), reward_fn=lambda *arguments: returned)
+    episode.act(Answer("5"))
+    assert episode.reward == (0.0 if returned == {} else 1.0)
+    assert all(type(value) is float for value in episode.reward_parts.values())
 
 
 def test_seeds_of_helpers_differ_by_turn_and_repeat_by_episode() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aipo_env
-from aipo_env import Answer, Consult, ConsultRequest, Reply, TokenAction, Trajectory, markup
+from aipo_env import Answer, Consult, ConsultRequest, Reply, TokenAction, Trajectory, markup, registry
 from aipo_env.errors import InvalidActionError
 from aipo_env.grading import Grade, Verdict
 from aipo_env.tasks.base import Task
@@ -245,3 +247,91 @@ def test_a_leak_would_be_seen() -> None:
     gold = SecretTasks().task(3).gold
     assert all(leaks(value) for value in (gold, {"segments": [{"text": f"it is {gold}"}]}, ({gold: 1},)))
     assert not leaks({"prompt": SecretTasks().task(3).problem})
+
+
+# -- what all faces do alike -------------------------------------------------------------------------------------------
+
+FACES: dict[str, Callable[..., Any]] = {
+    "gym": aipo_env.make,
+    "vector": lambda env_id, **options: aipo_env.make_vec(env_id, 1, **options),
+    "aec": lambda env_id, **options: aipo_env.make_aec(env_id, controlled=["policy_0"], **options),
+    "parallel": lambda env_id, **options: aipo_env.make_parallel(env_id, controlled=["policy_0"], **options),
+}
+
+
+def act(env: Any, action: str) -> None:
+    env.step({"vector": [action], "parallel": {"policy_0": action}}.get(face_of(env), action))
+
+
+def face_of(env: Any) -> str:
+    names = {"ConsultVectorEnv": "vector", "ParallelConsultEnv": "parallel", "AECConsultEnv": "aec"}
+    return names.get(type(env).__name__, "gym")
+
+
+def record(env: Any) -> Trajectory:
+    return env.trajectories[0] if face_of(env) == "vector" else env.trajectory  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("env_id", ["rulebook-consult", "rulebook"])
+def test_repair_24_environments_can_be_pickled_and_go_on(face: str, env_id: str) -> None:
+    def again(env: Any) -> Any:
+        return pickle.loads(pickle.dumps(env))  # noqa: S301  our own bytes
+
+    env = again(FACES[face](env_id, codec=CODEC))
+    env.reset(seed=3)
+    if env_id.endswith("-consult"):
+        act(env, '<consult agent="knowledge">473@128</consult>')
+    other = again(env)
+    assert record(other) == record(env)
+    for one in (env, other):
+        act(one, r"\boxed{1}")
+        if face != "vector":
+            one.reset()  # the generator went along
+    assert record(other) == record(env)
+    assert (other.telemetry, again(other).telemetry) == (env.telemetry, env.telemetry)
+
+
+class Closing(Mirror):
+    closed = 0
+
+    def __init__(self, name: str = "verify") -> None:
+        super().__init__(name)
+
+    async def aclose(self) -> None:
+        type(self).closed += 1
+
+
+LENT = Closing()
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize(
+    ("agent", "own"),
+    [(LENT, False), ("registered", False), ("tests.test_faces_agree:LENT", False), (Closing, True), (lambda: Closing(), True),
+     (functools.partial(Closing, "verify"), True), ("tests.test_faces_agree:Closing", True)],
+)  # fmt: skip
+def test_repair_22_close_leaves_the_callers_helpers_open(
+    face: str, agent: Any, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_agents", {"registered": LENT})
+    # By this name where an import path names it: the module may have been imported under another one.
+    from tests.test_faces_agree import Closing
+
+    monkeypatch.setattr(Closing, "closed", 0)
+    env = FACES[face]("rulebook-consult", agents={"verify": agent})
+    env.reset(seed=0)
+    env.close()
+    assert Closing.closed == int(own)
+
+
+def test_repair_22_the_callers_policy_stays_open_too() -> None:
+    class Policy(Closing):
+        async def act(self, request: aipo_env.TurnRequest) -> str:
+            return '<consult agent="verify">x</consult>'
+
+    policy = Policy("policy")
+    env = aipo_env.make_aec("rulebook-consult", controlled=["verify_0"], policy=policy)
+    env.reset(seed=0)
+    env.close()
+    assert policy.closed == 0

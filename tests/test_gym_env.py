@@ -12,8 +12,9 @@ from gymnasium.utils.env_checker import check_env
 
 import aipo_env
 from aipo_env import Answer, Consult, ConsultEnv, Reply, TokenAction
-from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
+from aipo_env.errors import AipoError, ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.spaces import Unicode
+from aipo_env.tasks.base import Task
 from tests.helpers import CharacterCodec, Recorder, SumTasks
 from tests.tasks.small_data import for_this_machine, write_small_data
 
@@ -21,7 +22,8 @@ ASK = '<consult agent="verify">17+25=43</consult>'
 
 
 def make(env_id: str = "rulebook-consult", **options: object) -> ConsultEnv:
-    return aipo_env.make(env_id, **{"tasks": SumTasks(), "agents": {"verify": Recorder("incorrect")}, **options})  # type: ignore[arg-type]
+    helpers = {"agents": {"verify": Recorder("incorrect")}} if env_id.endswith("-consult") else {}
+    return aipo_env.make(env_id, **{"tasks": SumTasks(), **helpers, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("env_id", for_this_machine(e for e in aipo_env.list_envs() if not e.startswith("rg/")))
@@ -73,20 +75,20 @@ def test_text_and_structured_actions_give_identical_steps() -> None:
 
 
 def test_the_solo_environment_asks_nobody() -> None:
-    helper = Recorder()
-    env = make("rulebook", agents={"verify": helper})
+    env = make("rulebook")
     observation, _ = env.reset(seed=0)
-    assert list(observation["consult_mask"]) == [0]
+    assert list(observation["consult_mask"]) == [0, 0, 0]
     _, reward, terminated, truncated, info = env.step(ASK)
     assert (reward, terminated, truncated, info["stop_reason"]) == (0.0, True, False, "no_answer")
-    assert helper.requests == []
+    assert env.agents == {}
     with pytest.raises(ConfigurationError, match="-consult"):
         env.make_episode(SumTasks().task(0), assisted=True)
 
 
 def test_assisted_and_solo_share_the_prompt() -> None:
     prompts = {
-        make(env_id).reset(options={"task_index": 1})[0]["prompt"] for env_id in ("rulebook", "rulebook-consult")
+        aipo_env.make(env_id).reset(options={"task_index": 1})[0]["prompt"]
+        for env_id in ("rulebook", "rulebook-consult")
     }
     assert len(prompts) == 1
 
@@ -201,6 +203,30 @@ def test_global_random_state_is_left_alone() -> None:
         env.step(r"\boxed{5}")
     env.action_space.sample()
     assert before == (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]  # noqa: NPY002
+
+
+def test_repair_18_reset_makes_its_task_once() -> None:
+    made: list[int] = []
+
+    class Noted(SumTasks):
+        def task(self, index: int) -> Task:
+            made.append(index)
+            return super().task(index)
+
+    env = make(tasks=Noted())
+    for index in (3, 3, 5):
+        env.reset(options={"task_index": index})
+    assert made == [3, 5]
+
+
+@pytest.mark.parametrize("index", [100, -1, 1.0, "1", None, True])
+def test_repair_27_a_task_index_that_is_none_is_an_error_of_ours(index: object) -> None:
+    env = make()
+    env.reset(options={"task_index": 1})
+    with pytest.raises(AipoError, match=r"sums: .*(valid indices are 0 to 99|is an integer)") as raised:
+        env.reset(options={"task_index": index})
+    assert isinstance(raised.value, IndexError)
+    assert env.episode.task.id == "sums/1"
 
 
 def test_seeds_decide_the_tasks() -> None:

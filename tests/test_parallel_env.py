@@ -13,14 +13,15 @@ from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidAction
 from aipo_env.registry import gymnasium_id
 from tests.helpers import Recorder, SumTasks
 from tests.tasks.small_data import for_this_machine
-from tests.test_aec_env import ASK, ASK_BOTH, ENV_IDS, small_data, who
+from tests.test_aec_env import ASK, ASK_BOTH, ENV_IDS, asks_of_even_numbers, small_data, who
 
 MODES = ["text", "structured"]
 
 
 def make(env_id: str = "rulebook-consult", **options: object) -> ParallelConsultEnv:
     agents = {"verify": Recorder("incorrect"), "knowledge": Recorder("a rule", "knowledge")}
-    return aipo_env.make_parallel(env_id, **{"tasks": SumTasks(), "agents": agents, **options})  # type: ignore[arg-type]
+    helpers = {"agents": agents} if env_id.endswith("-consult") else {}
+    return aipo_env.make_parallel(env_id, **{"tasks": SumTasks(), **helpers, **options})  # type: ignore[arg-type]
 
 
 def active(infos: dict[str, dict[str, object]]) -> list[str]:
@@ -100,7 +101,7 @@ def test_one_consult_a_turn_where_the_caller_says_so() -> None:
     *_, infos = env.step({"policy_0": ASK_BOTH})
     assert active(infos) == ["verify_0"]
     assert env.trajectory.text.endswith(ASK)
-    assert make("rulebook").config.fan_out == 2  # a solo episode asks nobody, however many there are
+    assert make("rulebook").config.fan_out == 3  # a solo episode asks nobody, however many there are
 
 
 @pytest.mark.parametrize(
@@ -164,9 +165,16 @@ def test_the_caller_plays_helpers_and_a_function_the_policy() -> None:
         {"verify_0": 1.0, "knowledge_0": 1.0},
         {"verify_0": True, "knowledge_0": True},
     )
-    over = make(controlled=("verify_0",), policy=lambda t: r"\boxed{5}")
-    over.reset(options={"task_index": 4})
-    assert over.agents == []
+
+
+def test_repair_24_reset_leaves_a_helper_to_act() -> None:
+    env = make(controlled=("verify_0",), policy=asks_of_even_numbers)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*reset knows the option")
+        parallel_api_test(env, num_cycles=60)
+    for seed in range(10):
+        _, infos = env.reset(seed=seed)
+        assert env.agents == active(infos) == ["verify_0"]
 
 
 def test_render() -> None:

@@ -4,8 +4,11 @@ import functools
 import importlib.metadata
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
@@ -14,6 +17,7 @@ from aipo_agents import KnowledgeAgent
 from aipo_env import registry
 from aipo_env.errors import ConfigurationError, UnknownIdError
 from aipo_env.registry import gymnasium_id
+from aipo_env.tasks.base import Task
 from tests.helpers import Recorder, SumTasks
 
 
@@ -121,6 +125,61 @@ SUMS = aipo_env.EnvSpec(
 )
 
 
+BROKEN = "no value"
+
+
+@pytest.fixture
+def with_a_broken_plug_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    entries = tuple(
+        importlib.metadata.EntryPoint(name, value, registry.ENV_GROUP)
+        for name, value in (
+            ("gone", "no.such.module:SPECS"),
+            ("wrong", "tests.test_registry:BROKEN"),
+            ("sums", "tests.test_registry:SUMS"),
+        )
+    )
+    others = registry._entries
+    monkeypatch.setattr(registry, "_entries", lambda group: entries if group == registry.ENV_GROUP else others(group))
+    monkeypatch.setattr(registry, "_plugins_loaded", False)
+    monkeypatch.setattr(registry, "_broken", {})
+    monkeypatch.setattr(registry, "_envs", dict(registry._envs))
+    for name in ("gone", "wrong"):
+        registry._announce(name)  # as at import
+    yield
+    for name in ("gone", "wrong", "sums-consult"):
+        gymnasium.registry.pop(f"aipo/{name}-v0", None)
+
+
+@pytest.mark.usefixtures("with_a_broken_plug_in")
+def test_repair_20_a_broken_plug_in_is_an_error_for_who_asks_for_it() -> None:
+    with pytest.warns(UserWarning, match="cannot be loaded") as caught:
+        ids = aipo_env.list_envs()
+    assert sorted(str(w.message).split("'")[1] for w in caught) == ["gone", "wrong"]
+    # Told of once; everything else works, the plug-in behind it too.
+    assert "sums-consult" in ids
+    assert "gone" not in ids
+    assert aipo_env.list_envs() == ids
+    aipo_env.make("rulebook-consult").reset(seed=0)
+    gymnasium.make("aipo/rulebook-v0").reset(seed=0)
+    for env_id in ("gone", "gone-consult", "aipo/gone-v0"):
+        with pytest.raises(
+            ConfigurationError,
+            match=r"'gone' of aipo\.envs \(package no\.such\.module\).*No module named 'no'.*uninstall",
+        ) as raised:
+            aipo_env.make(env_id)
+        assert isinstance(raised.value.__cause__, ImportError)
+    with pytest.raises(ConfigurationError, match=r"'wrong'.*EnvSpec"):
+        gymnasium.make("aipo/wrong-v0")
+    with pytest.raises(UnknownIdError, match=r"rulebock.*Did you mean 'rulebook'.*Not loaded: gone, wrong"):
+        aipo_env.make("rulebock")
+
+
+@pytest.mark.usefixtures("with_a_broken_plug_in")
+def test_repair_20_the_first_call_may_be_any() -> None:
+    with pytest.warns(UserWarning, match="cannot be loaded"):
+        gymnasium.make("aipo/rulebook-v0").reset(seed=0)
+
+
 def test_what_can_stand_for_an_agent() -> None:
     for agent in (
         KnowledgeAgent(),
@@ -157,6 +216,55 @@ def test_wrong_options() -> None:
         aipo_env.make("rulebook-consult", max_turns=1)
     with pytest.raises(ConfigurationError, match="EnvSpec"):
         aipo_env.register_env("sums")  # type: ignore[arg-type]
+
+
+def helper(query: str) -> str:
+    return query
+
+
+class NoTasks(SumTasks):
+    def task(self, index: int) -> Task:
+        return {"id": index}  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_consults": "4"}, r"max_consults is how many .* a whole number from 0 on; got '4'"),
+        ({"max_turns": 4.0}, r"max_turns is .*got 4\.0"),
+        ({"max_chars": 0}, "max_chars is .* from 1 on; got 0"),
+        ({"fan_out": True}, "fan_out is .*got True"),
+        ({"consult_cost": float("nan")}, "consult_cost is .* from 0 on; got nan"),
+        ({"consult_cost": "0.1"}, r"consult_cost is .*got '0\.1'"),
+        ({"consult_timeout": "60"}, "consult_timeout is seconds .*got '60'"),
+        ({"codec": 3}, "codec is a tokenizer's adapter .*got int without fingerprint"),
+        ({"reward_fn": 3}, r"reward_fn is a function \(task, answer, grade\).*got 3"),
+        ({"tasks": 3}, "tasks is no task family: it needs name"),
+        ({"tasks": NoTasks()}, r"task\(\d+\) of the family 'sums' must return .*Task, got dict"),
+    ],
+)
+def test_repair_26_options_of_a_wrong_type_are_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        aipo_env.make("rulebook-consult", **options).reset(seed=0)
+
+
+def test_numbers_may_be_numpys() -> None:
+    env = aipo_env.make("rulebook-consult", max_consults=np.int64(2), consult_cost=np.float32(0.5))
+    assert (env.config.max_consults, env.config.consult_cost) == (2, 0.5)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"agents": {"verify": helper}}, {"agents": ["verify"]}, {"max_consults": 2}, {"consult_cost": 0.0}, {"fan_out": 2},
+     {"helper_view": "query"}, {"max_reply_chars": 10}],
+)  # fmt: skip
+def test_repair_26_what_concerns_helpers_is_refused_where_there_are_none(option: dict[str, Any]) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"rulebook is solo.*{next(iter(option))} would change nothing.*-consult"
+    ):
+        aipo_env.make("rulebook", **option)
+    assert aipo_env.make("rulebook-consult", **option)
+    aipo_env.make("rulebook", max_turns=3, max_chars=10)
 
 
 def test_the_public_names_exist() -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import functools
 import gc
 import json
 import signal
@@ -21,6 +24,7 @@ from aipo_env import ConsultRequest, Reply, ServiceError, Source, TokenAction, T
 from aipo_env.errors import AipoError, ConfigurationError, InvalidActionError
 from aipo_env.game import ConsultGame
 from aipo_env.grading import Grade
+from aipo_env.playing import as_policy
 from aipo_env.registry import make_game
 from aipo_env.tasks.base import Task
 from tests.helpers import CharacterCodec, Recorder, SumTasks
@@ -166,7 +170,7 @@ def test_functions_are_policies(kind: str) -> None:
     (played,) = run(make_sums(), policy, [4])
     assert played.reward == 1.0
     assert seen == [("4+1=", kind == "async")]
-    assert played.metadata["policy"] == {"thread": "answer", "async": "answer_async", "lambda": "lambda"}[kind]
+    assert str(played.metadata["policy"]).split("-")[0] == {"thread": "answer", "async": "answer_async"}.get(kind, kind)
 
 
 def test_an_environment_of_make_or_an_id() -> None:
@@ -312,6 +316,33 @@ class SlowGrading(SumTasks):
         if task.id == "sums/0":
             assert self.go_on.wait(20)
         return super().grade(task, answer)
+
+
+class SlowTasks(SumTasks):
+    """Notes where and how often tasks are made."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+        self.blocking = self.running = self.most = 0
+
+    def task(self, index: int) -> Task:
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            self.blocking += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        time.sleep(0.02)
+        self.running -= 1
+        self.made.append(index)
+        return super().task(index)
+
+
+def test_repair_18_making_tasks_does_not_block_the_loop() -> None:
+    tasks = SlowTasks()
+    found = run(make_sums(tasks=tasks), Script(), 6, group_size=3)
+    assert len(found) == 18
+    # A thread makes them, each once for its group, and one at a time: no family has to be safe for threads.
+    assert (tasks.blocking, tasks.most, sorted(tasks.made)) == (0, 1, list(range(6)))
 
 
 def test_slow_grading_holds_up_nobody_else() -> None:
@@ -653,6 +684,58 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len(run(make_sums(), Script(), 3, group_size=3, traces=path)) == 3
 
 
+def test_repair_21_all_trajectories_are_collected_after_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    options: dict[str, Any] = {"group_size": 2, "traces": path}
+    whole = aipo_env.collect_rollouts(make_sums(), Script(), 6, group_size=2)
+    aipo_env.collect_rollouts(make_sums(), Script(), [5, 1, 3], **options)
+    assert aipo_env.collect_rollouts(make_sums(), Script(), 6, **options) == whole
+    assert aipo_env.collect_rollouts(make_sums(), Script(), 6, **options) == whole
+    # What the file holds beside this run's tasks and samples is not of it; positions are those of this run.
+    part = aipo_env.collect_rollouts(make_sums(), Script(), [4, 1], traces=path)
+    assert [(t.task_index, t.group, t.sample) for t in part] == [(4, 0, 0), (1, 1, 0)]
+    assert len(list(read_traces(path))) == 12
+
+
+def bold(answer: str, transcript: str) -> str:
+    return rf"\boxed{{{answer}}}"
+
+
+def closure(answer: str) -> Callable[[str], str]:
+    return lambda transcript: rf"\boxed{{{answer}}}"
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        (lambda transcript: r"\boxed{1}", lambda transcript: r"\boxed{2}"),
+        (lambda transcript: transcript.upper(), lambda transcript: transcript.lower()),
+        (lambda transcript, answer="1": answer, lambda transcript, answer="2": answer),
+        (lambda transcript: (lambda: "1")(), lambda transcript: (lambda: "2")()),
+        (closure("1"), closure("2")),
+        (functools.partial(bold, "1"), functools.partial(bold, "2")),
+    ],
+)
+def test_repair_21_another_lambda_does_not_go_on_with_the_first_ones_file(
+    tmp_path: Path, first: Callable[[str], str], other: Callable[[str], str]
+) -> None:
+    path = tmp_path / "traces.jsonl"
+    run(make_sums(), first, 2, traces=path)
+    with pytest.raises(ConfigurationError, match=r"line 1 is not of this run: its policy is '(lambda|partial)-"):
+        run(make_sums(), other, 3, traces=path)
+    assert len(run(make_sums(), first, 3, traces=path)) == 1
+
+
+def test_repair_21_a_lambda_is_known_by_what_it_does(tmp_path: Path) -> None:
+    def name(function: Callable[[str], str]) -> str:
+        return as_policy(function).name
+
+    assert name(closure("1")) == name(closure("1"))
+    program = "from tests.test_rollout import *; print(as_policy(closure('1')).name)"
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == name(closure("1"))
+
+
 def test_faults_lie_apart_and_are_played_again(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     game = make_sums()
@@ -718,6 +801,20 @@ def test_traces_of_other_writers_are_refused(tmp_path: Path) -> None:
         aipo_env.write_traces(path, [Trajectory.from_json(played.to_json() | {field: value})])
         with pytest.raises(ConfigurationError, match=rf"line 1 is not of this run: .*{message}"):
             run(make_sums(), Script(), 1, traces=path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+def test_repair_27_a_file_system_without_locks_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def no_locks(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.warns(
+        UserWarning, match=r"traces\.jsonl is on a file system without locks \(No locks available\).*second run"
+    ):
+        assert len(run(make_sums(), Script(), 2, traces=tmp_path / "traces.jsonl")) == 2
 
 
 def test_two_runs_do_not_share_a_file(tmp_path: Path) -> None:

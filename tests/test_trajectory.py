@@ -125,3 +125,15 @@ def test_a_last_line_that_was_cut_inside_a_character_is_skipped(tmp_path: Path) 
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.rindex("∑".encode()) + 1])
     assert [t.task_id for t in read_traces(path)] == ["0"]
+
+
+def test_repair_27_the_repr_of_a_confidential_trajectory_quotes_nothing() -> None:
+    trajectory = make_trajectory()
+    trajectory.metadata["error"] = "ServiceError: about 47@12="
+    assert "text='ask'" in repr(trajectory)
+    trajectory.confidential = True
+    shown = repr([trajectory])
+    assert "task_id='t/1'" in shown
+    assert "withheld=(3, 2)" in shown
+    assert "ServiceError: (withheld)" in shown
+    assert not any(text in shown for text in ("47@12=", "ask'", "reply", "notice"))

@@ -22,8 +22,12 @@ TURNS = [ASK, "mumble", '<consult agent="nobody">x</consult>', r"\boxed{5}", "<a
 
 
 def make(env_id: str = "rulebook-consult", num_envs: int = 3, **options: object) -> ConsultVectorEnv:
-    defaults = {"tasks": SumTasks(), "agents": {"verify": Recorder("incorrect")}}
-    return aipo_env.make_vec(env_id, num_envs, **{**defaults, **options})  # type: ignore[arg-type]
+    return aipo_env.make_vec(env_id, num_envs, **{**defaults(env_id), **options})  # type: ignore[arg-type]
+
+
+def defaults(env_id: str) -> dict[str, Any]:
+    helpers = {"agents": {"verify": Recorder("incorrect")}} if env_id.endswith("-consult") else {}
+    return {"tasks": SumTasks(), **helpers}
 
 
 def unbatch(values: dict[str, Any], number: int) -> dict[str, Any]:
@@ -61,10 +65,11 @@ def test_every_id_through_gymnasium(env_id: str, mode: str, tmp_path: Path, monk
 @pytest.mark.parametrize("env_id", ["rulebook-consult", "rulebook"])
 @pytest.mark.parametrize("seed", [5, [9, 9, 2]])
 def test_each_episode_is_that_of_a_single_environment(env_id: str, seed: int | list[int]) -> None:
-    rules: dict[str, Any] = {"max_turns": 4, "max_chars": 300, "consult_cost": 0.1}
+    rules: dict[str, Any] = {"max_turns": 4, "max_chars": 300}
+    if env_id.endswith("-consult"):
+        rules["consult_cost"] = 0.1
     many = make(env_id, **rules)
-    options = {"tasks": SumTasks(), "agents": {"verify": Recorder("incorrect")}, **rules}
-    single = [aipo_env.make(env_id, **options) for _ in range(3)]
+    single = [aipo_env.make(env_id, **defaults(env_id), **rules) for _ in range(3)]
     seeds = seed if isinstance(seed, list) else [seed, seed + 1, seed + 2]
     observation, infos = many.reset(seed=seed)
     expected = [env.reset(seed=s) for env, s in zip(single, seeds, strict=True)]
@@ -113,6 +118,31 @@ def test_all_helpers_of_all_episodes_are_asked_at_the_same_time() -> None:
     assert sorted(arrived) == ["a", "a", "b", "b"]
     assert infos["num_consults"].tolist() == [2, 0, 2]
     assert [len(entries) for entries in env.telemetry] == [2, 0, 2]
+
+
+def test_repair_22_an_aborted_step_leaves_no_call_running() -> None:
+    ended: list[str] = []
+
+    class Slow(Recorder):
+        async def respond(self, request: ConsultRequest) -> Reply:
+            if request.query == "bug":
+                raise ZeroDivisionError
+            try:
+                await asyncio.sleep(0.2)
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+            ended.append("went on")
+            return self.reply
+
+    env = make(agents={"verify": Slow()})
+    env.reset(seed=0)
+    with pytest.raises(ZeroDivisionError):
+        env.step([ASK, '<consult agent="verify">bug</consult>', ASK])
+    assert ended == ["cancelled"] * 2
+    env.reset(seed=0)
+    env.step([ASK] * 3)
+    assert ended == ["cancelled"] * 2 + ["went on"] * 3
 
 
 def test_sub_environments_share_tasks_and_helpers() -> None:
@@ -198,7 +228,7 @@ def test_render_and_close() -> None:
         async def aclose(self) -> None:
             closed.append(self.name)
 
-    env = make(render_mode="ansi", agents={"verify": Connected()})
+    env = make(render_mode="ansi", agents={"verify": Connected})
     env.reset(seed=0)
     env.step([ASK] * 3)
     rendered = env.render()

@@ -37,9 +37,9 @@ from aipo_agents.backends.openai_replies import (
 )
 from aipo_agents.backends.redaction import ApiKey, check_base_url
 from aipo_agents.faults import is_service_failure
-from aipo_agents.middleware.checks import check_count, check_number
 from aipo_agents.middleware.rate_budget import RateBudget
 from aipo_agents.retrying import Retries
+from aipo_env.checks import check_count, check_number
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
 from aipo_env.installation import install_command
 

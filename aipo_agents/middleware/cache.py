@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from aipo_agents.middleware.base import Middleware, innermost, shared
-from aipo_agents.middleware.checks import check_count
 from aipo_agents.middleware.reply_store import ReplyStore
 from aipo_agents.request_key import KeyedAgent, key_digest
+from aipo_env.checks import check_count
 from aipo_env.errors import ConfigurationError
 from aipo_env.protocol import Agent, ConsultRequest, Reply
 

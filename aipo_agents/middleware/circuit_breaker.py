@@ -9,7 +9,7 @@ from typing import Literal
 
 from aipo_agents.faults import is_service_failure
 from aipo_agents.middleware.base import Middleware
-from aipo_agents.middleware.checks import check_count, check_number
+from aipo_env.checks import check_count, check_number
 from aipo_env.errors import ServiceError
 from aipo_env.protocol import Agent, ConsultRequest, Reply
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 
-from aipo_agents.middleware.checks import check_number
+from aipo_env.checks import check_number
 from aipo_env.errors import ConfigurationError
 from aipo_env.protocol import Usage
 

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 
 from aipo_agents.middleware.base import Middleware
-from aipo_agents.middleware.checks import check_number
+from aipo_env.checks import check_number
 from aipo_env.protocol import Agent, ConsultRequest, Reply
 
 

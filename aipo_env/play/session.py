@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 from aipo_env.consulting import run_sync
 from aipo_env.episode import POLICY, Episode
 from aipo_env.errors import ConfigurationError, GradingError, unknown_id
-from aipo_env.graded_ahead import GradedAhead
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.play.person import Person
 from aipo_env.playing import turn_request
@@ -57,9 +55,7 @@ class PlaySession:
         self.env, self.person = env, person
         self.policy: TurnPolicy = person if policy is None else policy
         self.finished: list[Trajectory] = []
-        self._tasks = GradedAhead(env.tasks)
-        self.game = copy.copy(env.game)
-        self.game.tasks = self._tasks
+        self.game = env.game
         self._seed, self._max_tokens = seed, max_tokens
         self._rng = np.random.default_rng(seed)
         self._next, self._number = task_index, 0
@@ -96,7 +92,7 @@ class PlaySession:
             changed()
             try:
                 action = await self.policy.act(turn_request(episode, seed=seed, max_tokens=left, exact=exact))
-                await self._tasks.act(episode, _cut(action, left))
+                await self.game.act(episode, _cut(action, left))
             except (TimeoutError, ConnectionError, GradingError) as error:
                 return f"{type(error).__name__}: {error}"
             changed()
@@ -126,8 +122,8 @@ class PlaySession:
 
     def _draw(self) -> int:
         if self._next is None:
-            return int(self._tasks.sample_index(self._rng))
-        index, total = self._next, self._tasks.num_tasks
+            return int(self.game.tasks.sample_index(self._rng))
+        index, total = self._next, self.game.tasks.num_tasks
         if total is not None and not 0 <= index < total:
             raise ConfigurationError(
                 f"{self.env.game.env_id} has the tasks 0 to {total - 1}, got task_index={index}. Name one of these."

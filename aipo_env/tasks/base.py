@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from aipo_env.errors import TaskIndexError
 from aipo_env.grading import Grade
 
 
@@ -69,6 +70,15 @@ class TaskSet(Protocol):
         ...
 
 
+@runtime_checkable
+class AsyncGrading(Protocol):
+    """What a family may have beside `grade`: the same, without blocking. `aipo_env.grading.grade_async` is a help."""
+
+    async def grade_async(self, task: Task, answer: str) -> Grade:
+        """Grades an answer that the policy wrote."""
+        ...
+
+
 def is_for_evaluation(tasks: TaskSet) -> bool:
     """Whether the tasks are of a split that no policy should be trained on; a family without splits does not say so."""
     return getattr(tasks, "split", None) in ("test", "validation")
@@ -80,10 +90,10 @@ def is_confidential(tasks: TaskSet) -> bool:
 
 
 def check_index(index: int, num_tasks: int | None, name: str) -> int:
-    """Validates a task index; returns it as an int, or raises IndexError with the valid range."""
+    """Validates a task index; returns it as an int, or raises TaskIndexError with the valid range."""
     if isinstance(index, bool) or not isinstance(index, int | np.integer):
-        raise IndexError(f"{name}: a task index is an integer, got {index!r}.")
+        raise TaskIndexError(f"{name}: a task index is an integer, got {index!r}.")
     if index < 0 or (num_tasks is not None and index >= num_tasks):
         valid = "0 or more" if num_tasks is None else f"0 to {num_tasks - 1}"
-        raise IndexError(f"{name}: there is no task {index}; valid indices are {valid}.")
+        raise TaskIndexError(f"{name}: there is no task {index}; valid indices are {valid}.")
     return int(index)

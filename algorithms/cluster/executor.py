@@ -13,7 +13,6 @@ import math
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerFast
@@ -28,8 +27,6 @@ from algorithms.cluster.options import ClusterConfig
 from algorithms.cluster.prompts import PromptLabel, evaluation_game, training_game
 from algorithms.cluster.trajectories import to_response
 from algorithms.codec import TransformersCodec, load_stop_ids
-
-_GRADING_THREADS = 4
 
 
 @runtime_checkable
@@ -166,7 +163,6 @@ class EpisodeExecutor:
     def __init__(self, config: ClusterConfig) -> None:
         self.config = config
         self._samples = SampleNumbers()
-        self._threads = ThreadPoolExecutor(_GRADING_THREADS, "aipo-grading")
         self._codec: TransformersCodec | None = None
         self._tokenizer_key: tuple[object, ...] = ()
         self._games: dict[bool, ConsultGame] = {}
@@ -193,10 +189,10 @@ class EpisodeExecutor:
             await asyncio.sleep(0)
             which = PromptLabel.from_text(label)
             game = self._game(which.evaluation, hf_tokenizer)
-            player = Player(game, EngineTurns(llm_engine, sampling_params), executor=self._threads)
+            player = Player(game, EngineTurns(llm_engine, sampling_params))
             seeds = EpisodeSeeds(self.config.seed, which.task, sample)
             solo = which.evaluation or not game.config.assisted or is_solo(sample, self.config.solo_share)
-            episode = player.start(which.task, seed=seeds.episode, assisted=not solo)
+            episode = await player.start(which.task, seed=seeds.episode, assisted=not solo)
             start = episode.segments[0]
             if start.text != prompt:
                 raise ConfigurationError(
@@ -213,8 +209,7 @@ class EpisodeExecutor:
             return to_response(trajectory, max_length, label=label)
 
     def close(self) -> None:
-        """Gives the threads and the trace file back. OpenRLHF has no such call: its engines end with their process."""
-        self._threads.shutdown(wait=False)
+        """Gives the trace file back. OpenRLHF has no such call: its engines end with their process."""
         if self._traces is not None:
             self._traces.close()
 

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
-from aipo_env.trace_files import numbered_traces
-from aipo_env.trajectory import Source, Trajectory
+from aipo_env.trajectory import Source, Trajectory, numbered_traces
 
 METRICS = "metrics.jsonl"
 

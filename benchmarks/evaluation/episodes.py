@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from aipo_env.trace_files import errors_path, numbered_traces
-from aipo_env.trajectory import Trajectory
+from aipo_env.trace_files import errors_path
+from aipo_env.trajectory import Trajectory, numbered_traces
 from benchmarks.evaluation.facts import EpisodeFacts
 from benchmarks.evaluation.plan import RunPlan
 

@@ -7,11 +7,10 @@ import numpy as np
 from aipo_env.episode import Episode
 from aipo_env.errors import GradingError
 from aipo_env.game import ConsultGame
-from aipo_env.graded_ahead import AsyncGrading
 from aipo_env.grading import Grade, Verdict
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.protocol import Reply
-from aipo_env.tasks.base import Task, TaskSet, is_confidential
+from aipo_env.tasks.base import AsyncGrading, Task, TaskSet, is_confidential
 
 EpisodeKey = tuple[str, int]
 """An episode's task id and seed."""
@@ -35,6 +34,7 @@ class MeteredGame(ConsultGame):
             reward_fn=game.reward_fn,
             codec=game.codec,
             env_id=game.env_id,
+            owned=game.owned,
         )
         self._replies: dict[EpisodeKey, list[tuple[str, Reply]]] = {}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
 
 from aipo_agents.llm import LLMAgent
 from aipo_agents.request_key import key_digest
+from aipo_env import installation
 from aipo_env.game import ConsultGame, describe
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.installation import DISTRIBUTION
@@ -214,13 +214,7 @@ def describe_helper(name: str, agent: Agent | None) -> _Json:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that decide results, as far as they are installed."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **installation.versions(_PACKAGES)}
 
 
 def command_line(config: EvaluationConfig) -> str:
