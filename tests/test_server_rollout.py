@@ -11,6 +11,7 @@ import pytest
 
 from aipo_env import Source, read_traces, write_traces
 from aipo_env.cli import main
+from algorithms.servers import Servers
 from tests.misbehaving_server import Fault, MisbehavingServer, Request
 
 ASK = '<consult agent="knowledge">1@2</consult>'
@@ -90,6 +91,14 @@ def test_repair_30_a_rollout_rides_out_what_may_pass(capsys: pytest.CaptureFixtu
         code, out, err = run(capsys, *arguments)
         assert (code, "of 6 correct" in out) == (0, True), err
         assert server.num_requests == 6 * 3 + 6
+
+
+def test_repair_30_servers_are_asked_as_the_options_say() -> None:
+    for options, expected in (((2, 30.0), (3, 30.0)), ((None, None), (5, None)), ((0, None), (1, None))):
+        servers = Servers("http://h/v1", "m", "http://h/v1", "x", *options)
+        (helper,) = (servers.agents(["verify"]) or {}).values()
+        for backend in (servers.policy(), helper.backend):  # type: ignore[union-attr]
+            assert (backend.retries.attempts, backend.requests_per_minute) == expected
 
 
 def test_options_that_do_not_fit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+import tracemalloc
 import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from aipo_agents.backends.base import ChatBackend, CompletionBackend
 from aipo_agents.backends.http_errors import retry_after
 from aipo_agents.backends.openai_replies import logprobs_source
 from aipo_agents.backends.openai_server import OpenAIServer
+from aipo_agents.backends.redaction import ApiKey
 from aipo_agents.llm import LLMAgent
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
 from aipo_env.installation import install_command
@@ -583,6 +585,19 @@ def test_repair_32_errors_keep_their_words_and_say_whether_they_pass(
     assert says in str(error)
 
 
+def test_repair_32_a_packed_answer_is_never_unpacked_beyond_its_limit(server: MisbehavingServer) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(64)) + packer.flush()
+    server.script(packed(lambda raw: bomb, "gzip"))
+    backend = OpenAIServer(server.base_url, "m", max_response_bytes=10**6)
+    tracemalloc.start()
+    try:
+        assert "max_response_bytes" in str(fails(lambda: chat(backend)))
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
 def test_repair_32_what_was_billed_for_a_failed_answer_is_known(server: MisbehavingServer) -> None:
     used = {"prompt_tokens": 30, "completion_tokens": 9, "cost": 0.5}
     broken = Fault("body", payload={"choices": [{"message": {}, "finish_reason": "abort"}], "usage": used})
@@ -717,6 +732,21 @@ def test_repair_31_a_server_that_repeats_the_key_spreads_it_nowhere(
         assert form not in everything
 
 
+def test_repair_31_what_looks_like_a_key_or_a_password_is_hidden_too() -> None:
+    hide = ApiKey("").hide
+    for secret in (
+        "sk-0123456789abcdefghij",
+        "hf_0123456789abcdefghij",
+        "Bearer eyJhbGciOiJIUzI1NiJ9.abc",
+        "Basic dXNlcjpnZWhlaW0xMjM0",
+    ):
+        assert "***" in hide(f"you sent {secret}, which is wrong") != f"you sent {secret}, which is wrong"
+        assert secret.split()[-1] not in hide(f"you sent {secret}, which is wrong")
+    assert hide("see http://me:geheim@host/v1") == "see http://***@host/v1"
+    for harmless in ("bearer authentication required", "model sk-1 is unknown", "see http://host/v1 or me@host"):
+        assert hide(harmless) == harmless
+
+
 def test_repair_31_a_key_in_a_good_answer_is_taken_out(server: MisbehavingServer) -> None:
     server.reply = lambda request: f"you sent {request.headers['authorization']}, thanks"
     assert chat(OpenAIServer(server.base_url, "m", api_key=KEY)).text == "you sent Bearer ***, thanks"
@@ -801,8 +831,11 @@ def test_repair_30_who_is_too_many_waits_as_long_as_asked(server: MisbehavingSer
         while server.num_requests < 1 or server.in_flight:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
+        second = asyncio.create_task(backend.chat(HELLO, GREEDY))
+        await asyncio.sleep(0.1)
         # Nobody else is let through meanwhile.
-        await asyncio.gather(first, backend.chat(HELLO, GREEDY))
+        assert server.num_requests == 1
+        await asyncio.gather(first, second)
         await backend.aclose()
 
     run(work)

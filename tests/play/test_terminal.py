@@ -122,9 +122,12 @@ def test_the_embedded_policy_asks_a_person(tmp_path: Path) -> None:
 def test_a_policy_behind_a_server_asks_a_person(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp", reason="the extra 'llm' is not installed")
     pytest.importorskip("torch", reason="the extra 'train' is not installed")
+    from tests.misbehaving_server import Fault
     from tests.test_server_rollout import ASK, EmbeddedTokenizer
 
     with EmbeddedTokenizer() as server:
+        # What may pass is tried again without a word.
+        server.script(Fault("status", status=500), None, Fault("reset"))
         arguments = ("--as", "knowledge", "--server", server.base_url, "--model", "fake", "--out", str(tmp_path))
         with terminal("rulebook-consult", *arguments) as child:
             child.expect("fake asks you, knowledge")
@@ -171,6 +174,8 @@ def test_mistakes_are_explained_before_anything_is_shown(
         (["rulebook", "--as", "knowledge"], "Play rulebook-consult, or play the policy"),
         (["--as", "knowledge", "--policy", str(tmp_path / "nothing")], "no policy"),
         (["--as", "knowledge", "--model", "x"], "--server and --model go together"),
+        (["--retries", "2"], "--retries and --requests-per-minute are for --server and --helper-server"),
+        (["--helper-server", "http://me:geheim@x/v1", "--helper-model", "x"], "--helper-server holds a user name"),
         (["--server", "http://x/v1", "--model", "x"], "--server is for a policy that plays beside you"),
         (["--agents", "oracle"], "unknown agent 'oracle'"),
         (["--env-options", "levl", "3"], "has no option levl"),

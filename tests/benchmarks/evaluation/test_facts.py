@@ -82,6 +82,13 @@ def test_repair_29_a_helper_that_fails_ends_the_episode_as_a_fault_and_one_that_
     trajectory = play(env, '<consult agent="knowledge">?</consult>', "\\boxed{1}")
     assert (trajectory.stop_reason, trajectory.verdict) == ("answer", "correct")
     assert EpisodeFacts.read(trajectory).consults == (Consultation("knowledge", error="I never say", declined=True),)
+    # What ended an episode that had ended by a fault anyway is what is told.
+    env.game.agents["knowledge"] = Recorder(Reply("", error="it is away"), name="knowledge")
+    env.reset(seed=0, options={"task_index": 0})
+    env.step('<consult agent="knowledge">?</consult>')
+    late = env.trajectory
+    late.stop_reason, late.metadata["error"] = "timeout", "not finished within 1 s"
+    assert Finisher(env.game, "value")(late).metadata["error"] == "not finished within 1 s"
 
 
 def test_answers_as_a_majority_counts_them(env: ConsultEnv) -> None:

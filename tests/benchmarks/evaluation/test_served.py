@@ -354,6 +354,9 @@ def test_repair_35_only_confidential_data_withhold_what_a_fault_said(confidentia
     fault.confidential = confidential
     for _ in range(MAX_FAULTS_IN_A_ROW - 1):
         check(fault)
+    check(Trajectory("e", "t", [], stop_reason="answer"))
+    for _ in range(MAX_FAULTS_IN_A_ROW - 1):
+        check(fault)
     with pytest.raises(ServiceError, match=r"by ServiceError: \(withheld\)$" if confidential else "out of memory"):
         check(fault)
 

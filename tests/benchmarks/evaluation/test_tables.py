@@ -6,6 +6,7 @@ import pytest
 
 from aipo_env.errors import DataFormatError
 from benchmarks.evaluation.markdown import escape, interval, percent, points, table
+from benchmarks.evaluation.summary import summary_lines
 from benchmarks.evaluation.tables import results_markdown
 from tests.benchmarks.evaluation.example import example_results, example_run
 
@@ -94,6 +95,15 @@ def test_consults_tokens_and_cost() -> None:
     assert cells["cost, USD"] == "0.0125"
     assert "20 replies came from helpers that report neither tokens nor cost" in page
     assert "## Consults" not in results_markdown(example_results(example_run()))
+
+
+def test_repair_29_asked_and_answered_stand_apart_on_the_terminal() -> None:
+    (line,) = summary_lines(example_results(example_run(mode="assisted")))
+    assert line.endswith("0.78 consults an episode, 0.75 answered")
+    run = example_run(mode="assisted")
+    run["consults"]["asked_per_episode"] = 0.75  # type: ignore[index]
+    (line,) = summary_lines(example_results(run))
+    assert line.endswith("0.75 consults an episode")
 
 
 def test_breakdowns_show_both_modes() -> None:
