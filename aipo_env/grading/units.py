@@ -63,7 +63,7 @@ def is_unit(words: str, own: frozenset[str] | None) -> bool:
     words = words.replace("{", "").replace("}", "")
     if own is None:
         return len(words) <= 40 and words.count(" ") < 5 and not _DOUBT.search(words)
-    position, last = 0, ""
+    position, last, measures = 0, "", False
     while position < len(words):
         match = _PARTS.match(words, position)
         if match is None or len(words) > 80:
@@ -72,11 +72,14 @@ def is_unit(words: str, own: frozenset[str] | None) -> bool:
         if part[0].isalpha():
             word = part.rstrip("2").casefold()
             if word in ("squared", "cubed"):
-                if last not in _CANONICAL and last.removesuffix("s") not in _CANONICAL:
+                if not measures:
                     return False
             elif word not in UNIT_WORDS and word not in _BESIDE and word not in own and part not in _LETTERS:
                 return False
             last = word
+            measures = word in _CANONICAL or word.removesuffix("s") in _CANONICAL or word in own
+        elif part[0] == "^" and not measures:
+            return False  # the power of a number, or of things that are counted
     return last not in _INCOMPLETE
 
 

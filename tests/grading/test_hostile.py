@@ -218,7 +218,7 @@ def test_repair_06_powers_of_a_matrix_are_computed(grader: Grader) -> None:
         "5 million", "5 incorrect", "5 squared", r"5\text{ divided by two}", r"\text{half of }5", "half of 5",
         r"\text{it is false that the answer is }5", "it is false that the answer is 5", "the opposite of 5",
         r"\text{a quarter of }5", "the square of the answer is 5", r"5\text{ fifths}", "5 cubed", r"5\text{ or so}",
-        "5 zorkmids", r"\text{anything but }5", "minus 5", r"5 \text{ to the power of two}", "5 dozen",
+        "5 apples^2", r"5\text{ apples}^2", "5 zorkmids", r"\text{anything but }5", "minus 5", r"5 \text{ to the power of two}", "5 dozen",
     ],
 )  # fmt: skip
 def test_repair_07_words_are_units_or_introductions_only_if_they_are_known(grader: Grader, text: str) -> None:
@@ -230,6 +230,8 @@ def test_repair_07_words_are_units_or_introductions_only_if_they_are_known(grade
 
 def test_repair_07_number_words_multiply_and_a_golds_own_unit_counts(grader: Grader) -> None:
     assert grader.grade_answer("1000000", "1 million").correct
+    assert not grader.grade_answer("1000000", r"1\text{ million}^2").correct
+    assert grader.grade_answer("5", r"5\text{ cm}^2").correct
     assert grader.grade_answer("3.5 million dollars", "3500000").correct
     assert grader.grade_answer("24", "2 dozen eggs").correct
     assert grader.grade_answer("25", "twenty-five").correct
