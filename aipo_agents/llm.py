@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 import inspect
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from aipo_agents.backends.base import ChatBackend, ChatSampling, Generation, Message
 from aipo_agents.request_key import RequestKey, key_digest
-from aipo_agents.text import shorten
+from aipo_agents.text import shorten, whole_sentences
 from aipo_agents.untrusted import cut_middle, enclose, encodable, neutralise
-from aipo_env.episode import TokenCodec
+from aipo_env.episode import TokenCodec, tokens_covering
 from aipo_env.errors import ConfigurationError, unknown_id
 from aipo_env.prompts import DESCRIPTIONS
 from aipo_env.protocol import ConsultRequest, Reply
+
+_log = logging.getLogger(__name__)
+_THOUGHTS: Final = ("<think>", "</think>")
 
 ROLES: Final = ("verify", "knowledge", "reasoning")
 """The roles that have a prompt file."""
@@ -32,6 +36,9 @@ class LLMAgent:
     log-probabilities mu under which they were sampled; a policy with that same tokenizer then learns from exactly these
     tokens. Only a reply whose ids decode to exactly its text carries them.
 
+    What a model thinks before it replies (`<think>...</think>`) is no part of the reply, and counts in `max_tokens`. The
+    mu of a reply behind thoughts is given those, which the policy does not see: it is not passed on as the reply's.
+
     Args:
         role: "verify", "knowledge" or "reasoning"; any other with a `prompt` of its own.
         backend: the model. Who made it closes it; it may serve several helpers.
@@ -40,7 +47,8 @@ class LLMAgent:
             a path.
         temperature: 0 is greedy.
         top_p: 1 for the whole distribution.
-        max_tokens: the most tokens of a reply.
+        max_tokens: the most tokens of a reply, thoughts included. What it cuts ends behind the last whole sentence or line,
+            and is an error where there is none.
         stop: strings that end a reply and are not part of it.
         see_transcript: whether the model gets to see the episode so far, or the query alone.
         codec: the model's own tokenizer; None where mu is not wanted.
@@ -90,6 +98,7 @@ class LLMAgent:
         self.max_chars, self.max_input_chars = max_chars, max_input_chars
         self.control_tokens = tuple(control_tokens)
         self._owns_backend = False
+        self._told_of_cuts = False
 
     @classmethod
     def from_server(cls, role: str, base_url: str, model: str, **options: object) -> LLMAgent:
@@ -162,14 +171,30 @@ class LLMAgent:
         return dataclasses.replace(self.sampling, seed=seed)
 
     def _reply(self, generation: Generation) -> Reply:
-        text = generation.text
-        if not text.strip():
-            return Reply("", error="the model wrote nothing", declined=True, usage=generation.usage)
-        if self.codec is not None and len(text) <= self.max_chars:
-            ids, logprobs = _without_end(generation, self.codec.eos_ids)
-            if ids and _spell(self.codec, ids, text):
-                return Reply(text, ids, logprobs, tokenizer=self.codec.fingerprint, usage=generation.usage)
-        return Reply(shorten(encodable(text).strip(), self.max_chars), usage=generation.usage)
+        text, usage, limit = generation.text, generation.usage, f"max_tokens={self.sampling.max_tokens}"
+        cut = generation.finish_reason == "length"
+        start = _behind_thoughts(text)
+        kept = text[start:]
+        if not kept.strip():
+            error = "the model wrote nothing" if not text.strip() else "the model thought, and wrote no reply"
+            if cut:
+                error = f"the model had not begun to reply, or was still thinking, at {limit}; raise max_tokens"
+            return Reply("", error=error, declined=True, usage=usage)
+        if cut:
+            kept = whole_sentences(kept)
+            if not kept.strip():
+                error = f"the reply was cut within its first sentence by {limit}; raise max_tokens"
+                return Reply("", error=error, declined=True, usage=usage)
+            if not self._told_of_cuts:
+                self._told_of_cuts = True
+                _log.warning(
+                    "%s: replies are cut behind a sentence, because %s ends them; raise max_tokens", self.name, limit
+                )
+        if self.codec is not None and len(kept) <= self.max_chars:
+            ids, logprobs = _tokens(generation, self.codec, start, start + len(kept))
+            if ids and _spell(self.codec, ids, kept):
+                return Reply(kept, ids, logprobs, tokenizer=self.codec.fingerprint, usage=usage)
+        return Reply(shorten(encodable(kept).strip(), self.max_chars), usage=usage)
 
 
 def role_prompt(role: str) -> str:
@@ -199,12 +224,26 @@ def _read_prompt(prompt: str | Path) -> str:
     return text.strip()
 
 
-def _without_end(generation: Generation, eos_ids: frozenset[int]) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
-    """Ids and log-probabilities without the end token: it ended the helper's turn, it must not end the policy's."""
+def _behind_thoughts(text: str) -> int:
+    """Where the reply begins: behind the first block of thoughts, which the model or its chat template may have opened."""
+    end = text.find(_THOUGHTS[1])
+    if end < 0:
+        return len(text) if text.lstrip().startswith(_THOUGHTS[0]) else 0
+    behind = text[end + len(_THOUGHTS[1]) :]
+    return len(text) - len(behind.lstrip())
+
+
+def _tokens(
+    generation: Generation, codec: TokenCodec, start: int, end: int
+) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """The tokens of a part of the text, without the end token: it ended the helper's turn, it must not end the policy's."""
     ids, logprobs = generation.token_ids or (), generation.logprobs
-    if ids and ids[-1] in eos_ids:
-        ids, logprobs = ids[:-1], None if logprobs is None else logprobs[:-1]
-    return ids, logprobs
+    first, last = 0, len(ids) - (ids[-1:] != () and ids[-1] in codec.eos_ids)
+    if end < len(generation.text):
+        last = tokens_covering(codec, ids[:last], end)
+    if start:
+        first, logprobs = tokens_covering(codec, ids[:last], start), None
+    return ids[first:last], None if logprobs is None else logprobs[first:last]
 
 
 def _spell(codec: TokenCodec, ids: tuple[int, ...], text: str) -> bool:

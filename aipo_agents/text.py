@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+_WHOLE = re.compile(r"[.!?](?=\s)|(?<!\d)[.!?]\Z|\n")  # "x = 3." may be half of a number
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 
@@ -18,6 +19,11 @@ def shorten(text: str, max_chars: int) -> str:
     room = max(max_chars - 3, 0)
     words = text[:room].rsplit(None, 1)
     return (words[0] if words and len(words[0]) > room // 2 else text[:room]) + "..."[:max_chars]
+
+
+def whole_sentences(text: str) -> str:
+    """A text that was broken off, up to the end of its last whole sentence or line; empty where there is none."""
+    return text[: max((match.end() for match in _WHOLE.finditer(text)), default=0)]
 
 
 def quote(text: str, max_chars: int = 60) -> str:

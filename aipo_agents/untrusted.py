@@ -5,9 +5,9 @@ that the same consult gives the same messages, which caches and replays go by:
 
 * it stands between lines that carry a mark. The mark is a hash of the enclosed text itself, so nobody can write a text
   that contains its own mark and ends the enclosure early;
-* what looks like a control token of some chat template (`<|im_end|>`, `</s>`, `[INST]`) is broken by a space. A server
-  renders a chat to text and tokenises that, control tokens included: unbroken, a query could close the user's turn and
-  open one of the system.
+* what looks like a control token of some chat template (`<|im_end|>`, `</s>`, `[INST]`), or switches a model's thinking
+  (`/no_think`), is broken by a space. A server renders a chat to text and tokenises that, control tokens included:
+  unbroken, a query could close the user's turn and open one of the system.
 
 The model may still believe what it reads; the role's prompt tells it not to, and what it replies can open no tag of an
 episode, because the episode escapes it.
@@ -26,8 +26,10 @@ _CONTROL: Final = re.compile(
       (?P<open>[<＜](?=[|｜]))                             # <|im_start|>, <｜User｜>
     | (?P<close>[|｜](?=[>＞]))                            # and their ends
     | (?P<tag>[<＜](?!/?{_OUR_TAGS}[>＞])(?=/?[^\W\d][\w▁|｜:.-]{{0,60}}/?[>＞]))   # <s>, </s>, <start_of_turn>, <think>
-    | (?P<block>\[(?=/?[A-Za-z]?[A-Z][A-Z_]{{1,40}}\]))    # [INST], [/INST], [TOOL_CALLS], [gMASK]
+    | (?P<block>\[(?=/?(?:[A-Za-z]?[A-Z][A-Z_]{{1,40}}(?:(?<=_)\d{{1,6}})?|(?i:inst))\]))  # [INST], [gMASK], [UNUSED_TOKEN_1]
+    | (?P<bars>\[(?=\|[A-Za-z_]{{2,40}}\|\]))             # EXAONE: [|endofturn|]
     | (?P<odd>\](?=~)|\[(?=e~))                            # MiniMax: ]~b], [e~[
+    | (?P<switch>(?<!\w)/(?=(?i:no_?)?(?i:think)\b))      # Qwen, SmolLM: /no_think
     """,
     re.VERBOSE,
 )

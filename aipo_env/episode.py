@@ -414,7 +414,7 @@ class Episode:
         assert self._codec is not None
         ids = tuple(tokens.ids)
         logprobs = tuple(tokens.logprobs or ())
-        count = len(ids) if end == len(text) else _tokens_covering(self._codec, ids, end)
+        count = len(ids) if end == len(text) else tokens_covering(self._codec, ids, end)
         kept = self._codec.decode(ids[:count])
         self._append(Segment(Source.POLICY, kept, ids[:count], logprobs[:count]))
         if count < len(ids):
@@ -552,7 +552,7 @@ def _reward_parts(returned: float | Mapping[str, float]) -> dict[str, float]:
     return parts
 
 
-def _tokens_covering(codec: TokenCodec, ids: Sequence[int], end: int) -> int:
+def tokens_covering(codec: TokenCodec, ids: Sequence[int], end: int) -> int:
     """The least number of leading ids whose text reaches `end` characters."""
     low, high = 0, len(ids)
     while low < high:

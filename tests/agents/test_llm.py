@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -195,6 +196,77 @@ def test_mu_reaches_the_record_of_a_token_exact_episode(server: MisbehavingServe
 def test_an_empty_reply_is_an_error(text: str) -> None:
     reply = reply_of(LLMAgent("verify", Says(Generation(text))))
     assert (reply.text, reply.error) == ("", "the model wrote nothing")
+
+
+CLOSED, OPEN = "<think>2+3? \\boxed{6}. No.</think>\n\n", "<think>Let me see. 2+3 is"
+
+
+@pytest.mark.parametrize(
+    "text", [f"{CLOSED}It is 5.", f"\n {CLOSED}It is 5.", "it was opened in the prompt</think>It is 5."]
+)
+@pytest.mark.parametrize("codec", [None, CharacterCodec()])
+def test_repair_33_thoughts_are_no_part_of_a_reply(text: str, codec: CharacterCodec | None) -> None:
+    ids = (*ids_of(text), EOS)
+    reply = reply_of(LLMAgent("verify", Says(Generation(text, ids, (-0.5,) * len(ids))), codec=codec))
+    assert (reply.text, reply.error) == ("It is 5.", None)
+    # Its ids are its own; under which probability the model would have written them without its thoughts is not known.
+    assert (reply.token_ids, reply.logprobs) == (ids_of("It is 5.") if codec else None, None)
+
+
+def test_a_later_mention_of_thoughts_is_text() -> None:
+    said = f"{CLOSED}Then <think> opens and </think> closes."
+    assert reply_of(LLMAgent("verify", Says(Generation(said)))).text == said.removeprefix(CLOSED)
+    assert reply_of(LLMAgent("verify", Says(Generation("a <think> in it")))).text == "a <think> in it"
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "says"),
+    [
+        ("", "length", r"had not begun to reply, or was still thinking, at max_tokens=9; raise max_tokens"),
+        (OPEN, "length", r"was still thinking, at max_tokens=9; raise max_tokens"),
+        (CLOSED, "length", r"raise max_tokens"),
+        (OPEN, "stop", r"the model thought, and wrote no reply"),
+        (CLOSED, "stop", r"the model thought, and wrote no reply"),
+        ("", "stop", r"the model wrote nothing"),
+        ("It is 5 bec", "length", r"cut within its first sentence by max_tokens=9; raise max_tokens"),
+        ("It is 3.", "length", r"cut within its first sentence"),
+        (f"{CLOSED}It is 5 bec", "length", r"cut within its first sentence"),
+    ],
+)
+def test_repair_33_a_reply_that_did_not_come_says_why_and_what_to_raise(text: str, finish: str, says: str) -> None:
+    reply = reply_of(LLMAgent("verify", Says(Generation(text, finish_reason=finish)), max_tokens=9))  # type: ignore[arg-type]
+    assert (reply.text, reply.declined) == ("", True)
+    assert re.search(f"{says}$" if finish == "stop" else says, reply.error or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("It is 5. Why? Bec", "It is 5. Why?"),
+        ("It is 5.\nNow 3.", "It is 5.\n"),
+        ("line\nhalf a", "line\n"),
+        ("All of it!", "All of it!"),
+        (f"{CLOSED}So it is. And th", "So it is."),
+    ],
+)
+def test_repair_33_a_reply_that_was_cut_ends_behind_a_sentence(
+    text: str, kept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    generation = Generation(text, ids_of(text), tuple(-0.1 * i for i in range(len(text))), "length")
+    agent = LLMAgent("verify", Says(generation), codec=CharacterCodec(), max_tokens=9)
+    replies = [reply_of(agent), reply_of(agent)]
+    assert replies[0] == replies[1]
+    assert (replies[0].text, replies[0].token_ids) == (kept, ids_of(kept))
+    known = None if text.startswith(CLOSED) else tuple(-0.1 * i for i in range(len(kept)))
+    assert replies[0].logprobs == known
+    # The user is told once.
+    assert [r.getMessage() for r in caplog.records] == [
+        "verify: replies are cut behind a sentence, because max_tokens=9 ends them; raise max_tokens"
+    ]
+    assert (
+        reply_of(LLMAgent("verify", Says(Generation(text, finish_reason="stop")))).text
+        == text.removeprefix(CLOSED).strip()
+    )
 
 
 def test_text_that_no_tokenizer_takes_is_made_good() -> None:

@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 """Of a log-probability, absolute; see test_backends.py."""
 HELPERS = ("verify", "knowledge", "reasoning")
 ENVIRONMENTS = ("math500-consult", "rulebook-consult")
-GROUP_SIZE, NUM_TASKS, TURN_TOKENS, REPLY_TOKENS = 2, 2, 32, 32
+GROUP_SIZE, NUM_TASKS, TURN_TOKENS, REPLY_TOKENS = 2, 2, 32, 96
 OWN_PROBLEMS = [
     {"problem": "What is $17 + 25$?", "answer": "42", "unique_id": "own/0", "level": 1, "subject": "Sums"},
     {
