@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import contextvars
 import dataclasses
 import logging
@@ -11,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import TypeVar
 
 from aipo_env.errors import ConfigurationError, InvalidActionError, ServiceError
@@ -24,6 +25,8 @@ log = logging.getLogger("aipo_env")
 
 _deadline: contextvars.ContextVar[float] = contextvars.ContextVar("aipo_env_deadline", default=math.inf)
 """When, by the monotonic clock, the helper is late in whose reply this code runs."""
+_limit: contextvars.ContextVar[asyncio.Timeout | None] = contextvars.ContextVar("aipo_env_limit", default=None)
+"""The time limit of that helper."""
 
 
 async def consult(agent: Agent, request: ConsultRequest, timeout: float | None = None) -> Reply:
@@ -43,7 +46,11 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
     _deadline.set(min(outer, end))
     try:
         async with asyncio.timeout(timeout) as scope:
-            reply = await agent.respond(request)
+            token = _limit.set(scope)
+            try:
+                reply = await agent.respond(request)
+            finally:
+                _limit.reset(token)
     except TimeoutError:
         # One of the helper's own may come at any time.
         late = scope.expired() or time.monotonic() >= end
@@ -69,6 +76,22 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
             'returns Reply("", error="why"); a function that makes a helper takes no arguments.'
         )
     return reply
+
+
+@contextlib.contextmanager
+def in_our_own_line() -> Iterator[None]:
+    """Inside, the time of the helper in whose reply this runs stands still: a limit of ours is waited for, and not it."""
+    limit = _limit.get()
+    end = None if limit is None else limit.when()
+    if limit is None or end is None:
+        yield
+        return
+    came = asyncio.get_running_loop().time()
+    limit.reschedule(None)
+    try:
+        yield
+    finally:
+        limit.reschedule(end + asyncio.get_running_loop().time() - came)
 
 
 async def ask_together(calls: Iterable[Coroutine[object, object, T]]) -> list[T]:

@@ -40,6 +40,7 @@ from aipo_agents.faults import is_service_failure
 from aipo_agents.middleware.rate_budget import RateBudget
 from aipo_agents.retrying import Retries
 from aipo_env.checks import check_count, check_number
+from aipo_env.consulting import in_our_own_line
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
 from aipo_env.installation import install_command
 
@@ -255,7 +256,8 @@ class OpenAIServer:
         alone = self.retries.attempts == 1 and self.requests_per_minute is None
         budget = None if alone else _budget(self.base_url, self.requests_per_minute)
         if budget is not None:
-            await budget.admit(self._where)
+            with in_our_own_line():
+                await budget.admit(self._where)
         try:
             answer = await self._post(path, body)
             if (says := ServerSays.of(answer)) is not None:

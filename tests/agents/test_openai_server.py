@@ -32,9 +32,10 @@ from aipo_agents.backends.openai_replies import logprobs_source
 from aipo_agents.backends.openai_server import OpenAIServer
 from aipo_agents.backends.redaction import ApiKey
 from aipo_agents.llm import LLMAgent
+from aipo_env.consulting import consult
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
 from aipo_env.installation import install_command
-from aipo_env.protocol import Usage
+from aipo_env.protocol import ConsultRequest, Usage
 from tests.misbehaving_server import EOS, EOS_TEXT, Fault, MisbehavingServer, Request, logprob_of
 
 PROMPT = [2_000_001, *(ord(c) for c in "2+3=")]
@@ -886,6 +887,26 @@ def test_repair_30_requests_per_minute_hold_for_an_address_whoever_asks() -> Non
         run(work)
         assert time.monotonic() - started >= 0.45
         assert server.num_requests == 30
+
+
+def test_repair_30_who_stands_in_our_own_line_is_not_late(server: MisbehavingServer) -> None:
+    # Two a second, two at once: the last of six waits for two seconds, and the helper has one for each.
+    helper = LLMAgent.from_server("verify", server.base_url, "m", requests_per_minute=120.0)
+
+    async def work() -> None:
+        replies = await asyncio.gather(*(consult(helper, ConsultRequest(str(i)), timeout=1.0) for i in range(6)))
+        assert [reply.error for reply in replies] == [None] * 6
+        server.fault = lambda request: Fault("hang")
+        assert (await consult(helper, ConsultRequest("late"), timeout=0.3)).error == "no reply within 0.3 s"
+        # Whoever is called off while it stands there is called off.
+        waiting = asyncio.create_task(consult(helper, ConsultRequest("off"), timeout=1.0))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await helper.aclose()
+
+    run(work)
 
 
 @pytest.mark.parametrize("options", [{"retries": -1}, {"retries": 1.5}, {"requests_per_minute": 0.0}])
