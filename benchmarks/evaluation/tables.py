@@ -184,17 +184,11 @@ def _consults(results: Json) -> list[str]:
         if consults is None:
             continue
         title = escape(run["title"])
-        cells.append([title, "any", percent(consults["rate"]), f"{consults['per_episode']:.2f}", "", "", "", ""])
-        for helper, row in _helpers(run).items():
-            cells.append(
-                [
-                    title,
-                    escape(helper),
-                    percent(row["rate"]),
-                    f"{row['per_episode']:.2f}",
-                    *(str(row[key]) for key in ("asked", "consults", "errors", "cached")),
-                ]
-            )
+        keys = ("asked", "consults", "errors", "cached")
+        every = {**consults, **{key: sum(row[key] for row in _helpers(run).values()) for key in keys}}
+        for helper, row in {"any": every, **_helpers(run)}.items():
+            means = percent(row["rate"]), f"{row['per_episode']:.2f}"
+            cells.append([title, escape(helper), *means, *(str(row[key]) for key in keys)])
     if not cells:
         return []
     heads = (
