@@ -8,6 +8,7 @@ import aipo_env
 from aipo_env.errors import ConfigurationError
 from aipo_env.registry import env_spec
 from aipo_env.tasks.base import is_for_evaluation
+from aipo_env.tasks.mix import MixTasks
 from aipo_env.training_split import evaluation_env, training_sets
 from tests.helpers import SumTasks
 from tests.tasks.small_data import for_this_machine, write_small_data
@@ -43,6 +44,28 @@ def test_repair_02_a_test_split_is_refused_and_training_sets_are_named(data: Pat
         aipo_env.require_training_split(aipo_env.make_tasks("gsm8k"), "gsm8k")
     aipo_env.require_training_split(aipo_env.make_tasks("math500"), "math500", allow_test_split=True)
     aipo_env.require_training_split(aipo_env.make_tasks("gsm8k", split="train"), "gsm8k")
+
+
+@pytest.mark.parametrize("split", ["Test", "test[:50]", "train+test", "dev", "test_easy", "eval-2", "heldout"])
+def test_repair_02_a_split_of_another_name_is_for_evaluation_too(split: str) -> None:
+    tasks = SumTasks()
+    tasks.split = split  # type: ignore[attr-defined]
+    assert is_for_evaluation(tasks)
+
+
+@pytest.mark.parametrize("split", ["train", "train[:50%]", "sft_v2", "latest", "contest", None])
+def test_other_splits_may_be_trained_on(split: str | None) -> None:
+    tasks = SumTasks()
+    tasks.split = split  # type: ignore[attr-defined]
+    assert not is_for_evaluation(tasks)
+
+
+@pytest.mark.parametrize("split", ["train", "extra"])
+def test_repair_02_no_mixture_hides_a_test_set(split: str) -> None:
+    tasks = SumTasks()
+    tasks.split = "test"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match="own: for evaluation"):
+        MixTasks(split=split, parts={"own": (1, tasks)})
 
 
 def test_a_family_without_splits_may_be_trained_on() -> None:

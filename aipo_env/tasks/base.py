@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
@@ -79,9 +80,17 @@ class AsyncGrading(Protocol):
         ...
 
 
+_FOR_EVALUATION = frozenset("test testing validation valid val dev eval evaluation heldout".split())  # noqa: SIM905
+
+
+def evaluates(split: str) -> bool:
+    """Whether a name of a split says that it is for evaluation, wholly or in part, as "train+test" and "Test[:50]" do."""
+    return not _FOR_EVALUATION.isdisjoint(re.findall("[a-z]+", split.casefold()))
+
+
 def is_for_evaluation(tasks: TaskSet) -> bool:
     """Whether the tasks are of a split that no policy should be trained on; a family without splits does not say so."""
-    return getattr(tasks, "split", None) in ("test", "validation")
+    return evaluates(str(getattr(tasks, "split", "")))
 
 
 def is_confidential(tasks: TaskSet) -> bool:

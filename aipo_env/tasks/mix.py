@@ -51,9 +51,11 @@ class MixTasks:
             raise ConfigurationError(
                 "parts whose answers are programs cannot be mixed: their answers are read otherwise."
             )
-        if split == "train" and (wrong := [name for name, part in self.parts.items() if is_for_evaluation(part)]):
+        if not is_for_evaluation(self) and (
+            wrong := [name for name, part in self.parts.items() if is_for_evaluation(part)]
+        ):
             raise ConfigurationError(
-                f"{', '.join(wrong)}: for evaluation, and the mixture is for training (split='train'). Take training sets."
+                f"{', '.join(wrong)}: for evaluation, and the mixture is for training (split={split!r}). Take training sets."
             )
         weights = np.array([weight for weight, _ in pairs.values()], dtype=float)
         self.weights = dict(zip(self.parts, (weights / weights.sum()).tolist(), strict=True))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from aipo_env.errors import ConfigurationError
+from aipo_env.tasks.base import evaluates
 from aipo_env.tasks.data_sets import AnswerFrom, AnswerType, DataSet, Decontamination
 from aipo_env.tasks.hub import HubSource, Row, check_row, load_rows, local_data
 from aipo_env.tasks.questions import QuestionTasks
@@ -16,7 +17,6 @@ from aipo_env.tasks.questions import QuestionTasks
 PROBLEMS = ("problem", "question", "prompt", "query", "instruction")
 ANSWERS = ("answer", "final_answer", "expected_answer", "ground_truth", "label", "gold")
 _HUB = re.compile(r"hub:(?P<repository>[^@:]+)(?:@(?P<revision>[^:]+))?(?::(?P<config>.+))?")
-_FOR_EVALUATION = frozenset({"test", "validation", "valid", "val", "dev", "eval"})
 
 
 class OwnData(QuestionTasks):
@@ -65,7 +65,7 @@ class OwnData(QuestionTasks):
                 "the environment dataset has no data of its own: say data='rows.jsonl', or data='hub:org/name'."
             )
         hub = _HUB.fullmatch(str(data))
-        role = "test" if split in _FOR_EVALUATION else "train"
+        role = "test" if evaluates(split) else "train"
         where = HubSource(
             "dataset", hub["repository"] if hub else str(data), hub["config"] if hub else None, (role,), {},
             hub_splits={role: split}, suffixes=(".jsonl", ".json", ".csv", ".parquet"),

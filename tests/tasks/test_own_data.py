@@ -122,12 +122,8 @@ def test_csv_and_types_of_answers(tmp_path: Path) -> None:
 
 def test_what_a_split_is_for(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    assert [is_for_evaluation(make(path, split=s)) for s in ("train", "sft_v2", "test", "validation")] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    named = {"train": False, "sft_v2": False, "test": True, "validation": True, "Test[:2]": True, "train+test": True}
+    assert {split: is_for_evaluation(make(path, split=split)) for split in named} == named
     with pytest.raises(ConfigurationError, match="allow_test_split"):
         aipo_env.require_training_split(make(path, split="validation"), "dataset-consult")
 
