@@ -189,6 +189,7 @@ def test_mu_reaches_the_record_of_a_token_exact_episode(server: MisbehavingServe
     assert segment.mu_known
     assert any(logprob == logprob_of(ord("5")) for logprob in segment.logprobs)
     env.close()
+    asyncio.run(agent.aclose())  # who made the helper closes it
     assert server.wait_idle()
 
 
@@ -289,6 +290,7 @@ def test_a_failing_server_is_raised_and_the_environment_makes_a_notice_of_it(ser
         "<notice>verify could not answer: its service failed (HTTP 503)</notice>",
     )
     env.close()
+    asyncio.run(agent.aclose())  # who made the helper closes it
 
 
 def test_request_keys() -> None:
