@@ -15,6 +15,7 @@ from aipo_agents.llm import ROLES, LLMAgent, role_prompt
 from aipo_agents.request_key import request_key
 from aipo_agents.verdicts import leading_verdict
 from aipo_env import ConsultRequest, Reply
+from aipo_env.consulting import run_sync
 from aipo_env.errors import ConfigurationError, ServiceError, UnknownIdError
 from aipo_env.protocol import Agent, Usage
 from aipo_env.trajectory import Source
@@ -189,7 +190,7 @@ def test_mu_reaches_the_record_of_a_token_exact_episode(server: MisbehavingServe
     assert segment.mu_known
     assert any(logprob == logprob_of(ord("5")) for logprob in segment.logprobs)
     env.close()
-    asyncio.run(agent.aclose())  # who made the helper closes it
+    run_sync(agent.aclose())  # who made the helper closes it
     assert server.wait_idle()
 
 
@@ -290,7 +291,7 @@ def test_a_failing_server_is_raised_and_the_environment_makes_a_notice_of_it(ser
         "<notice>verify could not answer: its service failed (HTTP 503)</notice>",
     )
     env.close()
-    asyncio.run(agent.aclose())  # who made the helper closes it
+    run_sync(agent.aclose())  # who made the helper closes it
 
 
 def test_request_keys() -> None:
