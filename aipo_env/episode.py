@@ -276,6 +276,18 @@ class Episode:
         """What `act` would understand this action as; changes nothing. Raises as `act` does for an action that is none."""
         return self._read(action).understood
 
+    def turn_is_complete(self, text: str) -> bool:
+        """Whether the policy's turn, of which this is written so far, is over whatever it would write behind it.
+
+        A sampler that asks may stop there; a turn without a consult ends where the policy ends it.
+        """
+        if not self.config.assisted or markup.CONSULT_CLOSE not in text:
+            return False
+        turn = self._read_anew(text)
+        if turn.consults:
+            return len(turn.consults) == self.config.fan_out or not markup.may_be_consult(text[turn.end :])
+        return self.parser().feed(text)
+
     def parser(self, finish: FinishReason = "stop") -> markup.ActionParser:
         """A parser for one turn by these rules; `finish` is how the turn ended."""
         config = self.config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypedDict
 
@@ -222,9 +222,13 @@ class ConsultGame:
     async def ask(self, episode: Episode) -> list[Reply]:
         """Asks the helpers that the policy consulted, all at the same time, and hands their replies to the episode."""
         replies = await self.ask_agents(episode.requests)
+        self.tell(episode, replies)
+        return replies
+
+    def tell(self, episode: Episode, replies: Sequence[Reply]) -> None:
+        """Hands an episode the replies to all that it asked, in the order of its requests."""
         for reply in replies:
             episode.reply(reply)
-        return replies
 
     async def ask_agents(self, requests: Mapping[str, ConsultRequest]) -> list[Reply]:
         """Asks helpers by name, all at the same time; the replies come in the order of the requests."""

@@ -319,6 +319,11 @@ def adjacent_consults(
     return more, end
 
 
+def may_be_consult(text: str) -> bool:
+    """Whether a text, white space before it aside, may be the beginning of a consult that has not closed yet."""
+    return "<consult".startswith(text.lstrip()[: len("<consult")]) and CONSULT_CLOSE not in text
+
+
 def same_answer(one: Answer, other: Answer, answers: AnswerForm) -> bool:
     """Whether two answers say the same; of programs the code counts, whatever fences stand around it."""
     if answers == "program":

@@ -2,6 +2,7 @@
 
 Each step every row takes one token, or all rows take several: whether a token was sampled or is forced (a helper's
 reply) is the caller's business, so a reply is appended to the cache like anything else and nothing is computed twice.
+A row may also wait while others go on: its place in the step is a hole, which the mask hides from then on.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import inspect
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from aipo_agents.backends.cache_argument import cache_argument
+from aipo_env.errors import ConfigurationError
 
 
 class BatchDecoder:
@@ -27,7 +29,7 @@ class BatchDecoder:
     """
 
     def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
-        from algorithms.growing_cache import growing_cache
+        from algorithms.growing_cache import GrowingLayer, growing_cache
 
         self._model = model
         self._device = next(model.parameters()).device
@@ -35,7 +37,16 @@ class BatchDecoder:
         parameters = inspect.signature(model.forward).parameters
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._takes_positions = "position_ids" in parameters
-        self._cache_argument = cache_argument(model.forward) or "past_key_values"
+        name = cache_argument(model.forward)
+        if name is None:
+            raise ConfigurationError(
+                f"sampling here needs a model whose forward takes a cache of keys and values, and {type(model).__name__}'s "
+                "takes none. Sample it on a server (vLLM)."
+            )
+        self._cache_argument = name
+        # A state has no places that a mask could hide, and a window counts holes as if they were tokens.
+        self.can_wait = self._takes_positions and all(type(layer) is GrowingLayer for layer in self._cache.layers)
+        """Whether rows may wait in a step."""
         self.logits_BV = self._prefill(prompts)
         """What each row's next token is drawn from, in fp32."""
 
@@ -59,13 +70,25 @@ class BatchDecoder:
         return logits_BV[rows]
 
     @torch.no_grad()
-    def step(self, token_ids_BW: Int[Tensor, "batch width"]) -> Float[Tensor, "batch vocabulary"]:
-        """Appends tokens to every row; returns (and keeps) the logits for the token after them."""
+    def step(
+        self, token_ids_BW: Int[Tensor, "batch width"], waits_B: Bool[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """Appends tokens to the rows; returns (and keeps) the logits for the token after them.
+
+        Args:
+            token_ids_BW: of each row.
+            waits_B: rows whose tokens are holes, if the model `can_wait`: they take none, and their logits mean nothing until
+                they have taken one again.
+        """
         width = token_ids_BW.shape[1]
         positions_BW = self._length_B[:, None] + torch.arange(width, device=self._device)
-        self._length_B = self._length_B + width
+        taken_B = torch.ones_like(self._length_B) if waits_B is None else 1 - waits_B.to(self._length_B)
+        self._length_B = self._length_B + width * taken_B
+        if waits_B is not None and not self._padded:
+            self._padded = True
+            self._mask_BT = self._mask_BT.new_ones(len(self._mask_BT), self._cache.get_seq_length())
         if self._padded:
-            self._mask_BT = torch.cat([self._mask_BT, self._mask_BT.new_ones(len(self._mask_BT), width)], dim=1)
+            self._mask_BT = torch.cat([self._mask_BT, taken_B[:, None].expand(-1, width)], dim=1)
         self.logits_BV = self._forward(token_ids_BW.to(self._device), positions_BW)
         return self.logits_BV
 
@@ -76,7 +99,8 @@ class BatchDecoder:
         self.logits_BV = self.logits_BV[rows_B]
 
     def _select(self, rows_B: Int[Tensor, " kept"]) -> None:
-        self._cache.batch_select_indices(rows_B)
+        # What beam search calls, and so the one selection of rows that every kind of layer has.
+        self._cache.reorder_cache(rows_B)
         self._mask_BT = self._mask_BT[rows_B]
         self._length_B = self._length_B[rows_B]
 

@@ -35,11 +35,11 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = self._key_buffer[:, :, :new], self._value_buffer[:, :, :new]
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keeps these rows, in this order; a row may be named more than once."""
         length = self.get_seq_length()
         if length > 0:
-            self._key_buffer, self._value_buffer = self._key_buffer[indices], self._value_buffer[indices]
+            self._key_buffer, self._value_buffer = self._key_buffer[beam_idx], self._value_buffer[beam_idx]
             self.keys, self.values = self._key_buffer[:, :, :length], self._value_buffer[:, :, :length]
 
     @staticmethod
@@ -49,6 +49,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         if old:
             buffer[:, :, :old] = filled
         return buffer
+
+
+def keeps_states(config: PreTrainedConfig) -> bool:
+    """Whether some layer of a model keeps a state (linear attention, a convolution) and not keys and values alone."""
+    layers = DynamicCache(config=config).layers
+    return any(not isinstance(layer, DynamicLayer) or hasattr(layer, "recurrent_states") for layer in layers)
 
 
 def growing_cache(config: PreTrainedConfig) -> DynamicCache:

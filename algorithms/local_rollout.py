@@ -34,8 +34,8 @@ def roll_out(
 ) -> int:
     """Plays the episodes that the file of traces does not hold yet; returns how many it held.
 
-    Episodes are sampled in batches of fixed size, each a function of the seed, its number and its episodes alone. A batch
-    that was cut is sampled again, so that what it adds is what it would have added at once.
+    Episodes are sampled in batches of fixed size. A batch that was cut is sampled again as a whole, so that what it adds is
+    what it would have added at once, to the bit.
 
     Args:
         env: made with the policy's tokenizer; closed at the end.
@@ -85,9 +85,9 @@ def _sample(
 ) -> Iterator[tuple[int, Trajectory]]:
     """The episodes of the batches of which some are missing, with their positions."""
     size = roller.sampling.batch_size
-    for number, start in enumerate(range(0, len(requests), size)):
+    for start in range(0, len(requests), size):
         if any(missing[start : start + size]):
-            for position, trajectory in roller.iterate(requests[start : start + size], seed, first_wave=number):
+            for position, trajectory in roller.iterate(requests[start : start + size], seed):
                 yield start + position, trajectory
 
 

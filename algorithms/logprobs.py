@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from aipo_agents.backends.cache_argument import cache_argument
 from aipo_env.errors import ConfigurationError
 from algorithms.chunked_head import LogitTransform, chunked_logprobs
+from algorithms.growing_cache import keeps_states
 
 CHUNKED_FROM = 1 << 25
 """Logits (rows x vocabulary) from which on they are computed tile by tile; fewer are faster in one piece."""
@@ -67,7 +68,7 @@ def token_logprobs(
         temperature: what the logits are divided by; that of the sampler.
         with_entropy: also computes the entropy, differentiable as well.
         prompt_lengths_B: tokens of each row's prompt, none of them selected. Where rows have the same prompt, and
-            the model a key-value cache, each prompt is then computed once, forward and backward.
+            the model keeps keys and values alone, each prompt is then computed once, forward and backward.
 
     Raises:
         ConfigurationError: the batch is padded on the left, padding or a first token is selected, or the
@@ -138,6 +139,9 @@ def _shared_prompts(model: nn.Module, input_ids_BL: Tensor, prompt_lengths_B: Se
     checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     if checkpointing or cache_argument(model.forward) is None or "position_ids" not in parameters:
         return None
+    # A state is written in place by the pass behind the prompt, while the gradient still needs what it was.
+    if keeps_states(model.config):
+        return None
     lengths = [length - 1 for length in prompt_lengths_B]
     ids = input_ids_BL.tolist()
     prompts = [tuple(row[:length]) for row, length in zip(ids, lengths, strict=True)]
@@ -175,7 +179,7 @@ def _after_prompts(
         **{cache_argument(body.forward) or "past_key_values": cache},
     )
     rows_B = torch.tensor(shared.rows, device=device)
-    cache.batch_select_indices(rows_B)
+    cache.reorder_cache(rows_B)
     lengths_B = torch.tensor(shared.lengths, device=device)
     # The last position of the longest row predicts nothing.
     width = input_ids_BL.shape[1] - 1 - min(shared.lengths)

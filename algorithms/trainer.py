@@ -1,7 +1,7 @@
 """The single-machine trainer: rollouts, advantages, objective, AdamW.
 
 Everything random is a function of (seed, step): a run that was cut and resumed takes the same tasks, samples and
-updates as one that was not, to the bit.
+updates as one that was not, to the bit; where helpers keep rollouts waiting, up to rounding (`algorithms/rollout.py`).
 """
 
 from __future__ import annotations

@@ -164,19 +164,19 @@ def _sample(trainer: object, batch: Sequence[Trajectory]) -> None:
     """Samples as many tokens as the turns have, and forces the replies."""
     import torch
 
+    from aipo_agents.backends.drawing import draw
     from algorithms.decoder import BatchDecoder
-    from algorithms.rollout import sample
-    from algorithms.train_config import SamplingConfig
     from algorithms.trainer import Trainer
 
     assert isinstance(trainer, Trainer)
-    generator = torch.Generator().manual_seed(0)
+    count = len(batch)
+    generators = [torch.Generator().manual_seed(number) for number in range(count)]
     decoder = BatchDecoder(trainer.model, [t.segments[0].token_ids for t in batch])
     for place, segment in enumerate(batch[0].segments[1:], start=1):
         if segment.source is Source.POLICY:
             for _ in segment.token_ids:
-                token_ids_B, _ = sample(decoder.logits_BV, SamplingConfig(), generator)
-                decoder.step(token_ids_B[:, None])
+                token_ids, _ = draw(decoder.logits_BV, [1.0] * count, [1.0] * count, generators)
+                decoder.step(torch.tensor(token_ids)[:, None])
         else:
             decoder.step(torch.tensor([t.segments[place].token_ids for t in batch]))
 

@@ -679,3 +679,49 @@ def test_a_turn_carries_the_leading_run_of_different_helpers(parts: list[str], f
     answered = [s.agent for s in by_text.segments if s.agent]
     assert answered == run
     assert episode.num_consults == len(run[:allowed])
+
+
+PIECES = (
+    *(
+        "7",
+        " ",
+        "\n",
+        "\\boxed{5}",
+        "\\boxed{",
+        "}",
+        "<answer>5</answer>",
+        "```python\n1\n```\n",
+        "</consult>",
+        "<con",
+        "sult ",
+    ),
+    *(f'<consult agent="{name}">q</consult>' for name in ("verify", "knowledge", "nobody")),
+    *('<consult agent="verify">', "<consult", "<feedback>", "</feedback>"),
+)
+
+
+@given(
+    pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=8),
+    behind=st.lists(st.sampled_from(PIECES), max_size=4),
+    fan_out=st.integers(1, 3),
+    answers=st.sampled_from(["value", "program"]),
+)
+def test_repair_13_nothing_behind_a_complete_turn_belongs_to_it(
+    pieces: list[str], behind: list[str], fan_out: int, answers: str
+) -> None:
+    """Whatever is written behind it, the turn is the same; and a turn with something behind its consults is complete."""
+
+    def outcome(text: str) -> tuple[object, list[str], str]:
+        episode = start(fan_out=fan_out, answers=answers)
+        action = episode.act(text)
+        own = "" if isinstance(action, Answer) else episode.segments[1].text
+        return (action.reason if isinstance(action, Malformed) else action), list(episode.requests), own
+
+    text = "".join(pieces)
+    rules = start(fan_out=fan_out, answers=answers)
+    if rules.turn_is_complete(text):
+        assert outcome(text) == outcome(text + "".join(behind))
+    else:
+        _, asked, own = outcome(text)
+        left = text[len(own) :].strip()
+        assert not asked or (len(asked) < fan_out and (not left or left.startswith(("<con", "<consult"))))

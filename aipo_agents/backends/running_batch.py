@@ -55,7 +55,8 @@ class RunningBatch:
         cache = DynamicCache(config=self._model.config)
         logits_NV = self._forward(ids_NT, mask_NT, (mask_NT.cumsum(dim=1) - 1).clamp(min=0), cache)
         rows = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=self._device)
-        cache.batch_select_indices(rows)
+        # What beam search calls, and so the one selection of rows that every kind of layer has.
+        cache.reorder_cache(rows)
         logits_NV, mask_NT = logits_NV[rows], mask_NT[rows]
         if len(self) == 0:
             self._cache, self._mask_BT = cache, mask_NT
@@ -78,7 +79,7 @@ class RunningBatch:
             self._cache, self._mask_BT = DynamicCache(config=self._model.config), self._mask_BT[:0, :0]
             return
         index = torch.tensor(rows, device=self._device)
-        self._cache.batch_select_indices(index)
+        self._cache.reorder_cache(index)
         self._mask_BT = self._mask_BT[index]
         unused = int((self._mask_BT.sum(dim=0) > 0).int().argmax())
         if unused and self.joinable:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from aipo_env.episode import Episode
@@ -38,12 +40,11 @@ class MeteredGame(ConsultGame):
         )
         self._replies: dict[EpisodeKey, list[tuple[str, Reply]]] = {}
 
-    async def ask(self, episode: Episode) -> list[Reply]:
-        """Asks the helpers, and keeps their replies."""
-        names = list(episode.requests)
-        replies = await super().ask(episode)
-        self._replies.setdefault((episode.task.id, episode.seed), []).extend(zip(names, replies, strict=True))
-        return replies
+    def tell(self, episode: Episode, replies: Sequence[Reply]) -> None:
+        """Hands the replies on, and keeps them."""
+        kept = self._replies.setdefault((episode.task.id, episode.seed), [])
+        kept.extend(zip(episode.requests, replies, strict=True))
+        super().tell(episode, replies)
 
     def take_replies(self, episode: EpisodeKey) -> list[tuple[str, Reply]]:
         """The replies of an episode in their order, with the helpers' names; forgets them."""

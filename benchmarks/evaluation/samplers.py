@@ -66,9 +66,9 @@ class Sampler(Protocol):
 class BatchedSampler:
     """A policy of `transformers`, sampled in step by `algorithms.rollout.Roller`.
 
-    The plan's episodes, those with the longest prompts first, are cut into batches of fixed size, and a batch's draws are a
-    function of the seed, its number and its episodes. A batch that was not finished is sampled again from its beginning, so
-    that what it adds is what it would have added at once. Prompts of like length share a batch: what is padded is computed.
+    The plan's episodes, those with the longest prompts first, are cut into batches of fixed size. A batch that was not finished
+    is sampled again from its beginning, so that what it adds is what it would have added at once, to the bit. Prompts of like
+    length share a batch: what is padded is computed.
 
     Args:
         policy: model and tokenizer.
@@ -108,11 +108,11 @@ class BatchedSampler:
             missing = [not files.finished.get(r.task_index, 0) >> r.sample & 1 for r in requests]
             if bar is not None:
                 bar.start(sum(missing))
-            for number, start in enumerate(range(0, len(requests), plan.batch_size)):
+            for start in range(0, len(requests), plan.batch_size):
                 end = start + plan.batch_size
                 if not any(missing[start:end]):
                     continue
-                for position, sampled in roller.iterate(requests[start:end], plan.seed, first_wave=number):
+                for position, sampled in roller.iterate(requests[start:end], plan.seed):
                     sampled.metadata["policy"] = name
                     trajectory = finish(sampled)
                     if missing[start + position]:

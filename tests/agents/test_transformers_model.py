@@ -14,7 +14,7 @@ from aipo_agents.backends.drawing import draw
 from aipo_agents.backends.running_batch import RunningBatch
 from aipo_agents.backends.transformers_model import TransformersModel
 from aipo_env.errors import ConfigurationError, ServiceError
-from tests.algorithms.tiny import ARCHITECTURES, tiny_policy, tokenizer
+from tests.algorithms.tiny import ARCHITECTURES, HYBRIDS, tiny_policy, tokenizer
 
 CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}>"
 
@@ -117,6 +117,19 @@ def test_a_request_joins_a_batch_that_runs_and_gets_its_own_sample() -> None:
         return joined
 
     assert asyncio.run(staggered()).token_ids == alone.token_ids
+
+
+@pytest.mark.filterwarnings("ignore:.*fast path is not available.*")
+@pytest.mark.parametrize("architecture", HYBRIDS)
+def test_repair_14_models_with_states_are_helpers_too(architecture: str) -> None:
+    """Rows share their prompt and leave at different times; no row joins while others run."""
+    requests = [(PROMPTS[i], CompletionSampling(max_tokens=4 + 3 * i, seed=i)) for i in range(len(PROMPTS))]
+    found = asyncio.run(complete_all(tiny(architecture, max_batch=3), requests))
+    for (prompt, _), generation in zip(requests, found, strict=True):
+        assert generation.token_ids is not None
+        assert generation.logprobs is not None
+        expected = forward_logprobs(architecture, prompt, generation.token_ids, 1.0, 1.0)
+        assert generation.logprobs == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_batch_that_rows_join_and_leave_computes_what_a_plain_forward_does() -> None:

@@ -12,6 +12,7 @@ from aipo_env.trajectory import Segment, Source, Trajectory
 from algorithms.config import ObjectiveConfig
 from algorithms.logprobs import logprobs_from_logits, token_logprobs
 from algorithms.objective import batch_normalizer, objective_loss
+from tests.algorithms.tiny import HYBRIDS, tiny_policy
 
 SIZES = {
     "vocab_size": 37,
@@ -280,13 +281,25 @@ def test_padding_and_micro_batches_change_no_weight_gradient(algorithm):
             torch.testing.assert_close(gradient, reference, rtol=1e-6, atol=1e-8)  # RMSNorm is fp32
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox", "gemma3"])
 @pytest.mark.parametrize("prompt_lengths", [(5, 5, 5, 5), (5, 3, 5, 3)])
 def test_prompts_that_rows_share_are_computed_once_with_the_same_values_and_gradients(
     architecture: str, prompt_lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert widths_behind_shared_prompts(architecture, prompt_lengths, monkeypatch) == [12 - min(prompt_lengths)]
+
+
+@pytest.mark.filterwarnings("ignore:.*fast path is not available.*")
+@pytest.mark.parametrize("architecture", HYBRIDS)
+def test_repair_14_models_with_states_share_no_prompts(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert widths_behind_shared_prompts(architecture, (5, 3, 5, 3), monkeypatch) == []
+
+
+def widths_behind_shared_prompts(
+    architecture: str, prompt_lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """Compares values and gradients with and without prompts that may be shared; returns how wide what was left was."""
     from algorithms import logprobs as module
-    from tests.algorithms.tiny import tiny_policy
 
     model = tiny_policy(architecture).model
     generator = torch.Generator().manual_seed(1)
@@ -311,11 +324,11 @@ def test_prompts_that_rows_share_are_computed_once_with_the_same_values_and_grad
         model.zero_grad()
         values = token_logprobs(model, ids, mask, selected, prompt_lengths_B=lengths).logprobs_T
         (values * torch.linspace(-1, 1, len(values))).sum().backward()
-        found.append((values.detach(), [p.grad.clone() for p in model.parameters()]))
-    assert widths == [12 - min(prompt_lengths)]
+        found.append((values.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-5)
     for shared, plain in zip(found[1][1], found[0][1], strict=True):
         torch.testing.assert_close(shared, plain, atol=1e-5, rtol=1e-4)
+    return widths
 
 
 def test_activation_checkpointing_shares_no_prompts():

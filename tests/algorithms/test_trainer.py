@@ -183,7 +183,7 @@ def test_baselines_by_mode_and_of_solo_rollouts(tmp_path: Path) -> None:
 def test_replies_learn_where_the_rollouts_of_their_mode_all_succeed(tmp_path: Path) -> None:
     """With baselines by mode no POLICY token has an advantage here; the replies do, and the tokens that bore loss are counted."""
     objective = ObjectiveConfig(policy_baseline="mode", agent_baseline="solo")
-    trainer = make(tmp_path, lambda t: float(t.assisted), objective=objective)
+    trainer = make(tmp_path, lambda t: float(t.assisted), objective=objective, samples_per_prompt=16)
     metrics, trajectories = trainer.train_step()
     replies = sum(t.count(Source.AGENT) for t in trajectories)
     assert replies > 0
@@ -235,7 +235,7 @@ def test_help_that_works_is_learnt(tmp_path: Path) -> None:
             # Only episodes with help pay.
             reward=lambda t: float(t.num_consults > 0),
             objective=ObjectiveConfig(agent_loss=agent_loss),
-            samples_per_prompt=8,
+            samples_per_prompt=16,
         )
 
         def probability() -> float:
