@@ -17,6 +17,7 @@ from aipo_env.checks import check_count, check_number
 from aipo_env.consulting import run_sync
 from aipo_env.errors import ConfigurationError, EpisodeStateError
 from aipo_env.game import ConsultGame
+from aipo_env.groups import num_solo
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.playing import Player, PolicyLike, as_policy
 from aipo_env.protocol import TurnPolicy
@@ -50,7 +51,7 @@ class Rollouts:
         max_in_flight: episodes that run, or that are finished and wait to be taken, at most. A consumer that takes none lets
             none start.
         seed: decides the seeds of the policy and the helpers.
-        solo_share: the share of each group that gets no help: its first `round(solo_share * group_size)` samples, as in the
+        solo_share: the share of each group that gets no help: its first `num_solo(solo_share, group_size)` samples, as in the
             trainer. In a solo environment it is the whole group anyway.
         max_tokens: tokens behind the prompt, helpers' replies included; needs an environment with a tokenizer. An episode
             that has used them up ends as "length".
@@ -134,7 +135,7 @@ class Rollouts:
             )
         self.tasks = _task_indices(tasks, self.game.tasks)
         self.group_size, self.max_in_flight, self.seed = group_size, max_in_flight, seed
-        self.num_solo = round(solo_share * group_size) if self.game.config.assisted else group_size
+        self.num_solo = num_solo(solo_share, group_size) if self.game.config.assisted else group_size
         """Samples of each group, the first ones, that get no help."""
         self.timeout = timeout
         self.num_resumed = 0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from aipo_env.errors import ConfigurationError
+from aipo_env.groups import lonely
+from algorithms.field_types import check_fields
 
 Algorithm = Literal["group_mean", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_baseline", "gspo", "cispo"]
 AdvantageEstimator = Literal["mean", "mean_std", "leave_one_out", "mean_whitened"]
@@ -153,6 +156,7 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         """Refuses values that are out of range and settings that would be read by nobody."""
+        check_fields(self)
         _check_choice("algorithm", self.algorithm, get_args(Algorithm))
         _check_choice("agent_normalizer", self.agent_normalizer, get_args(AgentNormalizer))
         _check_choice("agent_loss", self.agent_loss, tuple(AGENT_LOSS_FIELDS), hint=_REGISTER_HINT)
@@ -165,31 +169,13 @@ class ObjectiveConfig:
         for name, value, holds, expected, fix in (
             ("clip_low", rule.clip_low, 0 <= rule.clip_low <= 1, "in [0, 1]", "1 removes the bound"),
             ("clip_high", rule.clip_high, rule.clip_high >= 0, "at least 0", "infinity removes the bound"),
-            (
-                "agent_weight",
-                self.agent_weight,
-                0 <= self.agent_weight < infinity,
-                "finite and at least 0",
-                _MASK,
-            ),
+            ("agent_weight", self.agent_weight, 0 <= self.agent_weight < infinity, "finite and at least 0", _MASK),
             ("c_min", self.c_min, 0 <= self.c_min < infinity, "finite and at least 0", "0 removes the floor"),
             ("c_max", self.c_max, self.c_max > 0, "above 0", "infinity removes the cap"),
             ("c_max", self.c_max, self.c_max >= self.c_min, f"at least c_min={self.c_min}", "raise it"),
             ("delta", self.delta, self.delta > 0, "above 0", "infinity removes the trust region"),
-            (
-                "luffy_gamma",
-                self.luffy_gamma,
-                0 < self.luffy_gamma < infinity,
-                "finite and above 0",
-                "try 0.1",
-            ),
-            (
-                "kl_coef",
-                self.kl_coef,
-                0 <= self.kl_coef < infinity,
-                "finite and at least 0",
-                "0 switches it off",
-            ),
+            ("luffy_gamma", self.luffy_gamma, 0 < self.luffy_gamma < infinity, "finite and above 0", "try 0.1"),
+            ("kl_coef", self.kl_coef, 0 <= self.kl_coef < infinity, "finite and at least 0", "0 switches it off"),
         ):
             if not holds:
                 raise ConfigurationError(f"{name} must be {expected}, but it is {value!r}; {fix}")
@@ -222,6 +208,31 @@ class ObjectiveConfig:
                     f"{getattr(self, field.name)!r}; leave it out, or derive the variant with "
                     "config.with_agent_loss(...)"
                 )
+
+
+def check_modes(
+    config: ObjectiveConfig,
+    num_samples: int,
+    solo: int,
+    names: Sequence[str] = ("samples_per_prompt", "solo_share", "objective.policy_baseline"),
+) -> None:
+    """Refuses groups in which a mode has a single rollout, with nothing of its mode to be compared with.
+
+    Args:
+        config: of the run.
+        num_samples: in a group.
+        solo: of them without help.
+        names: what the options are called where they are set.
+
+    Raises:
+        ConfigurationError: the advantage of its POLICY tokens would always be 0.
+    """
+    if config.policy_baseline == "mode" and lonely(num_samples, solo):
+        raise ConfigurationError(
+            f"{names[2]} 'mode' compares a rollout with those of the same prompt and mode, but of {names[0]} {num_samples} "
+            f"samples {solo} is solo and {num_samples - solo} assisted: where a mode has one, its POLICY tokens' advantage "
+            f"would always be 0. Raise {names[0]} (8 to 16 are usual), set another {names[1]}, or say {names[2]} group"
+        )
 
 
 _REGISTER_HINT = "a coefficient of your own is first registered with register_agent_coefficient"

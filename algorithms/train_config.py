@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 from aipo_env.errors import ConfigurationError
-from algorithms.config import ObjectiveConfig
+from aipo_env.groups import lonely, num_solo
+from algorithms.config import ObjectiveConfig, check_modes
+from algorithms.field_types import check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,13 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1 or self.batch_size < 1:
+        check_fields(self)
+        if (
+            not 0 <= self.temperature < math.inf
+            or not 0 < self.top_p <= 1
+            or self.max_tokens < 1
+            or self.batch_size < 1
+        ):
             raise ConfigurationError(
                 "sampling needs temperature >= 0, 0 < top_p <= 1, max_tokens >= 1 and batch_size >= 1; got "
                 f"temperature={self.temperature}, top_p={self.top_p}, max_tokens={self.max_tokens}, "
@@ -56,25 +65,27 @@ class TrainConfig:
     """Decides the tasks, the sampling and the helpers' seeds."""
     steps: int = 100
     """Optimizer batches."""
-    prompts_per_step: int = 16
+    prompts_per_step: int = 32
     """Groups in a batch."""
-    samples_per_prompt: int = 16
+    samples_per_prompt: int = 8
     """Rollouts in a group."""
     solo_share: float = 0.5
     """Share of each group that is rolled out without help. 1 trains without helpers at all."""
     final_solo_share: float | None = None
-    """The share at the last step, reached linearly: 1 takes the help away by and by. None keeps `solo_share`."""
+    """The share at the last step, reached linearly: 1 takes the help away by and by. None keeps `solo_share`. On the way, where
+    baselines are by mode, a step that would leave a mode a single rollout gives that one to the other mode."""
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     """What is maximised."""
-    sampling: SamplingConfig = dataclasses.field(default_factory=lambda: SamplingConfig(max_tokens=64))
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     """How rollouts are sampled; the learner uses the same temperature."""
-    learning_rate: float = 5e-4
-    """AdamW's peak learning rate."""
+    learning_rate: float | None = None
+    """AdamW's peak learning rate. None: 3e-4 for policies of fewer than ten million parameters, as the embedded one, and 1e-6,
+    which is usual for language models, for larger ones."""
     warmup_steps: int = 10
     """Steps over which the learning rate rises from 0."""
-    final_learning_rate: float = 1.0
-    """Share of the peak at which a linear decay ends; 1 keeps it constant."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    final_learning_rate: float = 0.3
+    """Share of the peak at which a linear decay over all `steps` ends; 1 keeps it constant."""
+    betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
@@ -88,8 +99,8 @@ class TrainConfig:
     """DAPO: draws up to this many further batches of prompts until all groups have differing rewards. 0: off."""
     overlong_buffer: int = 0
     """DAPO: tokens before `sampling.max_tokens` at which the soft penalty on length sets in. 0: off."""
-    eval_every: int = 0
-    """Steps between evaluations on the test tasks; 0 evaluates at the end alone."""
+    eval_every: int = 50
+    """Steps between evaluations on the test tasks; 0 evaluates before the first step and after the last alone."""
     eval_tasks: int = 100
     """Test tasks of an evaluation."""
     eval_samples: int = 8
@@ -103,6 +114,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot work, and says what to change."""
+        check_fields(self)
         least = {
             "steps": 0, "prompts_per_step": 1, "samples_per_prompt": 1, "updates_per_batch": 1, "micro_batch_size": 1,
             "eval_tasks": 1, "eval_samples": 1, "warmup_steps": 0, "dynamic_sampling": 0, "overlong_buffer": 0,
@@ -125,21 +137,35 @@ class TrainConfig:
             raise ConfigurationError(
                 "training needs top_p=1: tokens that truncation makes impossible have no log-probability under the sampler."
             )
-        if not self.learning_rate > 0 or not self.max_grad_norm > 0 or not 0 <= self.final_learning_rate <= 1:
+        rate = 1.0 if self.learning_rate is None else self.learning_rate
+        if not 0 < rate < math.inf or not self.max_grad_norm > 0 or not 0 <= self.final_learning_rate <= 1:
             raise ConfigurationError(
                 "learning_rate and max_grad_norm must be above 0 and final_learning_rate between 0 and 1; got "
                 f"{self.learning_rate}, {self.max_grad_norm} and {self.final_learning_rate}."
             )
+        if not all(0 <= beta < 1 for beta in self.betas) or not 0 <= self.weight_decay < math.inf:
+            raise ConfigurationError(
+                f"betas must be at least 0 and below 1, and weight_decay at least 0; got {self.betas} and {self.weight_decay}."
+            )
         if self.overlong_buffer > self.sampling.max_tokens:
             raise ConfigurationError("overlong_buffer must fit into sampling.max_tokens.")
+        for share in (self.solo_share, self._final_share):
+            check_modes(self.objective, self.samples_per_prompt, num_solo(share, self.samples_per_prompt))
 
     def num_solo(self, step: int) -> int:
         """Rollouts of each group that get no help in the step after `step` finished ones."""
-        final = self.solo_share if self.final_solo_share is None else self.final_solo_share
-        progress = min(1.0, step / max(1, self.steps - 1))
-        return round((self.solo_share + (final - self.solo_share) * progress) * self.samples_per_prompt)
+        progress, size = min(1.0, step / max(1, self.steps - 1)), self.samples_per_prompt
+        solo = num_solo(self.solo_share + (self._final_share - self.solo_share) * progress, size)
+        if self.objective.policy_baseline == "mode" and lonely(size, solo):
+            # Only between the ends of a schedule: they are refused where this would be so.
+            return 0 if solo == 1 else size
+        return solo
 
     @property
     def ever_assisted(self) -> bool:
         """Whether any rollout of the run gets help."""
         return min(self.num_solo(0), self.num_solo(max(0, self.steps - 1))) < self.samples_per_prompt
+
+    @property
+    def _final_share(self) -> float:
+        return self.solo_share if self.final_solo_share is None else self.final_solo_share

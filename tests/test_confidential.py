@@ -265,7 +265,7 @@ def test_policies_that_are_loaded_here(data: Path, tmp_path: Path, capsys: pytes
     sampling = SamplingConfig(max_tokens=12)
     config = TrainConfig(
         env="gpqa-diamond-consult", allow_test_split=True, env_options=options, steps=2, prompts_per_step=2,
-        samples_per_prompt=2, trace_every=1, checkpoint_every=1, eval_tasks=2, eval_samples=1, sampling=sampling, out=out / "train",
+        samples_per_prompt=4, trace_every=1, checkpoint_every=1, eval_tasks=2, eval_samples=1, sampling=sampling, out=out / "train",
     )  # fmt: skip
     Trainer(config, policy=policy).train()
     traces = out / "train" / "traces.jsonl"

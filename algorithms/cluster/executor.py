@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import copy
 import dataclasses
-import math
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.game import ConsultGame
+from aipo_env.groups import num_solo
 from aipo_env.playing import Player
 from aipo_env.protocol import TokenAction, TurnRequest
 from aipo_env.rollout import EpisodeSeeds
@@ -149,8 +149,8 @@ class _Group:
 
 
 def is_solo(sample: int, solo_share: float) -> bool:
-    """Whether a sample of a group gets no help; of n samples it is round(n x share), spread evenly, whatever n is."""
-    return math.floor((sample + 1) * solo_share + 0.5) > math.floor(sample * solo_share + 0.5)
+    """Whether a sample of a group gets no help; of n samples it is `num_solo(share, n)`, spread evenly, whatever n is."""
+    return num_solo(solo_share, sample + 1) > num_solo(solo_share, sample)
 
 
 class EpisodeExecutor:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from aipo_env.errors import ConfigurationError
+from aipo_env.groups import num_solo
 from algorithms.cluster import hooks
 from algorithms.cluster.options import CONFIG_VARIABLE, ClusterConfig, parse_options, split_arguments
 from algorithms.cluster.prompts import (
@@ -20,9 +21,9 @@ from algorithms.cluster.prompts import (
     task_range,
     training_game,
 )
-from algorithms.cluster.settings import check_estimator, check_modes, openrlhf_flags
+from algorithms.cluster.settings import check_estimator, openrlhf_flags
 from algorithms.codec import TransformersCodec
-from algorithms.config import ObjectiveConfig
+from algorithms.config import ObjectiveConfig, check_modes
 
 _OWNED = {
     "--train.agent_func_path": "the executor is the one that plays --aipo.env",
@@ -41,6 +42,7 @@ _OWNED = {
     "--reward.model_name_or_path": "the environment grades",
 }
 """OpenRLHF's flags that this learner sets itself, or that would have no effect, and why."""
+_MODE_FLAGS = ("--rollout.n_samples_per_prompt", "--aipo.solo_share", "--aipo.policy_baseline")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -127,14 +129,12 @@ def default_flags(flags: Sequence[str]) -> list[str]:
 
 def _check_baselines(config: ClusterConfig, flags: Sequence[str], assisted: bool) -> None:
     """Refuses baselines that would compare with nothing, before anything is started."""
-    from algorithms.cluster.executor import is_solo
-
     estimator = _given([*default_flags(flags), *flags], "--algo.advantage.estimator")
     assert estimator is not None  # it is among the defaults
     check_estimator(config.objective, estimator)
     num_samples = int(_given(flags, "--rollout.n_samples_per_prompt") or 1)
-    num_solo = sum(is_solo(i, config.solo_share) for i in range(num_samples)) if assisted else num_samples
-    check_modes(config.objective, num_samples, num_solo)
+    solo = num_solo(config.solo_share, num_samples) if assisted else num_samples
+    check_modes(config.objective, num_samples, solo, _MODE_FLAGS)
 
 
 def _given(flags: Sequence[str], flag: str) -> str | None:

@@ -125,28 +125,6 @@ def check_estimator(config: ObjectiveConfig, estimator: str) -> None:
         )
 
 
-def check_modes(config: ObjectiveConfig, num_samples: int, num_solo: int) -> None:
-    """Refuses groups in which no rollout has another one of its mode to be compared with.
-
-    Args:
-        config: of the run.
-        num_samples: in a group.
-        num_solo: of them without help.
-
-    Raises:
-        ConfigurationError: every POLICY token's advantage would be 0.
-    """
-    num_assisted = num_samples - num_solo
-    # That a group of one cannot be compared at all is OpenRLHF's to say.
-    if config.policy_baseline == "mode" and num_samples > 1 and max(num_solo, num_assisted) < 2:
-        raise ConfigurationError(
-            "--aipo.policy_baseline mode compares a rollout with those of the same prompt and mode, but of "
-            f"--rollout.n_samples_per_prompt {num_samples} samples {num_solo} is solo and {num_assisted} assisted: every "
-            "POLICY token's advantage would be 0. Raise --rollout.n_samples_per_prompt (8 to 16 are usual), or say "
-            "--aipo.policy_baseline group"
-        )
-
-
 def check_openrlhf_settings(args: SimpleNamespace) -> None:
     """Refuses OpenRLHF's settings that would be wrong for trajectories with helpers' replies.
 

@@ -17,8 +17,8 @@ from aipo_env.errors import ConfigurationError
 from aipo_env.trajectory import Source
 from algorithms.advantages import agent_advantages, compute_advantages
 from algorithms.cluster.baselines import install_baselines
-from algorithms.cluster.settings import check_modes, openrlhf_flags, our_estimator
-from algorithms.config import AdvantageEstimator, ObjectiveConfig
+from algorithms.cluster.settings import openrlhf_flags, our_estimator
+from algorithms.config import AdvantageEstimator, ObjectiveConfig, check_modes
 
 P, A, T = int(Source.POLICY), int(Source.AGENT), int(Source.TEMPLATE)
 SOURCES = torch.tensor([
@@ -260,13 +260,14 @@ def test_estimators_without_groups_leave_the_comparison_to_openrlhf() -> None:
         install_baselines(maker, config)
 
 
-@pytest.mark.parametrize(("num_samples", "num_solo"), [(2, 1)])
-def test_modes_without_a_second_sample_are_refused(num_samples: int, num_solo: int) -> None:
-    with pytest.raises(ConfigurationError, match="n_samples_per_prompt 2 samples 1 is solo and 1 assisted"):
+@pytest.mark.parametrize(("num_samples", "num_solo"), [(2, 1), (3, 1), (3, 2), (8, 7)])
+def test_repair_12_modes_without_a_second_sample_are_refused(num_samples: int, num_solo: int) -> None:
+    shape = f"samples_per_prompt {num_samples} samples {num_solo} is solo and {num_samples - num_solo} assisted"
+    with pytest.raises(ConfigurationError, match=shape):
         check_modes(ObjectiveConfig(policy_baseline="mode"), num_samples, num_solo)
     check_modes(ObjectiveConfig(policy_baseline="group"), num_samples, num_solo)
 
 
-@pytest.mark.parametrize(("num_samples", "num_solo"), [(3, 1), (2, 2), (2, 0), (8, 4), (1, 1)])
+@pytest.mark.parametrize(("num_samples", "num_solo"), [(4, 2), (2, 2), (2, 0), (8, 4), (1, 1)])
 def test_modes_with_a_second_sample_are_taken(num_samples: int, num_solo: int) -> None:
     check_modes(ObjectiveConfig(policy_baseline="mode"), num_samples, num_solo)
