@@ -2,6 +2,7 @@
 #
 #   make demo    train the embedded policy with AIPO on this machine's CPU and show what it learnt to do alone
 #   make test    the test suite
+#   make test-train      README's training command, and whether it learns (a few minutes)
 #   make lint    formatter, linter, type checker
 #   make bench   speed, side by side with peers
 #   make bench-boundary  what a policy learns to do alone that it could not do in 256 attempts, by method (a quarter of an hour)
@@ -31,13 +32,17 @@ FRESH = @if [ -e "$(@D)" ] && [ ! -e "$(@D)/$(MARKER)" ]; then echo "$(@D) is th
 	rm -rf -- "$(@D)" && mkdir -p -- "$(@D)" && touch "$(@D)/$(MARKER)" && $(PYTHON) -m venv "$(@D)"
 CHECK = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AIPO needs Python >= 3.11; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
 
-.PHONY: demo test docs test-viewer test-vllm test-openrlhf lint format bench bench-boundary clean
+.PHONY: demo test test-train docs test-viewer test-vllm test-openrlhf lint format bench bench-boundary clean
 
 demo: $(call venv,demo)/ready
 	"$(call venv,demo)/bin/aipo" demo $(ARGS)
 
 test: $(call venv,test)/ready
 	"$(call venv,test)/bin/python" -m pytest $(ARGS)
+
+# README's training command, as it stands there: a few minutes.
+test-train: $(call venv,test)/ready
+	AIPO_TEST_TRAIN=1 "$(call venv,test)/bin/python" -m pytest tests/training -rA $(ARGS)
 
 # The site goes to runs/site.
 docs: $(call venv,docs)/ready

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from aipo_env.config_files import expand_config, takes_config
 from aipo_env.console import interrupted
-from aipo_env.errors import AipoError, MissingDependencyError, unknown_id
+from aipo_env.errors import AipoError, MissingDependencyError, StorageError, unknown_id
 from aipo_env.installation import DISTRIBUTION, install_command
 
 COMMAND_GROUP = "aipo.commands"
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except AipoError as error:
         print(f"aipo: {error}", file=sys.stderr)
-        return USER_ERROR
+        return NEGATIVE if isinstance(error, StorageError) else USER_ERROR
     except ModuleNotFoundError as error:
         if (extra := _extra_with(error.name or "")) is None:
             raise

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -80,7 +80,9 @@ class StopRequest:
 def finish_first(notice: str) -> Iterator[StopRequest]:
     """Inside, the first Ctrl-C is a request that the caller reads between two steps; the second one interrupts.
 
-    Outside of the main thread, where no signal arrives, nothing changes.
+    SIGTERM and SIGHUP, which batch systems and closing terminals send, some of them twice, count as the first one. Outside of
+    the main thread, where no signal arrives, nothing changes; nor for a signal that is ignored, as Ctrl-C is for a job in the
+    background of a script.
 
     Args:
         notice: what is said on standard error at the first Ctrl-C.
@@ -92,17 +94,21 @@ def finish_first(notice: str) -> Iterator[StopRequest]:
 
     def ask(number: int, frame: object) -> None:
         if request.asked:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         request.asked = True
-        print(f"aipo: {notice}", file=sys.stderr, flush=True)
+        # Where a terminal was closed there is nobody to read it.
+        with suppress(OSError):
+            print(f"aipo: {notice}", file=sys.stderr, flush=True)
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN or before is None:
-        # A job in the background of a script: Ctrl-C is not meant for it.
-        yield request
-        return
-    signal.signal(signal.SIGINT, ask)
+    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in signals}
+    taken = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in taken:
+        signal.signal(number, ask)
     try:
         yield request
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in taken.items():
+            signal.signal(number, handler)

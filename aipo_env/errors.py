@@ -8,6 +8,7 @@ AipoError
 ├── EpisodeStateError (RuntimeError)  a call out of order: `act` before `reset`, after the end, out of turn
 ├── DataNotFoundError (FileNotFoundError)  a data set that is neither local nor downloadable here
 ├── DataFormatError (ValueError)      a data or trace file whose rows are not what they should be
+├── StorageError (OSError)            a folder or file that cannot be written: a full disk, no permission
 ├── MissingDependencyError (ImportError)   an optional package that this call needs
 ├── ServiceError (ConnectionError)  a model server that is down, overloaded, or talks nonsense
 └── GradingError (RuntimeError)       the grading machinery itself failed; never a wrong answer
@@ -59,6 +60,10 @@ class DataNotFoundError(AipoError, FileNotFoundError):
 
 class DataFormatError(AipoError, ValueError):
     """A data or trace file whose rows are not what they should be."""
+
+
+class StorageError(AipoError, OSError):
+    """A folder or file that cannot be written: the disk is full, or it may not be written to."""
 
 
 class MissingDependencyError(AipoError, ImportError):

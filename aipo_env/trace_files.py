@@ -47,7 +47,7 @@ class TraceFiles:
         # Locked before anything is read or cut: the other writer's last line may be half written.
         self._lock: IO[bytes] = self.path.open("ab")
         try:
-            _lock(self._lock, self.path)
+            lock_file(self._lock, self.path)
             num_rows = self._read(check)
             side = record_path(self.path)
             if num_rows and side.exists():
@@ -109,7 +109,8 @@ class TraceFiles:
         return count
 
 
-def _lock(file: IO[bytes], path: Path) -> None:
+def lock_file(file: IO[bytes], path: Path) -> None:
+    """Keeps other processes out of a file or folder (`path`) until `file` is closed; refuses where one is in."""
     try:
         import fcntl
     except ImportError:  # not a POSIX system; there the user keeps two runs apart
@@ -118,7 +119,8 @@ def _lock(file: IO[bytes], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ConfigurationError(
-            f"{path} is being written by another run. Wait for its end, or give this run another traces= (--out)."
+            f"{path} is being written by another run. Wait for its end, or give this run another --out (traces= or out= in "
+            "Python)."
         ) from error
     except OSError as error:
         warnings.warn(

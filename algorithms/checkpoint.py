@@ -10,35 +10,44 @@ from typing import Any
 import torch
 
 from aipo_env.errors import DataFormatError
+from algorithms.run_folder import replace
 
 PREFIX = "step-"
 _STATE = "state.pt"
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Writes `folder/step-<step>` atomically, then removes all but the newest `keep` checkpoints.
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2, best: int | None = None) -> Path:
+    """Writes `folder/step-<step>` atomically, then removes all but the newest `keep` checkpoints and that of the best step.
 
     Args:
         folder: the run's checkpoint folder.
         step: optimizer batches done.
         state: what `torch.save` takes: tensors and plain values.
         keep: how many checkpoints stay; at least 1.
+        best: a step whose checkpoint stays as well.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.partial"):
+    for leftover in folder.glob(f".{PREFIX}*"):
         shutil.rmtree(leftover)
-    partial, final = folder / f".{PREFIX}{step}.partial", folder / f"{PREFIX}{step:07d}"
-    partial.mkdir()
-    with (partial / _STATE).open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
+
+    def write(partial: Path) -> None:
+        partial.mkdir()
+        with (partial / _STATE).open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    final = checkpoint_path(folder, step)
+    replace(final, write)
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        if best is None or old != checkpoint_path(folder, best):
+            shutil.rmtree(old)
     return final
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` batches lies."""
+    return folder / f"{PREFIX}{step:07d}"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from algorithms.train_config import SamplingConfig, TrainConfig
 
 
 @command(
-    "aipo train --env-options level 2 style terse prompt bare --steps 100 --out runs/mine",
+    "aipo train --env-options level 2 style terse prompt bare --steps 150 --out runs/mine",
     "aipo train --config run.toml --objective.agent-loss mask --out runs/mask  # the file, with one thing changed",
     "aipo train --backend openrlhf --help  # on a cluster",
     config=True,
@@ -32,17 +32,20 @@ def train(
 ) -> int:
     """Train a policy on this machine; resumes what lies in --out.
 
-    Ctrl-C finishes the step, writes a checkpoint and ends with 130; the same command goes on from there.
+    Ctrl-C (or SIGTERM, SIGHUP) finishes the step, writes a checkpoint and ends with 130; the same command goes on from there.
+    A run that begins to go wrong says so on standard error while it runs.
 
     Args:
         config: of the run.
         backend: "openrlhf" trains on a cluster; all other flags are then those of algorithms/aipo_openrlhf.py.
         tracker: who is told the metrics beside metrics.jsonl: any of tensorboard, wandb, trackio.
-        quiet: no bar, no words but errors.
+        quiet: no bar; words on standard error alone, for errors, problems of the run and evaluations that take long.
         json: one JSON object at the end: "out", "step", and "metrics" of the last step.
     """
-    from algorithms.checkpoint import PREFIX, list_checkpoints, save_checkpoint
-    from algorithms.progress import quiet_libraries, step_progress
+    from algorithms.checkpoint import PREFIX, list_checkpoints
+    from algorithms.progress import TrainingDisplay, quiet_libraries
+    from algorithms.run_folder import CHECKPOINTS
+    from algorithms.run_health import best_step
     from algorithms.trackers import check_trackers
     from algorithms.trainer import Trainer
 
@@ -54,36 +57,32 @@ def train(
     check_trackers(tracker)
     quiet_libraries()
     trainer = Trainer(config)
-    checkpoints = config.out / "checkpoints"
-    try:
-        with (
-            step_progress("training", config.steps, shown=not quiet) as advance,
-            finish_first("finishing this step and writing a checkpoint; Ctrl-C again stops at once.") as stop,
-        ):
-
-            def on_step(metrics: Mapping[str, float]) -> None:
-                advance(metrics)
-                # At the last step there is nothing left to stop.
-                if stop.asked and trainer.step < config.steps:
-                    if not (checkpoints / f"{PREFIX}{trainer.step:07d}").exists():
-                        save_checkpoint(checkpoints, trainer.step, trainer.state())
-                    raise KeyboardInterrupt
-
-            history = trainer.train(on_step, tracker)
-    except KeyboardInterrupt:
-        kept = list_checkpoints(checkpoints)
+    with (
+        TrainingDisplay(config.steps, shown=not quiet) as display,
+        finish_first("finishing this step and writing a checkpoint; Ctrl-C again stops at once.") as stop,
+    ):
+        try:
+            history = trainer.train(
+                display.step, tracker, on_evaluation=display.evaluation, on_problem=display.say, stop=lambda: stop.asked
+            )
+        except KeyboardInterrupt:  # the second one: in the middle of a step, whose work is lost
+            trainer.finished = False
+    if not trainer.finished:
+        kept = list_checkpoints(config.out / CHECKPOINTS)
         if not kept:
             return interrupted(f"No step was finished; the same command starts again, in {config.out}.")
         step = int(kept[-1].name.removeprefix(PREFIX))
         return interrupted(f"The same command goes on after step {step} of {config.steps}; the run is in {config.out}.")
-    metrics = history[-1] if history else {}
+    metrics = history[-1]
     if json:
         print_json({"out": str(config.out), "step": trainer.step, "metrics": metrics})
     elif not quiet:
-        shown = {name: value for name, value in metrics.items() if name.startswith("eval/")}
-        if shown:
-            print("  ".join(f"{name.removeprefix('eval/')} {value:.3f}" for name, value in shown.items()))
+        for label, row in (("start", history[0]), ("end", metrics)):
+            accuracies = [f"{n.removeprefix('eval/')} {v:.3f}" for n, v in row.items() if n.startswith("eval/")]
+            print(f"{label:<6}", *accuracies, sep="  ")
         print(f"metrics, traces, checkpoints and the trained policy are in {config.out}")
+        if (best := best_step(history)) not in (None, trainer.step):
+            print(f"the best one, by solo accuracy, is that of step {best}: {config.out / 'best'}")
     return 0
 
 
@@ -362,17 +361,14 @@ def warmup(out: Path = Path("runs/embedded"), steps: int = 2000, seed: int = 0) 
         steps: optimizer steps.
         seed: decides initialisation and data.
     """
-    from algorithms.progress import quiet_libraries, step_progress
+    from algorithms.progress import TrainingDisplay, quiet_libraries
     from algorithms.warmup import WarmupConfig, warm_up
 
     quiet_libraries()
     try:
-        with step_progress("warm-up", steps) as advance:
-            warm_up(
-                WarmupConfig(steps=steps, seed=seed),
-                out,
-                lambda step, loss: advance({"step": step, "loss": loss}),
-            )
+        with TrainingDisplay(steps, "warm-up") as display:
+            config = WarmupConfig(steps=steps, seed=seed)
+            warm_up(config, out, lambda step, loss: display.step({"step": step, "loss": loss}))
     except KeyboardInterrupt:
         return interrupted("Nothing was written; the same command starts again.")
     print(f"the policy is in {out}; use it with --policy {out}")

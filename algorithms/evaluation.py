@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aipo_env.metrics import pass_at_k
 from aipo_env.trajectory import Trajectory
@@ -24,7 +24,13 @@ class Evaluation:
 
 
 def evaluate(
-    roller: Roller, task_indices: Sequence[int], *, assisted: bool, num_samples: int, seed: int
+    roller: Roller,
+    task_indices: Sequence[int],
+    *,
+    assisted: bool,
+    num_samples: int,
+    seed: int,
+    on_episode: Callable[[], None] | None = None,
 ) -> tuple[Evaluation, list[Trajectory]]:
     """Samples each task and grades; also returns the trajectories.
 
@@ -34,6 +40,7 @@ def evaluate(
         assisted: whether helpers answer.
         num_samples: samples for each task; also the k of `pass_k`.
         seed: seeds the sampling and the helpers.
+        on_episode: called when an episode is finished.
     """
     requests = [
         RolloutRequest(
@@ -46,7 +53,12 @@ def evaluate(
         for position, index in enumerate(task_indices)
         for sample in range(num_samples)
     ]
-    trajectories = roller.rollout(requests, seed)
+    done: dict[int, Trajectory] = {}
+    for number, trajectory in roller.iterate(requests, seed):
+        done[number] = trajectory
+        if on_episode is not None:
+            on_episode()
+    trajectories = [done[number] for number in range(len(requests))]
     correct = [0] * len(task_indices)
     for trajectory in trajectories:
         correct[trajectory.group] += trajectory.verdict == "correct"

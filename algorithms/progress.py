@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -16,8 +19,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+QUIET_SECONDS = 10.0
+"""How long an evaluation may take in silence."""
 
-def make_progress(*, shown: bool = True) -> Progress:
+
+def make_progress(*, shown: bool = True, clock: Callable[[], float] = time.monotonic) -> Progress:
     """A bar with counts, times and a free text, on standard error: standard output is for results."""
     return Progress(
         TextColumn("{task.description:<12}"),
@@ -28,19 +34,60 @@ def make_progress(*, shown: bool = True) -> Progress:
         TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
         disable=not shown,
+        get_time=clock,
+        # A step may take minutes: the speed is that of all steps so far.
+        speed_estimate_period=math.inf,
     )
 
 
-@contextmanager
-def step_progress(label: str, total: int, *, shown: bool = True) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Shows training steps; the yielded function takes the metrics of each."""
-    with make_progress(shown=shown) as progress:
-        task = progress.add_task(label, total=total, note="")
+class TrainingDisplay:
+    """What a run says on standard error: bars, or, without them, a line where something takes long.
 
-        def advance(metrics: Mapping[str, float]) -> None:
-            progress.update(task, completed=int(metrics["step"]), note=describe(metrics))
+    Args:
+        total: steps.
+        label: what they are.
+        shown: whether there are bars.
+        clock: seconds that rise.
+    """
 
-        yield advance
+    def __init__(
+        self, total: int, label: str = "training", *, shown: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._progress = make_progress(shown=shown, clock=clock)
+        self._shown, self._clock, self._said = shown, clock, clock()
+        self._steps = self._progress.add_task(label, total=total, note="")
+        self._episodes = self._progress.add_task("evaluating", total=1, visible=False, note="")
+
+    def __enter__(self) -> TrainingDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def step(self, metrics: Mapping[str, float]) -> None:
+        """A step is done."""
+        self._progress.update(self._steps, completed=int(metrics["step"]), note=describe(metrics))
+        if metrics["step"] == 0:
+            # The time left counts from here, so that it is known after the first step.
+            self._progress.advance(self._steps, 0)
+
+    def evaluation(self, done: int, total: int) -> None:
+        """So many episodes of an evaluation are finished."""
+        if done == 0:
+            self._said = self._clock()
+            self._progress.reset(self._episodes, total=total, visible=True)
+        self._progress.update(self._episodes, completed=done, visible=done < total)
+        if not self._shown and self._clock() - self._said >= QUIET_SECONDS:
+            self._said = self._clock()
+            self.say(f"evaluating: {done} of {total} episodes are finished")
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        if self._shown:
+            self._progress.console.print(f"aipo: {text}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(f"aipo: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from aipo_env.errors import ConfigurationError, MissingDependencyError, unknown_id
 
@@ -22,6 +23,7 @@ PROJECT = "aipo"
 _LIBRARIES = ("wandb", "trackio")
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Is told the metrics of a run."""
 
@@ -170,8 +172,4 @@ def check_trackers(names: Sequence[str]) -> None:
 
 def _plain(value: object) -> Any:
     """Numbers, texts, lists and dictionaries alone; a path becomes its text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    return json.loads(json.dumps(value, default=str))

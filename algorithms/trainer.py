@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 import aipo_env
@@ -24,19 +27,24 @@ from aipo_env.errors import ConfigurationError
 from aipo_env.registry import AgentLike, env_spec, parse_agents
 from aipo_env.trace_files import FAULTS
 from aipo_env.training_split import evaluation_env, require_other_rows
-from aipo_env.trajectory import Source, TraceWriter, Trajectory
+from aipo_env.trajectory import Source, Trajectory
 from algorithms import batch as batches
 from algorithms.advantages import informative_groups, sample_advantages
-from algorithms.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from algorithms.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, save_checkpoint
 from algorithms.evaluation import evaluate
 from algorithms.logprobs import token_logprobs
 from algorithms.objective import combine_metrics, objective_loss
 from algorithms.policies import Policy, load_policy
+from algorithms.policies.loading import default_learning_rate
 from algorithms.rollout import Roller, RolloutRequest
+from algorithms.run_folder import CHECKPOINTS, METRICS, TRACES, claim, locked, replace, write_whole, writing
+from algorithms.run_health import PREFIX, best_step, find_problems
 from algorithms.token_weights import record_agent_logprobs
-from algorithms.trackers import open_trackers
+from algorithms.trackers import Tracker, open_trackers
 from algorithms.train_config import TrainConfig
 from algorithms.versions import note_versions
+
+log = logging.getLogger("algorithms")
 
 Metrics = dict[str, float]
 _TASKS, _SAMPLING, _EVAL = range(3)
@@ -58,9 +66,10 @@ class Trainer:
         policy: Policy | None = None,
         agents: Mapping[str, AgentLike] | None = None,
     ) -> None:
-        self.config = config
         self.policy = policy if policy is not None else load_policy(config.policy, config.device)
         self.model = self.policy.model
+        self.learning_rate = config.learning_rate or default_learning_rate(self.policy)
+        self.config = config = dataclasses.replace(config, learning_rate=self.learning_rate)
         if agents is None and config.agents:
             agents = parse_agents(config.agents)
         options: dict[str, Any] = dict(config.env_options) | ({} if agents is None else {"agents": agents})
@@ -87,17 +96,20 @@ class Trainer:
             )
         self.optimizer = torch.optim.AdamW(
             self._trained,
-            lr=config.learning_rate,
+            lr=self.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
         self.step = 0
         """Optimizer batches done."""
         self.num_rollouts = 0
+        """Rollouts made for training, those that dynamic sampling left out included."""
         self.seconds = 0.0
         """Time spent in `train`, over all its parts if the run was resumed."""
         self.history: list[Metrics] = []
-        """One row of metrics per step."""
+        """One row of metrics per step; after `train` the first is that of step 0, an evaluation alone."""
+        self.finished = False
+        """Whether `train` came to the end of the run."""
 
     # -- one step ---------------------------------------------------------------------------------------------------
 
@@ -121,13 +133,18 @@ class Trainer:
         return metrics, trajectories
 
     def collect(self) -> list[Trajectory]:
-        """The rollouts of this step; with dynamic sampling, groups without signal are replaced by groups of further prompts."""
+        """The rollouts of this step; with dynamic sampling, groups without signal are replaced by groups of further prompts.
+
+        Those that are left out count in `num_rollouts` as well.
+        """
         config = self.config
         kept: list[Trajectory] = []
+        made = 0
         for attempt in range(1 + config.dynamic_sampling):
             fresh = self.roller.rollout(self._requests(attempt), self.sampling_seed(attempt))
             if config.dynamic_sampling == 0:
                 return fresh
+            made += len(fresh)
             keep = informative_groups(batches.rewards(fresh), batches.group_ids(fresh)).tolist()
             num_groups = len(kept) // config.samples_per_prompt
             wanted = [t for t, k in zip(fresh, keep, strict=True) if k]
@@ -138,7 +155,9 @@ class Trainer:
                     num_groups += 1
             if num_groups == config.prompts_per_step:
                 break
-        return kept or fresh
+        chosen = kept or fresh
+        self.num_rollouts += made - len(chosen)
+        return chosen
 
     def update(self, trajectories: Sequence[Trajectory]) -> Metrics:
         """The optimizer steps on one batch; episodes that a fault cut are left out, since their rewards say nothing."""
@@ -221,61 +240,96 @@ class Trainer:
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def train(
-        self, on_step: Callable[[Metrics], None] | None = None, trackers: Sequence[str] = ("tensorboard",)
+        self,
+        on_step: Callable[[Metrics], None] | None = None,
+        trackers: Sequence[str] = ("tensorboard",),
+        *,
+        on_evaluation: Callable[[int, int], None] = lambda done, total: None,
+        on_problem: Callable[[str], None] = log.warning,
+        stop: Callable[[], bool] = lambda: False,
     ) -> list[Metrics]:
         """Runs to `config.steps`, resuming from the newest checkpoint in `config.out` if there is one.
 
+        The policy is evaluated before the first step, every `config.eval_every` steps and at the end. The best one so far, by
+        solo accuracy, lies in the folder "best", and its checkpoint stays; the last one lies in the folder "policy".
+
         Args:
-            on_step: called with the metrics of each step.
+            on_step: called with the metrics of each step, and before the first one with those of step 0.
             trackers: what is told the metrics beside metrics.jsonl (`algorithms.trackers`).
+            on_evaluation: called with how many episodes of an evaluation are finished, and how many there are.
+            on_problem: told in words when the run begins to go wrong (`algorithms.run_health`).
+            stop: asked between steps and between episodes of an evaluation; a run that stops writes a checkpoint, and
+                `finished` is False.
 
         Returns:
             The history, evaluations included.
+
+        Raises:
+            ConfigurationError: when another run writes to the folder, or lies in it.
+            DataFormatError: when a file in it is damaged.
+            StorageError: when a file cannot be written.
         """
-        out = self.config.out
-        out.mkdir(parents=True, exist_ok=True)
-        self._claim(out)
-        self.resume(out)
-        note_versions(out, self.step)
-        clock = time.perf_counter() - self.seconds
-        with (
-            (out / "metrics.jsonl").open("a", encoding="utf-8") as log,
-            TraceWriter(out / "traces.jsonl") as traces,
-            open_trackers(trackers, out, self.step, dataclasses.asdict(self.config)) as tracked,
-        ):
-            while self.step < self.config.steps:
-                metrics, trajectories = self.train_step()
-                self.seconds = time.perf_counter() - clock
-                metrics["seconds"] = self.seconds
-                last = self.step == self.config.steps
-                if self._due(self.config.eval_every) or last:
-                    metrics |= self.evaluate()
-                if self._due(self.config.trace_every) or (self.step == 1 and self.config.trace_every):
-                    for trajectory in trajectories:
-                        trajectory.metadata["step"] = self.step
-                        traces.write(trajectory)
-                log.write(json.dumps(metrics) + "\n")
-                log.flush()
-                for tracker in tracked:
-                    tracker.log(self.step, metrics)
-                if self._due(self.config.checkpoint_every) or last:
-                    save_checkpoint(out / "checkpoints", self.step, self.state())
-                if on_step is not None:
-                    on_step(metrics)
-        if self.config.steps:
-            self.policy.save(out / "policy")
+        config, out = self.config, self.config.out
+        self.finished = False
+        with locked(out):
+            with writing(out):
+                claim(out, dataclasses.asdict(config), begun=bool(list_checkpoints(out / CHECKPOINTS)))
+                complete = self.resume(out) and not self._awaits_evaluation()
+                note_versions(out, self.step)
+            if not self.history:
+                self.history.append({"seconds": 0.0, "step": 0, "rollouts": 0})
+            began = time.perf_counter() - self.seconds
+            with open_trackers(trackers, out, self.step, dataclasses.asdict(config)) as tracked:
+                try:
+                    while self.step < config.steps or not complete:
+                        if complete:
+                            if stop():
+                                raise _Stopped
+                            _, trajectories = self.train_step()
+                            self.history[-1]["seconds"] = self.seconds = time.perf_counter() - began
+                            self._trace(out, trajectories)
+                        self._complete_row(out, tracked, on_evaluation, on_problem, stop)
+                        complete = True
+                        if on_step is not None:
+                            on_step(self.history[-1])
+                    self.finished = True
+                except _Stopped:
+                    if self.step and not checkpoint_path(out / CHECKPOINTS, self.step).exists():
+                        self._save_checkpoint(out)
+            if self.finished and config.steps:
+                self._save_policy(out, "policy")
         return self.history
 
-    def evaluate(self, *, num_tasks: int | None = None, num_samples: int | None = None) -> Metrics:
-        """Solo and, where there are helpers, assisted accuracy on the family's test tasks."""
+    def evaluate(
+        self,
+        *,
+        num_tasks: int | None = None,
+        num_samples: int | None = None,
+        on_episode: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Metrics:
+        """Solo and, where there are helpers, assisted accuracy on the family's test tasks.
+
+        Args:
+            num_tasks: of the test tasks; None for `config.eval_tasks`.
+            num_samples: of each; None for `config.eval_samples`.
+            on_episode: called with how many episodes are finished, and how many there are.
+        """
         config = self.config
         num_samples = num_samples or config.eval_samples
         roller, indices = self._eval_roller(num_tasks or config.eval_tasks)
         modes = [False, True] if self.env.config.assisted else [False]
+        done, total = itertools.count(), len(modes) * len(indices) * num_samples
+
+        def count() -> None:
+            on_episode(next(done), total)
+
+        count()
         metrics: Metrics = {}
         for assisted in modes:
             # The same tasks and seeds at every evaluation: curves of one run differ by the policy alone.
-            result, _ = evaluate(roller, indices, assisted=assisted, num_samples=num_samples, seed=config.seed + 1)
+            result, _ = evaluate(
+                roller, indices, assisted=assisted, num_samples=num_samples, seed=config.seed + 1, on_episode=count
+            )
             name = "assisted" if assisted else "solo"
             metrics |= {f"eval/{name}_pass1": result.pass1, f"eval/{name}_pass{result.k}": result.pass_k}
         return metrics
@@ -304,14 +358,15 @@ class Trainer:
 
     def resume(self, out: Path) -> bool:
         """Loads the newest checkpoint of a run, and cuts its logs back to it; False where there is none."""
-        checkpoints = list_checkpoints(out / "checkpoints")
+        checkpoints = list_checkpoints(out / CHECKPOINTS)
         if not checkpoints:
-            (out / "metrics.jsonl").unlink(missing_ok=True)
-            (out / "traces.jsonl").unlink(missing_ok=True)
+            (out / METRICS).unlink(missing_ok=True)
+            (out / TRACES).unlink(missing_ok=True)
             return False
         self.load_state(load_checkpoint(checkpoints[-1]))
-        _cut_metrics(out / "metrics.jsonl", self.step)
-        _cut_traces(out / "traces.jsonl", self.step)
+        rows = self.history[: -1 if self._awaits_evaluation() else None]
+        write_whole(out / METRICS, "".join(f"{json.dumps(row)}\n" for row in rows))
+        _cut_traces(out / TRACES, self.step)
         return True
 
     # -- parts ------------------------------------------------------------------------------------------------------
@@ -363,9 +418,9 @@ class Trainer:
     def _set_learning_rate(self) -> None:
         config = self.config
         rise = min(1.0, (self.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-        fall = 1.0 - (1.0 - config.final_learning_rate) * self.step / max(1, config.steps)
+        fall = 1.0 - (1.0 - config.final_learning_rate) * min(1.0, self.step / max(1, config.steps))
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * rise * fall
+            group["lr"] = self.learning_rate * rise * fall
 
     def _eval_roller(self, num_tasks: int) -> tuple[Roller, list[int]]:
         config = self.config
@@ -388,22 +443,61 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
-    def _claim(self, out: Path) -> None:
-        """Writes the config beside the run, or checks that the folder belongs to this very run."""
-        path = out / "config.json"
-        text = json.dumps(dataclasses.asdict(self.config), indent=1, sort_keys=True, default=str)
-        if path.exists() and list_checkpoints(out / "checkpoints"):
-            old, new = json.loads(path.read_text()), json.loads(text)
-            # More steps is how a run is continued; where it lies does not matter.
-            changed = sorted(
-                k for k in old.keys() | new.keys() if k not in ("steps", "out") and old.get(k) != new.get(k)
-            )
-            if changed:
-                raise ConfigurationError(
-                    f"{out} holds a run with other settings ({', '.join(changed)}). Give this one another folder with out=, or "
-                    "remove the old one."
-                )
-        path.write_text(text)
+    def _awaits_evaluation(self) -> bool:
+        """Whether the evaluation that belongs to the last row is still to be made."""
+        due = self._due(self.config.eval_every) or self.step in (0, self.config.steps)
+        return due and "eval/solo_pass1" not in self.history[-1]
+
+    def _complete_row(
+        self,
+        out: Path,
+        trackers: Sequence[Tracker],
+        on_evaluation: Callable[[int, int], None],
+        on_problem: Callable[[str], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """Evaluates, notes problems, and writes the row of a step and what belongs to it."""
+
+        def counted(done: int, total: int) -> None:
+            on_evaluation(done, total)
+            if stop():
+                raise _Stopped
+
+        row = self.history[-1]
+        if self._awaits_evaluation():
+            row |= self.evaluate(on_episode=counted)
+        for name, sentence in find_problems(self.history).items():
+            row[PREFIX + name] = 1.0
+            if PREFIX + name not in self.history[-2]:
+                on_problem(f"step {self.step}: {sentence}.")
+        with writing(out), (out / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for tracker in trackers:
+            tracker.log(self.step, row)
+        if is_best := best_step(self.history) == self.step:
+            self._save_policy(out, "best")
+        if self.step and (self._due(self.config.checkpoint_every) or self.step == self.config.steps or is_best):
+            self._save_checkpoint(out)
+
+    def _trace(self, out: Path, trajectories: Sequence[Trajectory]) -> None:
+        if self._due(self.config.trace_every) or (self.step == 1 and self.config.trace_every):
+            for trajectory in trajectories:
+                trajectory.metadata["step"] = self.step
+            with writing(out):
+                aipo_env.write_traces(out / TRACES, trajectories)
+
+    def _save_checkpoint(self, out: Path) -> None:
+        # torch's writer raises a RuntimeError of its own where the file takes no more.
+        with writing(out, (OSError, RuntimeError)):
+            save_checkpoint(out / CHECKPOINTS, self.step, self.state(), best=best_step(self.history))
+
+    def _save_policy(self, out: Path, name: str) -> None:
+        with writing(out, (OSError, SafetensorError)):
+            replace(out / name, self.policy.save)
+
+
+class _Stopped(Exception):
+    """The run was asked to stop."""
 
 
 def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
@@ -422,23 +516,25 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
     if assisted:
         metrics["train/consult_rate"] = sum(t.num_consults > 0 for t in assisted) / len(assisted)
         for agent in sorted({s.agent for t in assisted for s in t.segments if s.source is Source.AGENT}):
-            asked = sum(any(s.agent == agent and s.source is Source.AGENT for s in t.segments) for t in assisted)
-            metrics[f"train/consult_rate_{agent}"] = asked / len(assisted)
+            heard = sum(any(s.agent == agent and s.source is Source.AGENT for s in t.segments) for t in assisted)
+            metrics[f"train/consult_rate_{agent}"] = heard / len(assisted)
+    # A notice that names a helper and counts no consult: it could not answer.
+    failed = sum(
+        bool(s.agent) and "could not answer" in s.text
+        for t in assisted
+        for s in t.segments
+        if s.source is Source.TEMPLATE
+    )
+    if asked := failed + sum(t.num_consults for t in assisted):
+        metrics["train/reply_errors"] = failed / asked
     metrics["train/truncated"] = sum(t.stop_reason in ("length", "max_turns", "max_chars") for t in trajectories) / max(
         1, len(trajectories)
     )
     return metrics
 
 
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drops the rows after `step`, which a resumed run writes again."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
-
-
 def _cut_traces(path: Path, step: int) -> None:
+    """Drops the trajectories after `step`, which a resumed run samples again."""
     if path.exists():
         kept = [t for t in aipo_env.read_traces(path) if int(str(t.metadata.get("step", 0))) <= step]
-        path.unlink()
-        aipo_env.write_traces(path, kept)
+        replace(path, lambda part: aipo_env.write_traces(part, kept))

@@ -100,14 +100,14 @@ def wrong_expansion(query: str) -> str:
 
 def test_train_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = (
-        "train", "--out", str(tmp_path), "--steps", "2", "--prompts-per-step", "2", "--samples-per-prompt", "2", "--eval-tasks",
+        "train", "--out", str(tmp_path), "--steps", "2", "--prompts-per-step", "2", "--samples-per-prompt", "4", "--eval-tasks",
         "2", "--eval-samples", "1", "--env-options", "style", "terse", "prompt", "bare", "max_reply_chars", "40",
         "--sampling.max-tokens", "48", "--objective.agent-loss", "clone",
     )  # fmt: skip
     code, out, err = run(capsys, *arguments)
     assert code == 0, err
     assert "solo_pass1" in out
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
     assert json.loads((tmp_path / "config.json").read_text())["objective"]["agent_loss"] == "clone"
     assert (tmp_path / "policy" / "model.safetensors").exists()
 
@@ -129,7 +129,7 @@ def test_output_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_train_for_scripts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = (
-        "train", "--out", str(tmp_path), "--steps", "1", "--prompts-per-step", "2", "--samples-per-prompt", "2", "--eval-tasks",
+        "train", "--out", str(tmp_path), "--steps", "1", "--prompts-per-step", "2", "--samples-per-prompt", "4", "--eval-tasks",
         "2", "--eval-samples", "1", "--env-options", "style", "terse", "prompt", "bare", "max_reply_chars", "40",
         "--sampling.max-tokens", "48",
     )  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("torch", reason="the extra 'train' is not installed")
 
 from aipo_env import read_traces
+from aipo_env.console import finish_first
 from algorithms.checkpoint import list_checkpoints
 from tests.test_server_rollout import EmbeddedTokenizer
 
@@ -31,7 +32,9 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
 
 
-def interrupt(arguments: list[str], ready: Callable[[], bool], *, seconds: float = 120) -> tuple[int, str, str]:
+def interrupt(
+    arguments: list[str], ready: Callable[[], bool], *, seconds: float = 120, number: int = signal.SIGINT
+) -> tuple[int, str, str]:
     """Starts a command, presses Ctrl-C (which reaches its whole group) once it is ready, and waits for its end."""
     with subprocess.Popen(
         [*AIPO, *arguments],
@@ -44,7 +47,7 @@ def interrupt(arguments: list[str], ready: Callable[[], bool], *, seconds: float
         deadline = time.monotonic() + seconds
         while not ready() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         out, err = process.communicate(timeout=30)
     return process.returncode, out, err
 
@@ -66,9 +69,9 @@ def test_train_writes_a_checkpoint_and_goes_on_as_if_nothing_had_been(tmp_path: 
         "1", "--env-options", "style", "terse", "prompt", "bare", "max_reply_chars", "40", "--sampling.max-tokens", "48",
     ]  # fmt: skip
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    code, _, err = interrupt([*options, "--out", str(cut)], lambda: lines(cut / "metrics.jsonl") >= 2)
+    code, _, err = interrupt([*options, "--out", str(cut)], lambda: lines(cut / "metrics.jsonl") >= 3)
     assert code == 130
-    step = lines(cut / "metrics.jsonl")
+    step = lines(cut / "metrics.jsonl") - 1
     assert 2 <= step < 40, "the run was over before it could be interrupted"
     assert f"The same command goes on after step {step} of 40; the run is in {cut}" in err
     assert "Traceback" not in err
@@ -80,6 +83,52 @@ def test_train_writes_a_checkpoint_and_goes_on_as_if_nothing_had_been(tmp_path: 
         assert {k: v for k, v in row.items() if "seconds" not in k} == {
             k: v for k, v in expected.items() if "seconds" not in k
         }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_repair_34_what_batch_systems_send_ends_training_with_a_checkpoint(tmp_path: Path, name: str) -> None:
+    options = [
+        "train", "--steps", "400", "--prompts-per-step", "2", "--samples-per-prompt", "4", "--eval-tasks", "1", "--eval-samples",
+        "1", "--env-options", "style", "terse", "prompt", "bare", "max_reply_chars", "40", "--sampling.max-tokens", "48",
+        "--quiet", "--checkpoint-every", "0", "--out", str(tmp_path),
+    ]  # fmt: skip
+    code, _, err = interrupt(options, lambda: lines(tmp_path / "metrics.jsonl") >= 3, number=getattr(signal, name))
+    assert (code, "Traceback" in err) == (130, False), err
+    step = lines(tmp_path / "metrics.jsonl") - 1
+    assert 2 <= step < 400, "the run was over before it could be interrupted"
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == [f"step-{step:07d}"]
+    assert f"The same command goes on after step {step} of 400" in err
+
+
+def test_repair_34_the_first_signal_asks_and_a_second_ctrl_c_interrupts(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = [signal.getsignal(number) for number in numbers]
+    for first in numbers:
+        with finish_first("finishing") as stop:
+            assert not stop.asked
+            os.kill(os.getpid(), first)
+            assert stop.asked
+            # A closing terminal may send one of its own as well.
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert capsys.readouterr().err == "aipo: finishing\n"
+        assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_repair_34_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with finish_first("finishing") as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.asked
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.slow

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aipo_env.errors import DataNotFoundError
+from aipo_env.errors import ConfigurationError, DataNotFoundError
 from algorithms.codec import TransformersCodec, stop_ids
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "embedded"
 POLICIES = ("embedded", "smollm2")
 """Names that need no path: the tiny policy in this package, and SmolLM2-135M-Instruct."""
+TINY = 10_000_000
+"""Parameters below which a policy learns with the embedded one's learning rate."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,18 +68,51 @@ def load_policy(name: str, device: str = "cpu") -> Policy:
         device: a torch device.
 
     Raises:
+        ConfigurationError: when this machine has no such device.
         DataNotFoundError: when there is nothing under this name, with what was tried.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = policy_source(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(
+            f"the device {device!r} cannot be used here: {str(error).partition(chr(10))[0]}. Use --device cpu, or a machine "
+            "and a build of torch that have it."
+        ) from error
+    source, why = policy_source(name), None
+    if not isinstance(source, Path) and not Path(name).exists():
+        why = _ask_hub(name)
+    local = {} if why is None else {"local_files_only": True}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **local)
+        tokenizer = AutoTokenizer.from_pretrained(source, **local)
     except (OSError, ValueError) as error:
+        reason = why or error
+        near = difflib.get_close_matches(name, POLICIES, n=1)
+        advice = f"Did you mean {near[0]!r}?" if near else "Name a folder that exists, or the id of a model."
         raise DataNotFoundError(
-            f"no policy {name!r}: it is neither one of {', '.join(POLICIES)}, nor a directory with a model of "
-            f"transformers, nor reachable on the hub ({type(error).__name__}: {str(error)[:200]})."
+            f"no policy {name!r}: it is neither one of {', '.join(POLICIES)}, nor a directory with a model of transformers, "
+            f"nor on the hub or in its cache ({type(reason).__name__}: {' '.join(str(reason).split())[:200]}). {advice}"
         ) from error
     return Policy(name, model.to(device), TransformersCodec(tokenizer, stop_ids(model.generation_config)))
+
+
+def default_learning_rate(policy: Policy) -> float:
+    """AdamW's peak where a run names none: 3e-4 for tiny policies, what is usual for language models for larger ones."""
+    return 3e-4 if policy.model.num_parameters() < TINY else 1e-6
+
+
+def _ask_hub(name: str) -> Exception | None:
+    """Asks the hub once for a model; returns why it gives none, so that only what is cached can be used.
+
+    `transformers` by itself asks for each of a dozen files, and for each several times.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=10)
+    except Exception as error:  # of whatever HTTP client the library has
+        return error
+    return None

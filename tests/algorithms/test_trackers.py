@@ -157,7 +157,7 @@ def test_the_trainer_tells_each_tracker(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "versions.jsonl").exists()
     traces = [t for t in read_traces(tmp_path / "traces.jsonl") if t.metadata["step"] == 1]
     logprobs = [x for t in traces for s in t.segments if s.source is Source.POLICY for x in s.logprobs]
-    assert rows[0]["policy/entropy"] == pytest.approx(-sum(logprobs) / len(logprobs))
+    assert rows[1]["policy/entropy"] == pytest.approx(-sum(logprobs) / len(logprobs))
     bins = [[v for n, v in row.items() if n.startswith("agent/coefficient_from/")] for row in rows]
     assert any(bins)
     assert all(sum(shares) == pytest.approx(1) for shares in bins if shares)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,13 +16,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from aipo_env import Source, Trajectory, read_traces
+from aipo_env import ConsultRequest, Reply, Source, Trajectory, read_traces
 from aipo_env.cli import main
-from aipo_env.errors import ConfigurationError, DataFormatError
+from aipo_env.errors import ConfigurationError, DataFormatError, StorageError
 from aipo_env.viewer.signals import LOGPROBS_KEY
 from algorithms.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from algorithms.config import ObjectiveConfig
 from algorithms.rollout import RolloutRequest
+from algorithms.run_health import find_problems
 from algorithms.train_config import SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer, rollout_metrics
 from tests.algorithms.test_rollout import talkative
@@ -36,6 +38,7 @@ def config(out: Path, **fields: Any) -> TrainConfig:
     defaults: dict[str, Any] = {
         "out": out, "steps": 4, "prompts_per_step": 3, "samples_per_prompt": 4, "checkpoint_every": 2, "trace_every": 1,
         "eval_tasks": 3, "eval_samples": 2, "warmup_steps": 2, "learning_rate": 1e-2, "micro_batch_size": 5,
+        "final_learning_rate": 1.0,
         "env_options": {"style": "terse", "prompt": "bare"}, "sampling": SamplingConfig(max_tokens=16),
     }  # fmt: skip
     return TrainConfig(**{**defaults, **fields})
@@ -85,11 +88,11 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path, updates: int) -> None:
             strict=True,
         ):
             assert torch.equal(first[key], second[key])
-    assert without_times(again)[2:] == without_times(history)[2:]
+    assert without_times(again)[3:] == without_times(history)[3:]
     ids = [[t.token_ids for t in read_traces(tmp_path / name / "traces.jsonl")] for name in ("whole", "part")]
     assert ids[0] == ids[1]
     rows = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in ("whole", "part")]
-    assert rows == [4, 4]
+    assert rows == [5, 5]
 
 
 def test_a_run_cut_behind_its_checkpoint_writes_each_row_once(tmp_path: Path) -> None:
@@ -99,7 +102,7 @@ def test_a_run_cut_behind_its_checkpoint_writes_each_row_once(tmp_path: Path) ->
     assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == ["step-0000002"]
     make(tmp_path, checkpoint_every=2, steps=4).train()
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4]
+    assert steps == [0, 1, 2, 3, 4]
     traced = {t.metadata["step"] for t in read_traces(tmp_path / "traces.jsonl")}
     assert traced == {1, 2, 3, 4}
     assert len(list(read_traces(tmp_path / "traces.jsonl"))) == 4 * 12
@@ -109,7 +112,7 @@ def test_a_killed_run_resumes(tmp_path: Path) -> None:
     """A real kill -9 in the middle of a run, then the command again."""
     command = [
         sys.executable, "-m", "aipo_env.cli", "train", "--out", str(tmp_path), "--steps", "30", "--prompts-per-step", "2",
-        "--samples-per-prompt", "2", "--checkpoint-every", "1", "--eval-tasks", "1", "--eval-samples", "1",
+        "--samples-per-prompt", "4", "--checkpoint-every", "1", "--eval-tasks", "1", "--eval-samples", "1",
         "--env-options", "style", "terse", "prompt", "bare", "max_reply_chars", "40", "--sampling.max-tokens", "8",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -123,7 +126,7 @@ def test_a_killed_run_resumes(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 31))
+    assert steps == list(range(31))
 
 
 def test_micro_batches_and_skipped_rows_change_nothing(tmp_path: Path) -> None:
@@ -300,22 +303,23 @@ def test_metrics_and_tensorboard(tmp_path: Path) -> None:
     assert {
         "reward", "grad_norm", "learning_rate", "tokens/policy", "tokens/agent", "tokens/prompt", "train/consult_rate",
         "train/solo_accuracy", "train/assisted_accuracy", "seconds/rollout", "seconds/update",
-    } <= rows[0].keys()  # fmt: skip
+    } <= rows[1].keys()  # fmt: skip
     assert {
         "agent/coefficient",
         "agent/floor_fraction",
         "agent/cap_fraction",
         "agent/trust_region_fraction",
     } <= set().union(*rows)
-    assert [("eval/solo_pass1" in row) for row in rows] == [False, True, False, True]
+    assert [("eval/solo_pass1" in row) for row in rows] == [True, False, True, False, True]
     assert rows[-1]["rollouts"] == 4 * 12
     traces = [t for t in read_traces(tmp_path / "traces.jsonl") if t.metadata["step"] == 1]
     expected = rollout_metrics(traces)
-    assert {k: rows[0][k] for k in expected} == expected
+    assert {k: rows[1][k] for k in expected} == expected
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [e.step for e in board.Scalars("reward")] == [1, 2, 3, 4]
-    assert board.Scalars("reward")[0].value == pytest.approx(rows[0]["reward"])
+    assert board.Scalars("reward")[0].value == pytest.approx(rows[1]["reward"])
+    assert board.Scalars("eval/solo_pass1")[0].step == 0
 
 
 def test_learning_rate_schedule(tmp_path: Path) -> None:
@@ -442,3 +446,225 @@ def test_traces_tell_what_the_policy_thought_of_replies(tmp_path: Path) -> None:
         assert len(values) == trajectory.count(Source.AGENT)
         assert all(value < 0 for value in values)
     assert not any(LOGPROBS_KEY in t.metadata for t in rows if not t.count(Source.AGENT))
+
+
+def test_repair_10_rollouts_that_dynamic_sampling_leaves_out_are_counted(tmp_path: Path) -> None:
+    trainer = make(tmp_path, dynamic_sampling=3, prompts_per_step=4)
+    made: list[int] = []
+    plain = trainer.roller.rollout
+
+    def rollout(requests: Sequence[RolloutRequest], seed: int = 0) -> list[Trajectory]:
+        made.append(len(requests))
+        return plain(requests, seed)
+
+    trainer.roller.rollout = rollout  # type: ignore[method-assign]
+    for _ in range(2):
+        metrics, trajectories = trainer.train_step()
+    assert len(made) > 2, "no batch was drawn again"
+    assert metrics["rollouts"] == trainer.num_rollouts == sum(made)
+    assert len(trajectories) < sum(made)
+
+
+def scripted_evaluations(monkeypatch: pytest.MonkeyPatch, solo: dict[int, float]) -> None:
+    """Evaluations find these solo accuracies by step."""
+
+    def evaluate(trainer: Trainer, **ignored: object) -> dict[str, float]:
+        return {"eval/solo_pass1": solo[trainer.step], "eval/assisted_pass1": 0.5}
+
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+
+
+def test_repair_01_the_best_policy_stays_beside_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from algorithms.policies import load_policy
+
+    scripted_evaluations(monkeypatch, {0: 0.9, 1: 0.1, 2: 0.6, 3: 0.6, 4: 0.2, 5: 0.2, 6: 0.3})
+    at: dict[int, dict[str, torch.Tensor]] = {}
+    trainer = make(tmp_path, steps=6, eval_every=1, checkpoint_every=1)
+    history = trainer.train(lambda metrics: at.update({int(metrics["step"]): weights(trainer)}))
+    assert [row["step"] for row in history] == [0, 1, 2, 3, 4, 5, 6]
+    assert "loss" not in history[0]
+    assert history[0]["eval/solo_pass1"] == 0.9
+    names = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    assert names == ["step-0000002", "step-0000005", "step-0000006"]
+    for folder, step in (("best", 2), ("policy", 6)):
+        assert equal(at[step], dict(load_policy(str(tmp_path / folder)).model.state_dict()))
+    assert not list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.glob(".*.old"))
+    # The best one can be gone on from: its checkpoint is a whole one.
+    shutil.rmtree(tmp_path / "checkpoints" / "step-0000006")
+    shutil.rmtree(tmp_path / "checkpoints" / "step-0000005")
+    again = make(tmp_path, steps=6, eval_every=1, checkpoint_every=1)
+    assert without_times(again.train()) == without_times(history)
+    assert equal(weights(again), at[6])
+
+
+def test_repair_01_a_best_policy_between_checkpoints_has_one_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted_evaluations(monkeypatch, {0: 0.0, 3: 0.5, 6: 0.4})
+    make(tmp_path, steps=6, eval_every=3, checkpoint_every=0).train()
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step-0000003", "step-0000006"]
+
+
+def test_repair_01_the_policy_is_evaluated_before_it_is_trained(tmp_path: Path) -> None:
+    start = make(tmp_path / "start", steps=0)
+    history = start.train()
+    assert [row["step"] for row in history] == [0]
+    whole = make(tmp_path / "whole", steps=2).train()
+    names = [name for name in whole[0] if name.startswith("eval/")]
+    assert names
+    assert {name: whole[0][name] for name in names} == {name: history[0][name] for name in names}
+    assert not list_checkpoints(tmp_path / "start" / "checkpoints")
+    # Once begun, the run is not evaluated at step 0 again.
+    assert [row["step"] for row in make(tmp_path / "whole", steps=3).train()] == [0, 1, 2, 3]
+
+
+def test_repair_01_a_run_that_goes_wrong_says_so_once_and_notes_it(tmp_path: Path) -> None:
+    said: list[str] = []
+    trainer = make(tmp_path, reward=lambda t: 1.0, steps=12)
+    history = trainer.train(on_problem=said.append)
+    signalless = [sentence for sentence in said if "nothing was learnt" in sentence]
+    assert len(signalless) == 1
+    assert signalless[0].startswith("step 10: ")
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == history
+    assert [row["step"] for row in rows if "problem/no_signal" in row] == [10, 11, 12]
+
+
+def test_repair_01_failed_replies_and_cut_rollouts_are_measured(tmp_path: Path) -> None:
+    class Silent:
+        name = "knowledge"
+
+        async def respond(self, request: ConsultRequest) -> Reply:
+            return Reply("", error="its service failed")
+
+    working = make(tmp_path / "working")
+    assert working.train_step()[0]["train/reply_errors"] == 0
+    silent = Trainer(config(tmp_path / "silent"), policy=talkative(tiny_policy()), agents={"knowledge": Silent()})
+    metrics, trajectories = silent.train_step()
+    assert metrics["train/reply_errors"] == 1
+    assert set(find_problems(silent.history)) >= {"all_replies_failed"}
+    assert not any(t.num_consults for t in trajectories)
+    alone = Trainer(config(tmp_path / "alone", env="rulebook", solo_share=1.0), policy=tiny_policy())
+    assert "train/reply_errors" not in alone.train_step()[0]
+
+
+@pytest.mark.parametrize(("hidden", "rate"), [(32, 3e-4), (1024, 1e-6)])
+def test_repair_01_the_learning_rate_fits_the_policy_and_is_recorded(tmp_path: Path, hidden: int, rate: float) -> None:
+    trainer = Trainer(config(tmp_path, steps=0, learning_rate=None), policy=tiny_policy(hidden=hidden), agents=HELPERS)
+    assert trainer.config.learning_rate == trainer.optimizer.param_groups[0]["lr"] == rate
+    trainer.train()
+    assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == rate
+
+
+def test_repair_01_the_decay_ends_where_the_run_ends(tmp_path: Path) -> None:
+    """Steps beyond the last one, as one asks for them by hand, learn at the final rate and not at a negative one."""
+    trainer = make(tmp_path, steps=2, warmup_steps=0, learning_rate=0.01, final_learning_rate=0.5)
+    rates = [trainer.train_step()[0]["learning_rate"] for _ in range(6)]
+    assert rates == pytest.approx([0.01, 0.0075, 0.005, 0.005, 0.005, 0.005])
+
+
+@pytest.mark.parametrize("at", ["start", "end"])
+def test_repair_34_a_run_stops_within_an_evaluation_and_goes_on(tmp_path: Path, at: str) -> None:
+    whole = make(tmp_path / "whole", steps=3).train()
+    cut = make(tmp_path / "cut", steps=3)
+    stopping = False
+
+    def on_evaluation(done: int, total: int) -> None:
+        nonlocal stopping
+        stopping = (cut.step == (0 if at == "start" else 3)) and done == 2
+        assert total == 2 * 3 * 2  # solo and assisted, tasks, samples
+
+    cut.train(on_evaluation=on_evaluation, stop=lambda: stopping)
+    assert not cut.finished
+    assert [path.name for path in list_checkpoints(tmp_path / "cut" / "checkpoints")] == (
+        [] if at == "start" else ["step-0000002", "step-0000003"]
+    )
+    assert not (tmp_path / "cut" / "policy").exists()
+    resumed = make(tmp_path / "cut", steps=3)
+    assert without_times(resumed.train()) == without_times(whole)
+    assert resumed.finished
+    rows = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert without_times(rows) == without_times(whole)
+
+
+def test_repair_34_a_run_stops_between_steps(tmp_path: Path) -> None:
+    trainer = make(tmp_path, steps=9, checkpoint_every=0)
+    trainer.train(stop=lambda: trainer.step == 3)
+    assert (trainer.finished, trainer.step) == (False, 3)
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step-0000003"]
+
+
+def test_repair_34_one_run_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    refused = []
+
+    def on_step(metrics: dict[str, float]) -> None:
+        before = {
+            path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "tensorboard" not in str(path)
+        }
+        with pytest.raises(ConfigurationError, match="being written by another run") as error:
+            make(tmp_path, steps=9).train()
+        refused.append(error)
+        assert all(path.read_bytes() == content for path, content in before.items())
+
+    first.train(on_step)
+    assert len(refused) == 5
+    make(tmp_path, steps=5).train()
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", "3"])
+def test_repair_34_damaged_settings_are_told_and_nothing_is_lost(tmp_path: Path, damaged: str) -> None:
+    make(tmp_path, steps=2).train()
+    metrics = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "config.json").write_text(damaged)
+    with pytest.raises(DataFormatError, match=r"config\.json must hold the settings.*remove this file"):
+        make(tmp_path, steps=3).train()
+    assert (tmp_path / "config.json").read_text() == damaged
+    assert (tmp_path / "metrics.jsonl").read_text() == metrics
+    (tmp_path / "config.json").unlink()
+    assert len(make(tmp_path, steps=3).train()) == 4
+
+
+def test_repair_34_damaged_metrics_are_written_anew_from_the_checkpoint(tmp_path: Path) -> None:
+    make(tmp_path, steps=2).train()
+    metrics = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text("not JSON\n" + metrics[:50])
+    make(tmp_path, steps=2).train()
+    assert (tmp_path / "metrics.jsonl").read_text() == metrics
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+@pytest.mark.parametrize(
+    ("limit", "fails_at"), [(100, "config.json"), (2_500, "metrics.jsonl"), (20_000, "checkpoint")]
+)
+def test_repair_34_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path, limit: int, fails_at: str) -> None:
+    """The system's own limit on the size of files, which fails as a full disk does."""
+    import resource
+
+    whole = make(tmp_path / "whole", steps=5, checkpoint_every=2).train()
+    out = tmp_path / "cut"
+    make(out, steps=2, checkpoint_every=2).train()
+    before, rows = ((out / name).read_text() for name in ("config.json", "metrics.jsonl"))
+    kept = list_checkpoints(out / "checkpoints")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(StorageError, match=r"that failed: File too large.*goes on from the last checkpoint"):
+            make(out, steps=5, checkpoint_every=2).train(trackers=())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list_checkpoints(out / "checkpoints") == kept
+    assert not list((out / "checkpoints").glob(".*"))
+    assert json.loads((out / "config.json").read_text())["steps"] == (2 if fails_at == "config.json" else 5)
+    assert fails_at != "config.json" or (out / "config.json").read_text() == before
+    assert (out / "metrics.jsonl").read_text().startswith(rows)
+    again = make(out, steps=5, checkpoint_every=2).train()
+    assert without_times(again)[3:] == without_times(whole)[3:]
+    assert not list(out.glob(".*.partial"))
+
+
+def test_repair_34_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"must be written to .*file/run, and that failed: Not a directory"):
+        make(tmp_path / "file" / "run").train()

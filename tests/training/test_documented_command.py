@@ -1,0 +1,45 @@
+"""README's training command, as it stands there. `make test-train` runs it, minutes on two cores, and sets AIPO_TEST_TRAIN."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT, commands
+
+PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md")
+AIPO = "import sys; from aipo_env.cli import main; sys.exit(main())"
+
+
+def documented() -> list[str]:
+    """The commands that train the embedded policy."""
+    return [line for page in PAGES for line in commands(page) if line.startswith("train ") and "embedded" in line]
+
+
+def test_the_pages_say_the_same() -> None:
+    assert len(documented()) == len(PAGES)
+    assert len(set(documented())) == 1
+
+
+@pytest.mark.skipif("AIPO_TEST_TRAIN" not in os.environ, reason="`make test-train` runs it: minutes")
+def test_repair_01_the_documented_command_learns(tmp_path: Path) -> None:
+    words = shlex.split(documented()[0])
+    done = subprocess.run(
+        [sys.executable, "-c", AIPO, *words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=1800
+    )
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    out = tmp_path / words[words.index("--out") + 1]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["step"] == 0
+    assert rows[0]["eval/solo_pass1"] < 0.05
+    assert rows[-1]["eval/solo_pass1"] >= 0.4
+    # Help is not unlearnt on the way, and nobody was warned.
+    assert rows[-1]["eval/assisted_pass1"] >= 0.6
+    assert not any(name.startswith("problem/") for row in rows for name in row)
