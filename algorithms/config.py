@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from aipo_env.errors import ConfigurationError
 from aipo_env.groups import lonely
-from algorithms.field_types import check_fields
+from algorithms.field_types import check_choice, check_fields
 
 Algorithm = Literal["group_mean", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_baseline", "gspo", "cispo"]
 AdvantageEstimator = Literal["mean", "mean_std", "leave_one_out", "mean_whitened"]
@@ -130,12 +129,8 @@ class ObjectiveConfig:
     def policy_rule(self) -> PolicyRule:
         """The preset with this config's overrides applied."""
         preset = PRESETS[self.algorithm]
-        overrides = {
-            field.name: getattr(self, field.name)
-            for field in fields(PolicyRule)
-            if getattr(self, field.name) is not None
-        }
-        return replace(preset, **overrides)
+        own = {field.name: getattr(self, field.name) for field in fields(PolicyRule)}
+        return replace(preset, **{name: value for name, value in own.items() if value is not None})
 
     @property
     def has_trust_region(self) -> bool:
@@ -148,7 +143,7 @@ class ObjectiveConfig:
         Use it to run the variants beside each other: setting `agent_loss` alone is refused where a field that
         was set (say `c_min`) would no longer be read.
         """
-        _check_choice("agent_loss", agent_loss, tuple(AGENT_LOSS_FIELDS), hint=_REGISTER_HINT)
+        check_choice("agent_loss", agent_loss, AGENT_LOSS_FIELDS, hint=_REGISTER_HINT)
         unread = _AGENT_FIELDS - AGENT_LOSS_FIELDS[agent_loss]
         defaults = {field.name: field.default for field in fields(self) if field.name in unread}
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -157,13 +152,7 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         """Refuses values that are out of range and settings that would be read by nobody."""
         check_fields(self)
-        _check_choice("algorithm", self.algorithm, get_args(Algorithm))
-        _check_choice("agent_normalizer", self.agent_normalizer, get_args(AgentNormalizer))
-        _check_choice("agent_loss", self.agent_loss, tuple(AGENT_LOSS_FIELDS), hint=_REGISTER_HINT)
-        for name, choices in _OVERRIDE_CHOICES.items():
-            if (value := getattr(self, name)) is not None:
-                _check_choice(name, value, choices)
-
+        check_choice("agent_loss", self.agent_loss, AGENT_LOSS_FIELDS, hint=_REGISTER_HINT)
         rule = self.policy_rule
         infinity = float("inf")
         for name, value, holds, expected, fix in (
@@ -237,20 +226,3 @@ def check_modes(
 
 _REGISTER_HINT = "a coefficient of your own is first registered with register_agent_coefficient"
 _MASK = "use agent_loss='mask' to switch the AGENT term off"
-
-_OVERRIDE_CHOICES: dict[str, tuple[str, ...]] = {
-    "advantage": get_args(AdvantageEstimator),
-    "ratio": get_args(RatioLevel),
-    "surrogate": get_args(Surrogate),
-    "aggregation": get_args(Aggregation),
-}
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...], hint: str = "") -> None:
-    if value not in choices:
-        nearest = difflib.get_close_matches(str(value), choices, n=1)
-        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ConfigurationError(
-            f"{name} must be one of {', '.join(choices)}, but it is {value!r}{suggestion}"
-            + (f" ({hint})" if hint else "")
-        )

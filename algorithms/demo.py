@@ -223,13 +223,9 @@ def _write_transcripts(out: Path, methods: list[str]) -> None:
         traces = list(read_traces(path)) if path.exists() else []
         if not traces:
             continue
-        last = max(int(str(t.metadata["step"])) for t in traces)
-        first = min(int(str(t.metadata["step"])) for t in traces)
-        wanted = [
-            ("early, with help", first, True),
-            ("early, alone", first, False),
-            ("late, alone", last, False),
-        ]
+        steps = [int(str(t.metadata["step"])) for t in traces]
+        first, last = min(steps), max(steps)
+        wanted = [("early, with help", first, True), ("early, alone", first, False), ("late, alone", last, False)]
         for label, step, assisted in wanted if method == "aipo" else wanted[2:]:
             picked = [t for t in traces if t.metadata["step"] == step and t.assisted is assisted]
             if picked:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import numbers
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -36,6 +37,21 @@ def check_fields(config: Any) -> None:
             raise ConfigurationError(
                 f"{name} must be of the type {field.type}, got {value!r} ({type(value).__name__}). {advice}"
             ) from None
+        for kind in (hint, *get_args(hint)):
+            if get_origin(kind) is Literal and value is not None:
+                check_choice(name, value, get_args(kind))
+
+
+def check_choice(name: str, value: str, choices: Iterable[str], hint: str = "") -> None:
+    """Refuses what is none of the choices, with the nearest one; `hint` says how there could be others."""
+    known = list(choices)
+    if value not in known:
+        nearest = difflib.get_close_matches(value, known, n=1)
+        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ConfigurationError(
+            f"{name} must be one of {', '.join(known)}, but it is {value!r}{suggestion}"
+            + (f" ({hint})" if hint else "")
+        )
 
 
 def _read(value: Any, hint: Any) -> Any:

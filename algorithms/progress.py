@@ -56,7 +56,6 @@ class TrainingDisplay:
         self._progress = make_progress(shown=shown, clock=clock)
         self._shown, self._clock, self._said = shown, clock, clock()
         self._steps = self._progress.add_task(label, total=total, note="")
-        self._episodes = self._progress.add_task("evaluating", total=1, visible=False, note="")
 
     def __enter__(self) -> TrainingDisplay:
         self._progress.start()
@@ -74,13 +73,13 @@ class TrainingDisplay:
 
     def evaluation(self, done: int, total: int) -> None:
         """So many episodes of an evaluation are finished."""
+        text = f"evaluating: {done} of {total} episodes"
+        self._progress.update(self._steps, note=text if done < total else "")
         if done == 0:
             self._said = self._clock()
-            self._progress.reset(self._episodes, total=total, visible=True)
-        self._progress.update(self._episodes, completed=done, visible=done < total)
-        if not self._shown and self._clock() - self._said >= QUIET_SECONDS:
+        elif not self._shown and self._clock() - self._said >= QUIET_SECONDS:
             self._said = self._clock()
-            self.say(f"evaluating: {done} of {total} episodes are finished")
+            self.say(f"{text} are finished")
 
     def say(self, text: str) -> None:
         """A line above the bars."""

@@ -37,13 +37,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in the folder "tensorboard" of the run.
-
-    Args:
-        out: folder of the run.
-        step: steps done before; later ones of an earlier part of the run are replaced.
-        config: is not written.
-    """
+    """Event files in the folder "tensorboard" of the run; a resumed run replaces the steps that it takes again."""
 
     def __init__(self, out: Path, step: int, config: Mapping[str, object]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -61,13 +55,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases named after the folder; a resumed run is a further one in the folder's group.
-
-    Args:
-        out: folder of the run; the library's files lie in "wandb" there.
-        step: steps done before.
-        config: of the run.
-    """
+    """A run of Weights & Biases named after the folder, in which its files lie; a resumed run is another one of its group."""
 
     def __init__(self, out: Path, step: int, config: Mapping[str, object]) -> None:
         wandb: Any = importlib.import_module("wandb")
@@ -90,13 +78,7 @@ class WandB:
 
 
 class Trackio:
-    """A run of trackio, which keeps its data on this machine; a resumed run is a further one.
-
-    Args:
-        out: folder of the run, which names it.
-        step: steps done before.
-        config: of the run.
-    """
+    """A run of trackio named after the folder, kept on this machine; a resumed run is a further one."""
 
     def __init__(self, out: Path, step: int, config: Mapping[str, object]) -> None:
         self._trackio: Any = importlib.import_module("trackio")

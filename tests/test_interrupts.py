@@ -101,8 +101,12 @@ def test_repair_34_what_batch_systems_send_ends_training_with_a_checkpoint(tmp_p
     assert f"The same command goes on after step {step} of 400" in err
 
 
-def test_repair_34_the_first_signal_asks_and_a_second_ctrl_c_interrupts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_repair_34_the_first_signal_asks_and_a_second_ctrl_c_interrupts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    # Where the tests run in the background of a script, Ctrl-C is ignored; finish_first would leave it so.
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in numbers]
     for first in numbers:
         with finish_first("finishing") as stop:
@@ -116,6 +120,7 @@ def test_repair_34_the_first_signal_asks_and_a_second_ctrl_c_interrupts(capsys: 
                 os.kill(os.getpid(), signal.SIGINT)
         assert capsys.readouterr().err == "aipo: finishing\n"
         assert [signal.getsignal(number) for number in numbers] == before
+    signal.signal(signal.SIGINT, own)
 
 
 def test_repair_34_a_signal_that_is_ignored_stays_so() -> None:

@@ -36,6 +36,8 @@ SLIPS = {
     "SamplingConfig(max_tokens='9')": "max_tokens must be of the type int, got '9'",
     "SamplingConfig(temperature=math.nan)": "temperature",
     "ObjectiveConfig(c_max='2')": "c_max must be of the type float, got '2'",
+    "ObjectiveConfig(policy_baseline='mod')": "policy_baseline must be one of mode, group, but it is 'mod'; did you mean 'mode'",
+    "ObjectiveConfig(advantage='meen')": "advantage must be one of mean, .*did you mean 'mean'",
     "ObjectiveConfig(algorithm=3)": "algorithm must be of the type Algorithm, got 3",
 }
 PLAIN = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -611,6 +612,17 @@ def test_repair_34_one_run_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
     first.train(on_step)
     assert len(refused) == 5
     make(tmp_path, steps=5).train()
+
+
+def test_repair_34_a_file_system_without_locks_is_told_of_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*ignored: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.warns(UserWarning, match="file system without locks"):
+        assert len(make(tmp_path, steps=1).train()) == 2
 
 
 @pytest.mark.parametrize("damaged", ["", "{", "[]", "3"])
