@@ -8,8 +8,3 @@ import math
 def num_solo(solo_share: float, group_size: int) -> int:
     """How many of a group get no help: a share of it, halves rounded up, the same for every trainer and every rollout."""
     return math.floor(group_size * solo_share + 0.5)
-
-
-def lonely(group_size: int, solo: int) -> bool:
-    """Whether a group of several, `solo` of them without help, has a single one of a mode, with none to compare it with."""
-    return group_size > 1 and 1 in (solo, group_size - solo)

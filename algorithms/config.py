@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from aipo_env.errors import ConfigurationError
-from aipo_env.groups import lonely
 from algorithms.field_types import check_choice, check_fields
 
 Algorithm = Literal["group_mean", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_baseline", "gspo", "cispo"]
@@ -216,7 +215,7 @@ def check_modes(
     Raises:
         ConfigurationError: the advantage of its POLICY tokens would always be 0.
     """
-    if config.policy_baseline == "mode" and lonely(num_samples, solo):
+    if config.policy_baseline == "mode" and num_samples > 1 and 1 in (solo, num_samples - solo):
         raise ConfigurationError(
             f"{names[2]} 'mode' compares a rollout with those of the same prompt and mode, but of {names[0]} {num_samples} "
             f"samples {solo} is solo and {num_samples - solo} assisted: where a mode has one, its POLICY tokens' advantage "

@@ -2,75 +2,45 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 from aipo_env.metrics import pass_at_k
-from aipo_env.trajectory import Trajectory
 from algorithms.rollout import Roller, RolloutRequest
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Accuracy over tasks; every task has the same number of samples."""
-
-    pass1: float
-    """The mean of correct / samples: the unbiased pass@1."""
-    pass_k: float
-    k: int
-    num_tasks: int
-    num_samples: int
-    consults_per_episode: float
 
 
 def evaluate(
     roller: Roller,
     task_indices: Sequence[int],
     *,
-    assisted: bool,
     num_samples: int,
     seed: int,
-    on_episode: Callable[[], None] | None = None,
-) -> tuple[Evaluation, list[Trajectory]]:
-    """Samples each task and grades; also returns the trajectories.
+    on_episode: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """Samples each task, alone and, where there are helpers, with help; returns pass@1 (unbiased) and pass@`num_samples`.
 
     Args:
         roller: policy and environment.
         task_indices: the tasks.
-        assisted: whether helpers answer.
-        num_samples: samples for each task; also the k of `pass_k`.
+        num_samples: samples for each task and mode.
         seed: seeds the sampling and the helpers.
-        on_episode: called when an episode is finished.
+        on_episode: called with how many episodes are finished, and how many there are.
     """
-    requests = [
-        RolloutRequest(
-            index,
-            assisted=assisted,
-            seed=seed + position * num_samples + sample,
-            group=position,
-            sample=sample,
-        )
-        for position, index in enumerate(task_indices)
-        for sample in range(num_samples)
-    ]
-    done: dict[int, Trajectory] = {}
-    for number, trajectory in roller.iterate(requests, seed):
-        done[number] = trajectory
-        if on_episode is not None:
-            on_episode()
-    trajectories = [done[number] for number in range(len(requests))]
-    correct = [0] * len(task_indices)
-    for trajectory in trajectories:
-        correct[trajectory.group] += trajectory.verdict == "correct"
-    count = len(task_indices)
-    return (
-        Evaluation(
-            pass1=sum(correct) / (count * num_samples),
-            pass_k=sum(pass_at_k(num_samples, c, num_samples) for c in correct) / count,
-            k=num_samples,
-            num_tasks=count,
-            num_samples=num_samples,
-            consults_per_episode=sum(t.num_consults for t in trajectories) / len(trajectories),
-        ),
-        trajectories,
-    )
+    modes = {"solo": False, "assisted": True} if roller.env.config.assisted else {"solo": False}
+    metrics: dict[str, float] = {}
+    done, total = itertools.count(1), len(modes) * len(task_indices) * num_samples
+    on_episode(0, total)
+    for name, assisted in modes.items():
+        requests = [
+            RolloutRequest(index, assisted, seed + position * num_samples + sample, group=position, sample=sample)
+            for position, index in enumerate(task_indices)
+            for sample in range(num_samples)
+        ]
+        correct = [0] * len(task_indices)
+        for _, trajectory in roller.iterate(requests, seed):
+            correct[trajectory.group] += trajectory.verdict == "correct"
+            on_episode(next(done), total)
+        solved = sum(pass_at_k(num_samples, c, num_samples) for c in correct)
+        metrics[f"eval/{name}_pass1"] = sum(correct) / (len(correct) * num_samples)
+        metrics[f"eval/{name}_pass{num_samples}"] = solved / len(correct)
+    return metrics

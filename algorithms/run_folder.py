@@ -18,12 +18,7 @@ _ELSEWHERE = ("steps", "out")
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Makes the folder, and keeps every other run out of it until the end of the block.
-
-    Raises:
-        ConfigurationError: when another run writes to it.
-        StorageError: when it cannot be written.
-    """
+    """Makes the folder, and keeps every other run out of it until the end of the block; refuses where one is in."""
     with contextlib.ExitStack() as stack:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)

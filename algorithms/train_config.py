@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from aipo_env.errors import ConfigurationError
-from aipo_env.groups import lonely, num_solo
+from aipo_env.groups import num_solo
 from algorithms.config import ObjectiveConfig, check_modes
 from algorithms.field_types import check_fields
 
@@ -156,7 +156,7 @@ class TrainConfig:
         """Rollouts of each group that get no help in the step after `step` finished ones."""
         progress, size = min(1.0, step / max(1, self.steps - 1)), self.samples_per_prompt
         solo = num_solo(self.solo_share + (self._final_share - self.solo_share) * progress, size)
-        if self.objective.policy_baseline == "mode" and lonely(size, solo):
+        if self.objective.policy_baseline == "mode" and 1 in (solo, size - solo):
             # Only between the ends of a schedule: they are refused where this would be so.
             return 0 if solo == 1 else size
         return solo

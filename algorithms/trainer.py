@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 import json
 import logging
 import time
@@ -314,25 +313,15 @@ class Trainer:
             num_samples: of each; None for `config.eval_samples`.
             on_episode: called with how many episodes are finished, and how many there are.
         """
-        config = self.config
-        num_samples = num_samples or config.eval_samples
-        roller, indices = self._eval_roller(num_tasks or config.eval_tasks)
-        modes = [False, True] if self.env.config.assisted else [False]
-        done, total = itertools.count(), len(modes) * len(indices) * num_samples
-
-        def count() -> None:
-            on_episode(next(done), total)
-
-        count()
-        metrics: Metrics = {}
-        for assisted in modes:
-            # The same tasks and seeds at every evaluation: curves of one run differ by the policy alone.
-            result, _ = evaluate(
-                roller, indices, assisted=assisted, num_samples=num_samples, seed=config.seed + 1, on_episode=count
-            )
-            name = "assisted" if assisted else "solo"
-            metrics |= {f"eval/{name}_pass1": result.pass1, f"eval/{name}_pass{result.k}": result.pass_k}
-        return metrics
+        roller, indices = self._eval_roller(num_tasks or self.config.eval_tasks)
+        # The same tasks and seeds at every evaluation: curves of one run differ by the policy alone.
+        return evaluate(
+            roller,
+            indices,
+            num_samples=num_samples or self.config.eval_samples,
+            seed=self.config.seed + 1,
+            on_episode=on_episode,
+        )
 
     # -- state ------------------------------------------------------------------------------------------------------
 
