@@ -390,6 +390,12 @@ class Episode:
     def _lower(self, action: Action) -> str:
         if isinstance(action, str):
             return action
+        for part in action if isinstance(action, list | tuple) else [action]:
+            said = dataclasses.astuple(part) if isinstance(part, Consult | Answer | TextAction) else ()
+            if not all(isinstance(field, str) for field in said):
+                raise InvalidActionError(
+                    f"the fields of an action are str; got {str(part)[:120]}. Say str(...) of them."
+                )
         if isinstance(action, TextAction):
             return action.text
         if isinstance(action, Consult | Answer):

@@ -97,6 +97,7 @@ def test_no_gold_answer_reaches_a_helper() -> None:
         "seed",
         "deadline",
         "confidential",
+        "hints",  # of the data set, for helpers that say that they use them
     }
     episode = start(index=41)
     episode.act(ASK)
@@ -327,6 +328,16 @@ def test_repair_25_what_is_taken_is_what_was_meant(text: str, prefix: str, tag: 
         else:
             assert understood == dataclasses.replace(action, query=action.query.strip()) or not assisted
             assert not isinstance(understood, Answer)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [Answer(5), Answer("5", None), Consult("verify", None), Consult(None, "q"), [Consult("verify", 5)], TextAction(5)],  # type: ignore[arg-type]
+)
+@pytest.mark.parametrize("assisted", [True, False])
+def test_repair_25_fields_that_are_no_text_are_refused(action: Action, assisted: bool) -> None:
+    with pytest.raises(InvalidActionError, match=r"fields of an action are str; got .*\. Say str"):
+        start(assisted=assisted).act(action)
 
 
 def test_a_text_action_says_how_the_turn_ended() -> None:

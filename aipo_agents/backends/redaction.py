@@ -71,7 +71,9 @@ class ApiKey:
         self._value: str | None = os.environ.get(VARIABLE, "") if value is None else value
         if not (self._value.isascii() and self._value.isprintable()):
             raise ConfigurationError("api_key holds characters that no HTTP header can carry; check for a line break.")
-        forms = {self._value, json.dumps(self._value)[1:-1], urllib.parse.quote(self._value, safe="")}
+        # Some servers write a slash in JSON as "\\/".
+        quoted = json.dumps(self._value)[1:-1]
+        forms = {self._value, quoted, quoted.replace("/", "\\/"), urllib.parse.quote(self._value, safe="")}
         if len(self._value) < _SHORT:
             forms = {f"Bearer {self._value}"} if self._value else set()
         self._forms = sorted(forms, key=len, reverse=True)

@@ -160,6 +160,12 @@ def _numbers(tokens: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(token for token in tokens if token[0].isdigit()))
 
 
+def is_test_set(repository: str) -> bool:
+    """Whether a repository of the hub holds nothing but a test set; its split may be called "train" all the same."""
+    sources = [source for source in map(_source, evaluation_sets()) if source is not None]
+    return any(s.repository.casefold() == repository.casefold() and "train" not in s.splits for s in sources)
+
+
 def evaluation_sets() -> list[str]:
     """The families that have a test split of problems, procedural ones left out."""
     specs = [env_spec(env_id) for env_id in list_envs()]

@@ -11,6 +11,7 @@ from typing import get_args
 from aipo_env.errors import ConfigurationError
 from aipo_env.tasks.base import evaluates
 from aipo_env.tasks.data_sets import AnswerFrom, AnswerType, DataSet, Decontamination
+from aipo_env.tasks.decontamination import is_test_set
 from aipo_env.tasks.hub import HubSource, Row, check_row, load_rows, local_data
 from aipo_env.tasks.questions import QuestionTasks
 
@@ -65,7 +66,7 @@ class OwnData(QuestionTasks):
                 "the environment dataset has no data of its own: say data='rows.jsonl', or data='hub:org/name'."
             )
         hub = _HUB.fullmatch(str(data))
-        role = "test" if evaluates(split) else "train"
+        role = "test" if evaluates(split) or (hub is not None and is_test_set(hub["repository"])) else "train"
         where = HubSource(
             "dataset", hub["repository"] if hub else str(data), hub["config"] if hub else None, (role,), {},
             hub_splits={role: split}, suffixes=(".jsonl", ".json", ".csv", ".parquet"),

@@ -751,6 +751,9 @@ def test_repair_31_what_looks_like_a_key_or_a_password_is_hidden_too() -> None:
 def test_repair_31_a_key_in_a_good_answer_is_taken_out(server: MisbehavingServer) -> None:
     server.reply = lambda request: f"you sent {request.headers['authorization']}, thanks"
     assert chat(OpenAIServer(server.base_url, "m", api_key=KEY)).text == "you sent Bearer ***, thanks"
+    answer = json.dumps({"choices": [{"message": {"content": f"you sent {KEY}"}, "finish_reason": "stop"}]})
+    server.script(Fault("raw_body", payload=answer.replace("/", r"\/").encode()))
+    assert chat(OpenAIServer(server.base_url, "m", api_key=KEY)).text == "you sent ***"
     # "EMPTY" is what servers without keys are given; it is a word like others.
     server.reply = lambda request: "EMPTY is the set"
     assert chat(OpenAIServer(server.base_url, "m", api_key="EMPTY")).text == "EMPTY is the set"

@@ -9,6 +9,7 @@ import pytest
 import aipo_env
 from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.tasks.base import is_for_evaluation
+from aipo_env.tasks.decontamination import is_test_set
 from aipo_env.testing import check_taskset
 from tests.tasks.fake_hub import COMMIT, FakeHub, run_with, serving
 from tests.tasks.small_data import write_csv, write_jsonl
@@ -126,6 +127,17 @@ def test_what_a_split_is_for(tmp_path: Path) -> None:
     assert {split: is_for_evaluation(make(path, split=split)) for split in named} == named
     with pytest.raises(ConfigurationError, match="allow_test_split"):
         aipo_env.require_training_split(make(path, split="validation"), "dataset-consult")
+
+
+def test_repair_02_the_hub_calls_test_sets_training_sets(tmp_path: Path) -> None:
+    assert is_test_set("idavidrein/gpqa")
+    assert not any(map(is_test_set, ("openai/gsm8k", "me/own", "EleutherAI/hendrycks_math")))
+    pytest.importorskip("datasets", reason="the extra 'eval' is not installed")
+    files = {"train.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS).encode()}
+    code = "import aipo_env; print(aipo_env.make('dataset', data='hub:{}').tasks.split)"
+    with serving(FakeHub({"MathArena/aime_2026": files, "me/own": files})) as hub:
+        of_both = [run_with(hub, code.format(name), tmp_path / name) for name in ("MathArena/aime_2026", "me/own")]
+    assert [process.stdout.strip() for process in of_both] == ["test", "train"], of_both
 
 
 def test_from_the_hub_with_revision_and_configuration(tmp_path: Path) -> None:
