@@ -32,12 +32,13 @@ def check_base_url(url: str, name: str = "base_url") -> str:
         ConfigurationError: for what is no address, or holds a user name, a password or a query; none of these is repeated.
     """
     text = str(url)
-    shown = re.sub(r"^([a-z]*://)?.*@", r"\1", re.split("[?#]", text, maxsplit=1)[0])
+    shown = re.sub(r"^([a-z]*://)?.*@", r"\1", re.split("[?#;]", text, maxsplit=1)[0])
+    shown = re.sub(r":(?!//|\d+(?:/|$)|[^\[]*\]).*", f":{HIDDEN}", shown)  # no port: it may be a password
     try:
         parts = urllib.parse.urlsplit(text)
         host = parts.hostname or ""
         host.encode("idna")
-        good = parts.scheme in ("http", "https") and host and parts.port != 0 and not re.search(r"\s", text)
+        good = parts.scheme in ("http", "https") and host and parts.port != 0 and not re.search(r"[\s;]", text)
     except ValueError:
         good, parts = "", urllib.parse.SplitResult("", "", "", "", "")
     if "@" in parts.netloc:
@@ -48,7 +49,7 @@ def check_base_url(url: str, name: str = "base_url") -> str:
     if not good or parts.query or parts.fragment:
         raise ConfigurationError(
             f"{name} is an address such as 'http://localhost:8000/v1', got {shown!r}"
-            f"{' and more behind it' if parts.query or parts.fragment else ''}. Give scheme, host and path, and no more."
+            f"{' and more behind it' if re.search('[?#;]', text) else ''}. Give scheme, host and path, and no more."
         )
     return text.rstrip("/")
 

@@ -760,7 +760,8 @@ def test_repair_31_a_key_in_a_good_answer_is_taken_out(server: MisbehavingServer
 
 
 @pytest.mark.parametrize(
-    "url", ["http://me:geheim@h:8000/v1", "https://geheim@h/v1", "http://h/v1?key=geheim", "me:geheim@h", "http://me:ge/heim@h/v1"]
+    "url", ["http://me:geheim@h:8000/v1", "https://geheim@h/v1", "http://h/v1?key=geheim", "me:geheim@h", "http://me:ge/heim@h/v1",
+            "http://me:geheim%40h/v1", "http://h:geheim/v1", "http://h/v1;key=geheim", "http://[::1]:geheim/v1"]
 )  # fmt: skip
 def test_repair_31_an_address_with_a_password_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(ConfigurationError, match="base_url") as caught:
