@@ -13,7 +13,8 @@ from aipo_env.grading.units import canonical_unit, unit_size
 _TRAILING_UNIT = re.compile(r"(.*[\d)}])\s*([A-Za-z][A-Za-z/^\d{} ]{0,20})")
 _UNIT_FRACTION = re.compile(r"\\frac\s*\{([A-Za-z]{1,20})\}\s*\{([A-Za-z]{1,20}(?:\^\{?[23]\}?)?)\}$")
 _SPACED_UNIT = re.compile(r"(-?\d{1,30}(?:\.\d{1,30})?) (?:h|s|m|g|L|N|J|W|V|K)")
-_DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))")
+# With zeros alone behind the comma it is a list: of 5 and 0.
+_DECIMAL_COMMA = re.compile(r"-?(?:0,(?!0*$)\d+|\d+,(?!0*$)(?:\d{1,2}|\d{4,}))")
 
 
 def other_readings(gold_text: str, gold: Node, answer_text: str, answer: Node) -> list[tuple[Node, Node]]:

@@ -228,6 +228,12 @@ def test_repair_07_words_are_units_or_introductions_only_if_they_are_known(grade
             assert not grader.grade_text("5", form, policy).correct, (form, policy)
 
 
+def test_repair_07_zeros_behind_a_comma_are_an_answer_of_their_own(grader: Grader) -> None:
+    assert not grader.grade_answer("5", "5,0").correct
+    assert not grader.grade_answer("0", "0,0000").correct
+    assert grader.grade_answer("0.5", "0,50").correct
+
+
 def test_repair_07_number_words_multiply_and_a_golds_own_unit_counts(grader: Grader) -> None:
     assert grader.grade_answer("1000000", "1 million").correct
     assert not grader.grade_answer("1000000", r"1\text{ million}^2").correct
