@@ -2,7 +2,7 @@
 
     python -m benchmarks.cost_growth [--repeats N] [--json FILE]
 
-Each row changes one size and leaves the others at the settings. The rollouts of a batch are made, not played: a prompt of
+Each row changes one size and leaves the others at the base's. The rollouts of a batch are made, not played: a prompt of
 `context` tokens, then `consults` times a turn and a helper's reply, then a last turn. Sampling draws the turns' tokens and
 forces the replies' (`algorithms.decoder`); the update is `Trainer.update` on the batch. Both count the policy's tokens, so
 that a long prompt and replies show as cost. Seconds are the processor's, which other jobs of the machine change little.
@@ -13,21 +13,21 @@ gradients, the optimizer's moments, cache, activations.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import tyro
 
 from aipo_env.installation import DISTRIBUTION
 from aipo_env.trajectory import Segment, Source, Trajectory
-from algorithms.progress import make_progress
+from algorithms.progress import count_progress
 from benchmarks import report
+
+if TYPE_CHECKING:
+    from algorithms.trainer import Trainer
+
+PACKAGES = (DISTRIBUTION, "torch", "transformers")
 
 SWEEPS: dict[str, tuple[int, ...]] = {
     "samples": (4, 8, 16, 32),
@@ -60,9 +60,7 @@ class Sizes:
     def __post_init__(self) -> None:
         """Refuses what is no batch."""
         least = {"samples": 2, "consults": 0, "context": 2, "vocabulary": 128, "prompts": 1, "turn": 1, "reply": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name} is at least {value}; got {getattr(self, name)}.")
+        report.check_least(self, least)
 
     @property
     def policy_tokens(self) -> int:
@@ -70,23 +68,16 @@ class Sizes:
         return self.prompts * self.samples * (self.consults + 1) * self.turn
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(report.Settings):
     """What is measured."""
 
-    base: Sizes = Sizes()
-    """The sizes that a row does not change."""
     repeats: int = 5
     """Timed passes of each row, after one that is not."""
     threads: int = 1
     """That torch computes with."""
-    json: Path | None = None
-    """Also writes the results here."""
 
-    def __post_init__(self) -> None:
-        """Refuses what cannot be timed."""
-        if min(self.repeats, self.threads) < 1:
-            raise ValueError(f"repeats and threads are at least 1; got {self.repeats} and {self.threads}.")
+    least: ClassVar = {"repeats": 1, "threads": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +92,8 @@ class Cost:
     """Growth of the peak resident memory."""
 
 
-def rows(base: Sizes) -> Iterator[tuple[str, Sizes]]:
-    """What is varied, and the sizes of each row."""
+def varied(base: Sizes) -> Iterator[tuple[str, Sizes]]:
+    """What a row varies, and its sizes."""
     for name, values in SWEEPS.items():
         for value in values:
             yield name, dataclasses.replace(base, **{name: value})
@@ -146,7 +137,7 @@ def measure(sizes: Sizes, settings: Settings) -> Cost:
         TrainConfig(prompts_per_step=sizes.prompts, samples_per_prompt=sizes.samples),
         policy=Policy("made", model, TransformersCodec(tokenizer)),
     )
-    before = _peak_resident()
+    before = report.peak_resident()
     sampling, updating = [], []
     for repeat in range(settings.repeats + 1):
         batch = make_batch(sizes, repeat)
@@ -156,19 +147,17 @@ def measure(sizes: Sizes, settings: Settings) -> Cost:
         trainer.update(batch)
         sampling.append(sizes.policy_tokens / (sampled - started))
         updating.append(sizes.policy_tokens / (time.process_time() - sampled))
-    peak = (_peak_resident() - before) / 2**20
+    peak = (report.peak_resident() - before) / 2**20
     return Cost(report.spread(sampling[1:]), report.spread(updating[1:]), peak)
 
 
-def _sample(trainer: object, batch: Sequence[Trajectory]) -> None:
+def _sample(trainer: Trainer, batch: Sequence[Trajectory]) -> None:
     """Samples as many tokens as the turns have, and forces the replies."""
     import torch
 
     from aipo_agents.backends.drawing import draw
     from algorithms.decoder import BatchDecoder
-    from algorithms.trainer import Trainer
 
-    assert isinstance(trainer, Trainer)
     count = len(batch)
     generators = [torch.Generator().manual_seed(number) for number in range(count)]
     decoder = BatchDecoder(trainer.model, [t.segments[0].token_ids for t in batch])
@@ -181,51 +170,33 @@ def _sample(trainer: object, batch: Sequence[Trajectory]) -> None:
             decoder.step(torch.tensor([t.segments[place].token_ids for t in batch]))
 
 
-def benchmark(settings: Settings) -> dict[str, object]:
-    """Runs every row in a process of its own; returns the report."""
-    about = report.machine((DISTRIBUTION, "torch", "transformers"), threads=settings.threads)
-    context = multiprocessing.get_context("spawn")
-    results = []
-    with make_progress() as progress:
-        bar = progress.add_task("rows", total=sum(map(len, SWEEPS.values())), note="")
-        for name, sizes in rows(settings.base):
-            # One process a row: memory that an earlier row freed is not always given back.
-            with context.Pool(1) as pool:
-                results.append({"varied": name, "sizes": sizes, "cost": pool.apply(measure, (sizes, settings))})
-            progress.advance(bar)
-    about["load_at_end"] = round(os.getloadavg()[0], 2)
-    return {"machine": about, "settings": settings, "results": results}
+def benchmark(settings: Settings) -> report.Result:
+    """Measures every row in a process of its own."""
+    base = Sizes()
+    costs = []
+    with count_progress("rows", sum(map(len, SWEEPS.values()))) as advance:
+        for name, sizes in varied(base):
+            costs.append((name, sizes, report.in_own_process(measure, sizes, settings)))
+            advance()
+    results = [{"varied": name, "sizes": sizes, "cost": cost} for name, sizes, cost in costs]
+    return report.Result([cost_table(costs)], {"base": base, "results": results})
 
 
-def print_costs(result: dict[str, object]) -> None:
-    """The report as a table."""
-    table = []
-    for row in result["results"]:  # type: ignore[attr-defined]
-        cost: Cost = row["cost"]
-        value = getattr(row["sizes"], row["varied"])
-        table.append([f"{row['varied']} {value:,}", cost.sampled.text(), cost.updated.text(), f"{cost.peak_mib:,.0f}"])
-    about: dict[str, object] = result["machine"]  # type: ignore[assignment]
-    settings: Settings = result["settings"]  # type: ignore[assignment]
-    columns = ["", "sampled / processor s", "updated / processor s", "peak, MiB"]
-    notes = [f"Medians of {settings.repeats} passes (least .. largest); the policy's tokens alone are counted."]
-    report.print_report("How cost grows", about | {"base": dataclasses.asdict(settings.base)}, columns, table, notes)
-
-
-def _peak_resident() -> int:
-    """The process's peak resident memory in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark from the command line."""
-    settings = tyro.cli(Settings, args=arguments, description=(__doc__ or "").split("\n", 1)[0])
-    result = benchmark(settings)
-    print_costs(result)
-    if settings.json is not None:
-        report.write_json(settings.json, result)
-    return 0
+def cost_table(costs: Sequence[tuple[str, Sizes, Cost]]) -> report.Table:
+    """What each row varied, and its cost."""
+    rows = [
+        [f"{name} {getattr(sizes, name):,}", cost.sampled.text(), cost.updated.text(), f"{cost.peak_mib:,.0f}"]
+        for name, sizes, cost in costs
+    ]
+    base = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(Sizes()).items())
+    notes = [
+        f"Base: {base}.",
+        "Medians of the passes (least .. largest); the policy's tokens alone are counted.",
+    ]
+    return report.Table(
+        "How cost grows", ["", "sampled / processor s", "updated / processor s", "peak, MiB"], rows, notes
+    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(report.run(Settings, benchmark, PACKAGES))

@@ -33,20 +33,17 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import logging
 import os
 import statistics
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-
-import tyro
+from typing import Any, ClassVar, Protocol
 
 import aipo_env
-from aipo_env.installation import DISTRIBUTION, install_command
+from aipo_env.installation import DISTRIBUTION
 from aipo_env.protocol import ConsultRequest, Reply
 from benchmarks import report
 
@@ -54,20 +51,22 @@ PACKAGES = (
     DISTRIBUTION,
     "gymnasium",
     "numpy",
-    "math-verify",
-    "sympy",
     "skyrl-gym",
     "gem-llm",
+    "math-verify",
+    "sympy",
     "datasets",
     "pylatexenc",
 )
 TARGET_MICROSECONDS = 50.0
 """Of a step of ours with an integer answer."""
 WRONG_EVERY = 4
+BOXED, HASHES, LABELLED = "The answer is \\boxed{%d}.", "#### %d", "Answer: %d"
+"""How ours and gem's, skyrl-gym's gsm8k, and its aime read an answer."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(report.Settings):
     """How much is timed."""
 
     episodes: int = 500
@@ -78,13 +77,8 @@ class Settings:
     """Leaves the reasoning in front of the answers out."""
     peers: bool = True
     """Whether the peers take part."""
-    json: Path | None = None
-    """Also writes all samples and the summary here."""
 
-    def __post_init__(self) -> None:
-        """Refuses what cannot be timed."""
-        if self.episodes < 1 or self.repeats < 1:
-            raise ValueError(f"episodes and repeats are at least 1; got {self.episodes} and {self.repeats}.")
+    least: ClassVar = {"episodes": 1, "repeats": 1}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,39 +89,37 @@ class Problem:
     gold: int
 
 
+class Steps(Protocol):
+    """What all of these environments have."""
+
+    def step(self, text: str, /) -> Any:
+        """Takes an action."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Case:
     """One environment under test."""
 
     name: str
-    play: Callable[[int, str], tuple[float, float]]
-    """Resets to the problem with this index and takes one step with this text; returns the reward and the seconds of the
-    step alone."""
-    answer: Callable[[str, int], str]
-    """The text of the policy: reasoning, then the answer in the form that the environment reads."""
+    reset: Callable[[int], Steps]
+    """The environment at the start of the problem with this index."""
+    reward: Callable[[Any], float]
+    """The reward in what a step returns."""
+    form: str
+    """The answer as the environment reads it, the number being `%d`."""
     share: float = 1.0
     """Share of the episodes that it plays; less for slow ones."""
+    question: str = ""
+    """Is the timed step where there is one; the answer follows untimed."""
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sample:
-    """What one environment did in one repeat."""
-
-    episodes: int
-    seconds: float
-    """Resets included."""
-    step_seconds: float
-    """The median step alone: a step that the machine interrupts does not move it."""
-
-    @property
-    def per_second(self) -> float:
-        """Episodes (a reset and a step) per second."""
-        return self.episodes / self.seconds
-
-    @property
-    def microseconds_per_step(self) -> float:
-        """Of the step alone."""
-        return 1e6 * self.step_seconds
+    def play(self, index: int, text: str) -> tuple[float, float]:
+        """Plays an episode; returns the reward of this text and the seconds of the step alone."""
+        env = self.reset(index)
+        action = self.question or text
+        started = time.perf_counter()
+        output = env.step(action)
+        seconds = time.perf_counter() - started
+        return self.reward(env.step(text) if self.question else output), seconds
 
 
 def problems() -> list[Problem]:
@@ -150,25 +142,8 @@ def problems() -> list[Problem]:
 
 def reasoning(short: bool) -> str:
     """What a policy writes before it answers: prose with numbers and a little mathematics."""
-    if short:
-        return ""
     step = "First we look at what is given: there are 12 of one kind and 30 of the other, so $12 + 30 = 42$ of them. "
-    return 10 * step + "\n"
-
-
-def boxed(before: str, answer: int) -> str:
-    r"""As ours and gem's read it."""
-    return f"{before}The answer is \\boxed{{{answer}}}."
-
-
-def hashes(before: str, answer: int) -> str:
-    """As skyrl-gym's gsm8k reads it."""
-    return f"{before}#### {answer}"
-
-
-def labelled(before: str, answer: int) -> str:
-    """As skyrl-gym's aime reads it."""
-    return f"{before}Answer: {answer}"
+    return "" if short else 10 * step + "\n"
 
 
 class Echo:
@@ -181,58 +156,35 @@ class Echo:
         return Reply("correct")
 
 
-def our_case(rows: Sequence[Problem], folder: Path) -> Case:
-    """`gsm8k`, solo."""
-    env = _make_ours("gsm8k", rows, folder)
-
-    def play(index: int, text: str) -> tuple[float, float]:
-        env.reset(options={"task_index": index})
-        started = time.perf_counter()
-        _, reward, *_ = env.step(text)
-        return reward, time.perf_counter() - started
-
-    return Case("AIPO gsm8k", play, boxed)
-
-
-def consult_case(rows: Sequence[Problem], folder: Path, before: str) -> Case:
-    """`gsm8k-consult`: the step is the consult; the answer follows untimed."""
-    env = _make_ours("gsm8k-consult", rows, folder, agents={"verify": Echo()})
-    question = f'{before}<consult agent="verify">12+30=42</consult>'
-
-    def play(index: int, text: str) -> tuple[float, float]:
-        env.reset(options={"task_index": index})
-        started = time.perf_counter()
-        env.step(question)
-        seconds = time.perf_counter() - started
-        _, reward, *_ = env.step(text)
-        return reward, seconds
-
-    return Case("AIPO consult turn", play, boxed)
-
-
-def _make_ours(env_id: str, rows: Sequence[Problem], folder: Path, **options: object) -> aipo_env.ConsultEnv:
+def our_case(name: str, rows: Sequence[Problem], folder: Path, question: str = "") -> Case:
+    """`gsm8k` on these problems; `gsm8k-consult` with a helper where a question is timed."""
     path = folder / "test.jsonl"
     lines = (json.dumps({"question": row.question, "answer": f"Compute.\n#### {row.gold}"}) for row in rows)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return aipo_env.make(env_id, data=str(path), **options)  # type: ignore[arg-type]
+    if question:
+        env = aipo_env.make("gsm8k-consult", data=str(path), agents={"verify": Echo()})
+    else:
+        env = aipo_env.make("gsm8k", data=str(path))
+
+    def reset(index: int) -> Steps:
+        env.reset(options={"task_index": index})
+        return env
+
+    return Case(name, reset, lambda output: output[1], BOXED, question=question)
 
 
-def skyrl_case(rows: Sequence[Problem], name: str) -> Case:
-    """skyrl-gym's `gsm8k` or `aime`."""
-    module = importlib.import_module(f"skyrl_gym.envs.{name}.env")
-    env_class = module.GSM8kEnv if name == "gsm8k" else module.AIMEEnv
-    key = "reward_spec" if name == "gsm8k" else "reward_model"
+def skyrl_case(name: str, class_name: str, key: str, form: str, rows: Sequence[Problem]) -> Case:
+    """An environment of skyrl-gym, which is made anew for each problem."""
+    env_class = getattr(importlib.import_module(f"skyrl_gym.envs.{name}.env"), class_name)
     extras = [{key: {"ground_truth": str(row.gold)}} for row in rows]
     prompts = [[{"role": "user", "content": row.question}] for row in rows]
 
-    def play(index: int, text: str) -> tuple[float, float]:
-        env = env_class(extras=extras[index])
-        env.init(prompts[index])
-        started = time.perf_counter()
-        output = env.step(text)
-        return max(0.0, float(output["reward"])), time.perf_counter() - started
+    def reset(index: int) -> Steps:
+        env: Steps = env_class(extras=extras[index])
+        env.init(prompts[index])  # type: ignore[attr-defined]
+        return env
 
-    return Case(f"skyrl-gym {name}", play, hashes if name == "gsm8k" else labelled)
+    return Case(f"skyrl-gym {name}", reset, lambda output: max(0.0, float(output["reward"])), form)
 
 
 def gem_case(rows: Sequence[Problem]) -> Case:
@@ -243,29 +195,20 @@ def gem_case(rows: Sequence[Problem]) -> Case:
     table = Dataset.from_dict({"problem": [r.question for r in rows], "answer": [str(r.gold) for r in rows]})
     env = MathEnv(dataset=table, use_mp=False, eval=True)
 
-    def play(index: int, text: str) -> tuple[float, float]:
+    def reset(index: int) -> Steps:
         env.reset(idx=index)
-        started = time.perf_counter()
-        _, reward, *_ = env.step(text)
-        return float(reward), time.perf_counter() - started
+        return env  # type: ignore[no-any-return]
 
-    return Case("gem MathEnv", play, boxed, share=0.1)
+    return Case("gem MathEnv", reset, lambda output: float(output[1]), BOXED, share=0.1)
 
 
-def peer_cases(rows: Sequence[Problem]) -> tuple[list[Case], list[str]]:
-    """The peers that can be imported, and a note for each that cannot."""
-    makers: list[tuple[str, Callable[[], Case]]] = [
-        ("skyrl-gym gsm8k", lambda: skyrl_case(rows, "gsm8k")),
-        ("skyrl-gym aime", lambda: skyrl_case(rows, "aime")),
-        ("gem MathEnv", lambda: gem_case(rows)),
-    ]
-    cases, notes = [], []
-    for name, make in makers:
-        try:
-            cases.append(make())
-        except ImportError as error:
-            notes.append(f"{name} did not take part: {error} ({install_command('bench')})")
-    return cases, notes
+def peers(rows: Sequence[Problem]) -> dict[str, Callable[[], Case]]:
+    """What makes each peer's case."""
+    return {
+        "skyrl-gym gsm8k": lambda: skyrl_case("gsm8k", "GSM8kEnv", "reward_spec", HASHES, rows),
+        "skyrl-gym aime": lambda: skyrl_case("aime", "AIMEEnv", "reward_model", LABELLED, rows),
+        "gem MathEnv": lambda: gem_case(rows),
+    }
 
 
 def schedule(case: Case, rows: Sequence[Problem], before: str, episodes: int) -> list[tuple[int, str, float]]:
@@ -274,7 +217,7 @@ def schedule(case: Case, rows: Sequence[Problem], before: str, episodes: int) ->
     for number in range(max(1, round(episodes * case.share))):
         index = number % len(rows)
         wrong = number % WRONG_EVERY == WRONG_EVERY - 1
-        made.append((index, case.answer(before, rows[index].gold + wrong), float(not wrong)))
+        made.append((index, before + case.form % (rows[index].gold + wrong), float(not wrong)))
     return made
 
 
@@ -288,111 +231,80 @@ def check(case: Case, plays: Sequence[tuple[int, str, float]]) -> None:
             )
 
 
-def measure(case: Case, plays: Sequence[tuple[int, str, float]]) -> Sample:
-    """Plays all episodes once."""
+def measure(case: Case, plays: Sequence[tuple[int, str, float]]) -> dict[str, float]:
+    """Plays all episodes once. A step that the machine interrupts does not move the median one."""
     started = time.perf_counter()
     steps = [case.play(index, text)[1] for index, text, _ in plays]
-    return Sample(len(plays), time.perf_counter() - started, statistics.median(steps))
+    seconds = time.perf_counter() - started
+    return {
+        "episodes": len(plays),
+        "episodes_per_second": len(plays) / seconds,
+        "microseconds_per_step": 1e6 * statistics.median(steps),
+    }
 
 
-def summarise(samples: dict[str, list[Sample]], ours: str) -> dict[str, dict[str, report.Spread]]:
-    """Speed of each environment and, for peers, the ratio of ours to theirs, repeat by repeat.
+def summarise(samples: dict[str, list[dict[str, float]]], ours: str) -> dict[str, dict[str, report.Spread]]:
+    """Speed of each environment and, for peers, how many times faster ours is, repeat by repeat.
 
     Args:
         samples: of each environment, one per repeat.
         ours: the name of the environment that peers are compared with.
     """
-    summary = {}
-    for name, own in samples.items():
-        summary[name] = {
-            "episodes_per_second": report.spread([s.per_second for s in own]),
-            "microseconds_per_step": report.spread([s.microseconds_per_step for s in own]),
-        }
-        if name != ours and not name.startswith("AIPO"):
-            rates = [s.per_second for s in samples[ours]], [s.per_second for s in own]
-            steps = [s.microseconds_per_step for s in own], [s.microseconds_per_step for s in samples[ours]]
-            summary[name]["ratio"] = report.ratios(*rates)
-            summary[name]["step_ratio"] = report.ratios(*steps)
+
+    def figures(name: str, key: str) -> list[float]:
+        return [sample[key] for sample in samples[name]]
+
+    summary = {name: report.spreads(own) for name, own in samples.items()}
+    for name in samples:
+        if not name.startswith("AIPO"):
+            rates = [figures(side, "episodes_per_second") for side in (ours, name)]
+            steps = [figures(side, "microseconds_per_step") for side in (name, ours)]
+            summary[name] |= {"ratio": report.ratios(*rates), "step_ratio": report.ratios(*steps)}
     return summary
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Peers warn, and log each reset; neither is to be timed."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-def benchmark(settings: Settings) -> dict[str, object]:
-    """Runs everything; returns the report."""
+def benchmark(settings: Settings) -> report.Result:
+    """Plays on all environments that are installed."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    about = report.machine(PACKAGES, threads=1)
     rows, before = problems(), reasoning(settings.short)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        ours = our_case(rows, Path(folder))
-        cases = [ours, consult_case(rows, Path(folder), before)]
-        notes: list[str] = []
-        if settings.peers:
-            peers, notes = peer_cases(rows)
-            cases += peers
+    with tempfile.TemporaryDirectory() as folder, report.quiet():
+        question = f'{before}<consult agent="verify">12+30=42</consult>'
+        cases = [
+            our_case("AIPO gsm8k", rows, Path(folder)),
+            our_case("AIPO consult turn", rows, Path(folder), question),
+        ]
+        others, notes = report.installed(peers(rows) if settings.peers else {})
+        cases += others
         plays = {case.name: schedule(case, rows, before, settings.episodes) for case in cases}
         for case in cases:
             check(case, plays[case.name])
-        samples: dict[str, list[Sample]] = {case.name: [] for case in cases}
-        for repeat in range(settings.repeats):
-            turn = repeat % len(cases)
-            for case in cases[turn:] + cases[:turn]:
-                samples[case.name].append(measure(case, plays[case.name]))
-    summary = summarise(samples, ours.name)
-    step = summary[ours.name]["microseconds_per_step"].median
-    about["load_at_end"] = round(os.getloadavg()[0], 2)
-    return {
-        "machine": about,
-        "settings": dataclasses.asdict(settings),
-        "samples": samples,
-        "summary": summary,
-        "target": {"microseconds_per_step": TARGET_MICROSECONDS, "met": step <= TARGET_MICROSECONDS},
-        "notes": notes,
+        measures = {case.name: partial(measure, case, plays[case.name]) for case in cases}
+        samples = report.in_turns(measures, settings.repeats)
+    summary = summarise(samples, "AIPO gsm8k")
+    target = {
+        "microseconds_per_step": TARGET_MICROSECONDS,
+        "met": summary["AIPO gsm8k"]["microseconds_per_step"].median <= TARGET_MICROSECONDS,
     }
+    data = {"samples": samples, "summary": summary, "target": target, "notes": notes}
+    notes = [
+        *notes,
+        f"Target of our step: at most {TARGET_MICROSECONDS} us: {'met' if target['met'] else 'not met'}.",
+        "Medians of the repeats (least .. largest). A step is the median of a repeat's steps.",
+        "A ratio above 1: ours is faster.",
+        "What is equal and what is not: `python -c 'import benchmarks.env_speed as e; help(e)'`.",
+    ]
+    return report.Result([speed_table(summary, notes)], data)
 
 
-def print_speeds(result: dict[str, object]) -> None:
-    """The report as a table."""
-    summary: dict[str, dict[str, report.Spread]] = result["summary"]  # type: ignore[assignment]
+def speed_table(summary: dict[str, dict[str, report.Spread]], notes: Sequence[str]) -> report.Table:
+    """The summary, an environment a row."""
     rows = []
     for name, values in summary.items():
-        compared = [values[key].text(2, "x") if key in values else "" for key in ("ratio", "step_ratio")]
         speeds = [values["episodes_per_second"].text(), values["microseconds_per_step"].text(1)]
-        rows.append([name, *speeds, *compared])
-    target: dict[str, object] = result["target"]  # type: ignore[assignment]
-    met = "met" if target["met"] else "not met"
-    notes = [*result["notes"], f"Target of our step: at most {target['microseconds_per_step']} us: {met}."]  # type: ignore[misc]
-    settings: dict[str, object] = result["settings"]  # type: ignore[assignment]
-    notes.append(
-        f"Medians of {settings['repeats']} repeats (least .. largest). A step is the median of a repeat's steps."
-    )
-    notes.append("A ratio above 1: ours is faster.")
-    notes.append("What is equal and what is not: `python -c 'import benchmarks.env_speed as e; help(e)'`.")
+        rows.append([name, *speeds, *(values[key].text(2, "x") for key in ("ratio", "step_ratio") if key in values)])
     columns = ["", "reset + step, per s", "step alone, us", "ours / theirs, per s", "theirs / ours, us"]
-    about: dict[str, object] = result["machine"]  # type: ignore[assignment]
-    report.print_report("Environment speed, integer answers", about, columns, rows, notes)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark from the command line."""
-    settings = tyro.cli(Settings, args=arguments, description=(__doc__ or "").split("\n", 1)[0])
-    result = benchmark(settings)
-    print_speeds(result)
-    if settings.json is not None:
-        report.write_json(settings.json, result)
-    return 0
+    return report.Table("Environment speed, integer answers", columns, rows, notes)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(report.run(Settings, benchmark, PACKAGES))

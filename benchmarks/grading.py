@@ -531,7 +531,7 @@ def print_results(result: Mapping[str, Any]) -> None:
         "rewrites per s: the same number of processes for each grader",
         "a hang: no verdict before the watchdog; a peer that raises counts as having rejected the answer",
     ]
-    report.print_report("Answer graders", result["about"], ["", *names], rows, notes)
+    report.print_report(result["about"], [report.Table("Answer graders", ["", *names], rows, notes)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

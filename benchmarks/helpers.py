@@ -331,7 +331,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part, values in result["results"].items()
         for name, value in values.items()
     ]
-    report.print_report("The embedded helpers", result["about"], ["helper and rows", "measure", "value"], rows, [])
+    table = report.Table("The embedded helpers", ["helper and rows", "measure", "value"], rows)
+    report.print_report(result["about"], [table])
     if settings.json is not None:
         report.write_json(settings.json, result)
     return 0

@@ -19,32 +19,29 @@ a float64 computation on the first rows.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
-import json
-import resource
-import subprocess
 import sys
 import time
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import tyro
-
+from aipo_env.installation import DISTRIBUTION
 from benchmarks import report
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+PACKAGES = (DISTRIBUTION, "torch", "trl", "openrlhf")
 WAYS = ("ours", "ours, with entropy", "OpenRLHF", "TRL, full logits", "TRL, fused")
-Device = Literal["cpu", "cuda"]
+CHECKED_ROWS = 64
+"""Rows on which gradients are compared with float64."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(report.Settings):
     """The size of the head."""
 
     rows: int = 2048
@@ -55,67 +52,50 @@ class Settings:
     """Its input; 896 in Qwen2.5-0.5B."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of hidden states and weight."""
-    device: Device = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     """Where it runs."""
     repeats: int = 3
     """Timed passes of each way, after one that is not; the peak is of all of them."""
-    checked_rows: int = 64
-    """Rows on which gradients are compared with float64."""
     openrlhf_utils: Path | None = None
     """OpenRLHF's `models/utils.py`, where the package is not installed."""
-    json: Path | None = None
-    """Also writes the results here."""
-    way: str | None = None
-    """Runs this way alone, in this process (what the program starts for each of them)."""
+
+    least: ClassVar = {"rows": 1, "vocabulary": 2, "hidden": 1, "repeats": 1}
 
 
-def main(settings: Settings) -> None:
-    """Runs every way in a process of its own and prints the table."""
-    if settings.way is not None:
-        print(json.dumps(measure(settings)))
-        return
-    results: dict[str, dict[str, float | str]] = {}
+def benchmark(settings: Settings) -> report.Result:
+    """Measures every way in a process of its own."""
+    results: dict[str, dict[str, float]] = {}
+    missing: dict[str, str] = {}
     for way in WAYS:
-        arguments = [f"--{f.name.replace('_', '-')}={getattr(settings, f.name)}" for f in dataclasses.fields(settings)
-                     if f.name not in ("json", "way", "openrlhf_utils")]  # fmt: skip
-        if settings.openrlhf_utils is not None:
-            arguments.append(f"--openrlhf-utils={settings.openrlhf_utils}")
-        command = [sys.executable, "-m", "benchmarks.logprob_memory", *arguments, f"--way={way}"]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        lines = run.stdout.strip().splitlines()
-        if run.returncode == 0 and lines:
-            results[way] = json.loads(lines[-1])
-        else:
-            results[way] = {"missing": run.stderr.strip().splitlines()[-1][:200] if run.stderr.strip() else "no output"}
+        try:
+            results[way] = report.in_own_process(measure, settings, way)
+        except (ImportError, MemoryError, RuntimeError) as error:  # not installed, or too large for the machine
+            if way.startswith("ours"):
+                raise
+            missing[way] = f"{type(error).__name__}: {error}".partition("\n")[0]
     rows = []
-    ours = results["ours"]
-    for way, result in results.items():
-        if "missing" in result:
-            rows.append([way, str(result["missing"])[:60], "", "", ""])
-            continue
-        base = results["ours, with entropy"] if way.startswith("TRL") or way == "ours, with entropy" else ours
-        ratio = float(result["peak_gib"]) / max(float(base["peak_gib"]), 1e-9)
-        rows.append(
-            [
-                way,
-                f"{float(result['peak_gib']):.3f}",
-                f"{ratio:.2f}x",
-                f"{float(result['seconds']):.3f}",
-                f"{float(result['gradient_error']):.1e}",
-            ]
+    for way, found in results.items():
+        # TRL's ways compute entropies too.
+        ours = results["ours" if way in ("ours", "OpenRLHF") else "ours, with entropy"]
+        by_ours = found["peak_gib"] / max(ours["peak_gib"], 1e-9)
+        figures = (
+            f"{found['peak_gib']:.3f}",
+            f"{by_ours:.2f}x",
+            f"{found['seconds']:.3f}",
+            f"{found['gradient_error']:.1e}",
         )
-    size = f"{settings.rows:,} x {settings.vocabulary:,}, hidden {settings.hidden}, {settings.dtype}, {settings.device}"
-    about = report.machine(("torch", "trl", "openrlhf"), threads=0)
+        rows.append([way, *figures])
     logits = settings.rows * settings.vocabulary * 4 / 2**30
     notes = [f"all logits in fp32 would take {logits:.2f} GiB", "the ratio is to ours of the same outputs"]
-    report.print_report(
-        f"The head, {size}", about, ["way", "peak, GiB", "by ours", "median s", "gradient error"], rows, notes
+    notes += [f"{way} did not take part: {reason}" for way, reason in missing.items()]
+    size = f"{settings.rows:,} x {settings.vocabulary:,}, hidden {settings.hidden}, {settings.dtype}, {settings.device}"
+    columns = ["way", "peak, GiB", "by ours", "median s", "gradient error"]
+    return report.Result(
+        [report.Table(f"The head, {size}", columns, rows, notes)], {"results": results, "missing": missing}
     )
-    if settings.json is not None:
-        report.write_json(settings.json, {"about": about, "settings": settings, "results": results})
 
 
-def measure(settings: Settings) -> dict[str, float | str]:
+def measure(settings: Settings, way: str) -> dict[str, float]:
     """One way's peak memory in GiB, median seconds, and largest relative difference of its gradients to float64's."""
     import torch
 
@@ -123,15 +103,11 @@ def measure(settings: Settings) -> dict[str, float | str]:
     dtype = getattr(torch, settings.dtype)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(settings.rows, settings.hidden, generator=generator).to(device, dtype).requires_grad_()
-    scale = settings.hidden**-0.5
-    weight = (
-        (torch.randn(settings.vocabulary, settings.hidden, generator=generator) * scale)
-        .to(device, dtype)
-        .requires_grad_()
-    )
+    weight = torch.randn(settings.vocabulary, settings.hidden, generator=generator) * settings.hidden**-0.5
+    weight = weight.to(device, dtype).requires_grad_()
     ids = torch.randint(settings.vocabulary, (settings.rows,), generator=generator).to(device)
     weights = torch.randn(settings.rows, generator=generator).to(device)
-    head = _head(settings)
+    head = _head(settings, way)
 
     def run(rows: int) -> None:
         hidden.grad = weight.grad = None
@@ -146,15 +122,15 @@ def measure(settings: Settings) -> dict[str, float | str]:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        before = _reset_peak_resident()
+        before = report.reset_peak_resident()
     seconds = []
     for _ in range(settings.repeats + 1):
         started = time.perf_counter()
         run(settings.rows)
         seconds.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated() if settings.device == "cuda" else _peak_resident()
-    run(settings.checked_rows)
-    error = _gradient_error(hidden, weight, ids, weights, settings.checked_rows)
+    peak = torch.cuda.max_memory_allocated() if settings.device == "cuda" else report.peak_resident()
+    run(CHECKED_ROWS)
+    error = _gradient_error(hidden, weight, ids, weights, CHECKED_ROWS)
     return {
         "peak_gib": (peak - before) / 2**30,
         "seconds": report.spread(seconds[1:]).median,
@@ -162,48 +138,36 @@ def measure(settings: Settings) -> dict[str, float | str]:
     }
 
 
-def _head(settings: Settings) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _head(settings: Settings, way: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     import torch
 
-    if settings.way in ("ours", "ours, with entropy"):
+    if way in ("ours", "ours, with entropy"):
         from algorithms.chunked_head import chunked_logprobs
 
-        with_entropy = settings.way != "ours"
+        with_entropy = way != "ours"
         return lambda hidden, weight, ids: chunked_logprobs(hidden, weight, None, ids, with_entropy=with_entropy)[0]
-    if settings.way == "OpenRLHF":
+    if way == "OpenRLHF":
         theirs = _openrlhf_utils(settings.openrlhf_utils).log_probs_from_logits
         return lambda hidden, weight, ids: theirs((hidden @ weight.T)[None].to(torch.float32), ids[None])[0]
-    if settings.way == "TRL, full logits":
+    if way == "TRL, full logits":
         from trl.trainer.utils import selective_log_softmax_and_entropy
 
         return lambda hidden, weight, ids: selective_log_softmax_and_entropy(
             (hidden @ weight.T)[None], ids[None], entropy_requires_grad=False
         )[0][0]
-    if settings.way == "TRL, fused":
-        from trl.kernels import ChunkedLogProbFunction
-        from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as size
+    from trl.kernels import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as size
 
-        return lambda hidden, weight, ids: ChunkedLogProbFunction.apply(
-            hidden, weight, None, ids, 1.0, size, None, 1.0, ("log_probs", "entropy")
-        )[0]
-    raise ValueError(f"way is one of {', '.join(WAYS)}; got {settings.way!r}.")
+    return lambda hidden, weight, ids: ChunkedLogProbFunction.apply(
+        hidden, weight, None, ids, 1.0, size, None, 1.0, ("log_probs", "entropy")
+    )[0]
 
 
 def _openrlhf_utils(path: Path | None) -> types.ModuleType:
     """OpenRLHF's module of these functions by its file alone: its package imports the whole cluster stack."""
-    if path is None:
-        found = importlib.util.find_spec("openrlhf")
-        if found is None or not found.submodule_search_locations:
-            raise ModuleNotFoundError("openrlhf is not installed; --openrlhf-utils names the file instead")
-        path = Path(found.submodule_search_locations[0]) / "models" / "utils.py"
     if importlib.util.find_spec("deepspeed") is None:
         sys.modules["deepspeed"] = types.ModuleType("deepspeed")  # imported there, and used by another function
-    spec = importlib.util.spec_from_file_location("openrlhf_models_utils", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return report.load_alone(path or report.file_of("openrlhf", "openrlhf/models/utils.py"))
 
 
 def _gradient_error(hidden: Tensor, weight: Tensor, ids: Tensor, weights: Tensor, rows: int) -> float:
@@ -222,22 +186,5 @@ def _gradient_error(hidden: Tensor, weight: Tensor, ids: Tensor, weights: Tensor
     )
 
 
-def _reset_peak_resident() -> int:
-    """Makes the resident memory of this moment the process's peak, where the system can; returns it in bytes."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _peak_resident()
-
-
-def _peak_resident() -> int:
-    """The process's peak resident memory in bytes, since `_reset_peak_resident` where the system can say so."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    raise SystemExit(report.run(Settings, benchmark, PACKAGES))

@@ -1,22 +1,177 @@
-"""What the benchmarks share: medians with their spread, the machine, the printed table, the JSON file."""
+"""What the benchmarks share: the command line, runs in turns, medians with their spread, the machine, tables, the JSON file."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib.metadata
+import importlib.util
 import json
+import logging
+import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import ModuleType
+from typing import ClassVar, TypeVar
 
+import rich.table
+import tyro
 from rich.console import Console
-from rich.table import Table
 
-from aipo_env.installation import versions
+from aipo_env.installation import install_command, versions
 
 JSON = Mapping[str, object]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What can be told to every benchmark."""
+
+    json: Path | None = None
+    """Also writes the settings, all samples and the summary here."""
+
+    least: ClassVar[Mapping[str, float]] = {"repeats": 1}
+    """The least value that each of these settings may have."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be measured."""
+        check_least(self, self.least)
+
+
+def check_least(settings: object, least: Mapping[str, float]) -> None:
+    """Raises ValueError where one of the settings is below its least value."""
+    for name, value in least.items():
+        if getattr(settings, name) < value:
+            raise ValueError(f"{name} is at least {value}; got {getattr(settings, name)}. Choose a larger one.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table and the notes under it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a benchmark found, for people and for machines."""
+
+    tables: Sequence[Table]
+    data: JSON
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def run(
+    settings_type: type[S],
+    benchmark: Callable[[S], Result],
+    packages: Iterable[str],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Runs a benchmark from the command line: prints its tables, and writes a file where `--json` names one.
+
+    Args:
+        settings_type: becomes the options.
+        benchmark: the first line of its module's docstring describes it.
+        packages: whose versions are reported.
+        arguments: of the command line; those of this process if left out.
+    """
+    title = (sys.modules[benchmark.__module__].__doc__ or "").partition("\n")[0]
+    settings = tyro.cli(settings_type, args=arguments, description=title)
+    about = machine(packages, threads=getattr(settings, "threads", 1))
+    result = benchmark(settings)
+    about["load_at_end"] = round(os.getloadavg()[0], 2)
+    options = dataclasses.asdict(settings)
+    file = options.pop("json")
+    print_report(about | {"settings": options}, result.tables)
+    if file is not None:
+        write_json(file, {"machine": about, "settings": options, **result.data})
+    return 0
+
+
+def in_turns(measures: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+    """Takes each measure once a repeat; the next repeat begins with another, so that a busy machine slows all alike."""
+    samples: dict[str, list[T]] = {name: [] for name in measures}
+    names = list(measures)
+    for repeat in range(repeats):
+        turn = repeat % len(names)
+        for name in names[turn:] + names[:turn]:
+            samples[name].append(measures[name]())
+    return samples
+
+
+def installed(makers: Mapping[str, Callable[[], T]]) -> tuple[list[T], list[str]]:
+    """The peers that can be imported, and a note for each that cannot."""
+    made, notes = [], []
+    for name, make in makers.items():
+        try:
+            made.append(make())
+        except ImportError as error:
+            notes.append(f"{name} did not take part: {error} ({install_command('bench')})")
+    return made, notes
+
+
+def in_own_process(measure: Callable[..., T], *arguments: object) -> T:
+    """Calls a module's function in a fresh process: memory that an earlier call freed is not always given back."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def file_of(distribution: str, file: str) -> Path:
+    """A file of an installed distribution; ImportError where that is not installed."""
+    return Path(str(importlib.metadata.distribution(distribution).locate_file(file)))
+
+
+def load_alone(path: Path) -> ModuleType:
+    """The module in a file, without its package, which may need a GPU's libraries."""
+    spec = importlib.util.spec_from_file_location(f"peer_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Peers warn about settings that are meant, and log each episode; neither is to be timed."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def reset_peak_resident() -> int:
+    """Makes the resident memory of this moment the process's peak, where the system can; returns it in bytes."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return peak_resident()
+
+
+def peak_resident() -> int:
+    """The process's peak resident memory in bytes, since `reset_peak_resident` where the system can say so."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +209,11 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
+def spreads(samples: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """The spread of each figure of some samples that have the same figures."""
+    return {name: spread([sample[name] for sample in samples]) for name in samples[0]}
+
+
 def machine(packages: Iterable[str], *, threads: int) -> dict[str, object]:
     """The command, the machine and the versions, as they belong beside every number.
 
@@ -79,23 +239,22 @@ def command() -> str:
     return " ".join([name, *sys.argv[1:]])
 
 
-def print_report(
-    title: str, about: JSON, columns: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]
-) -> None:
-    """Prints the machine, a table and the notes under it."""
-    # Wide enough for the table where the output goes to a file.
-    console = Console(width=max(150, Console().width), highlight=False)
-    table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
+def print_report(about: JSON, tables: Iterable[Table]) -> None:
+    """Prints the machine, and tables with their notes."""
+    # Wide enough for the tables where the output goes to a file.
+    console = Console(width=max(180, Console().width), highlight=False)
     for name, value in about.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
         console.print(f"{name}: {shown}", markup=False, soft_wrap=True)
-    console.print(table)
-    for note in notes:
-        console.print(f"- {note}", markup=False, soft_wrap=True)
+    for table in tables:
+        printed = rich.table.Table(title=table.title, title_justify="left")
+        for index, column in enumerate(table.columns):
+            printed.add_column(column, justify="right" if index else "left", no_wrap=True)
+        for row in table.rows:
+            printed.add_row(*row)
+        console.print(printed)
+        for note in table.notes:
+            console.print(f"- {note}", markup=False, soft_wrap=True)
 
 
 def write_json(path: Path, report: JSON) -> None:

@@ -33,16 +33,15 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
-import tyro
 
 import aipo_env
 from aipo_env import ConsultRequest, Reply, TurnRequest
-from aipo_env.game import ConsultGame
 from aipo_env.grading import Grade, grade_answer, grade_async
-from aipo_env.installation import DISTRIBUTION, install_command
+from aipo_env.installation import DISTRIBUTION
 from aipo_env.registry import make_game
 from aipo_env.tasks.base import Task, check_index
 from benchmarks import report
@@ -59,8 +58,8 @@ TARGET_AEC_RATIO = 2.0
 TARGET_IN_FLIGHT_RATIO = 1.25
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(report.Settings):
     """How much is timed."""
 
     episodes: int = 1000
@@ -70,19 +69,11 @@ class Settings:
     in_flight: int = 256
     """Episodes at the same time in the second part."""
     helper_seconds: float = 0.05
-    """That a helper of the second part takes."""
+    """That a helper of the second part takes; more than 0."""
     peers: bool = True
     """Whether the peers take part."""
-    json: Path | None = None
-    """Also writes all samples and the summary here."""
 
-    def __post_init__(self) -> None:
-        """Refuses what cannot be timed."""
-        if min(self.episodes, self.repeats, self.in_flight) < 1 or self.helper_seconds < 0:
-            raise ValueError(
-                "episodes, repeats and in_flight are at least 1 and helper_seconds not negative; got "
-                f"{self.episodes}, {self.repeats}, {self.in_flight} and {self.helper_seconds}."
-            )
+    least: ClassVar = {"episodes": 1, "repeats": 1, "in_flight": 1, "helper_seconds": 1e-6}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,6 +83,11 @@ class Case:
     name: str
     play: Callable[[int], float]
     """Plays this many episodes; returns the sum of their rewards."""
+
+
+def one_by_one(name: str, episode: Callable[[int], float]) -> Case:
+    """A case whose episodes follow each other; `episode` plays the one with this index and returns its reward."""
+    return Case(name, lambda episodes: sum(map(episode, range(episodes))))
 
 
 class Sums:
@@ -154,27 +150,24 @@ def answer(index: int) -> str:
     return f"So it is \\boxed{{{index + 1}}}."
 
 
-def our_game(seconds: float = 0.0) -> ConsultGame:
-    """Our rules with one helper."""
-    return make_game("rulebook-consult", tasks=Sums(), agents={"verify": Helper(seconds)})
+def our_options(seconds: float = 0.0) -> dict[str, Any]:
+    """The game, with one helper that takes this long."""
+    return {"tasks": Sums(), "agents": {"verify": Helper(seconds)}}
 
 
 def state_machine() -> Case:
     """`Episode` itself."""
-    game = our_game()
+    game = make_game("rulebook-consult", **our_options())
 
-    def play(episodes: int) -> float:
-        total = 0.0
-        for index in range(episodes):
-            episode = game.make_episode(index)
-            for _ in range(NUM_CONSULTS):
-                episode.act(CONSULT)
-                episode.reply(Reply(REPLY))
-            episode.act(answer(index))
-            total += episode.reward
-        return total
+    def play(index: int) -> float:
+        episode = game.make_episode(index)
+        for _ in range(NUM_CONSULTS):
+            episode.act(CONSULT)
+            episode.reply(Reply(REPLY))
+        episode.act(answer(index))
+        return episode.reward
 
-    return Case("AIPO state machine", play)
+    return one_by_one("AIPO state machine", play)
 
 
 def aec(*, looking: bool = False) -> Case:
@@ -183,54 +176,53 @@ def aec(*, looking: bool = False) -> Case:
     Args:
         looking: whether the caller calls `last()` before each step.
     """
-    env = aipo_env.make_aec("rulebook-consult", tasks=Sums(), agents={"verify": Helper()})
+    env = aipo_env.make_aec("rulebook-consult", **our_options())
     look = env.last if looking else lambda: None
 
-    def play(episodes: int) -> float:
-        total = 0.0
-        for index in range(episodes):
-            env.reset(options={"task_index": index})
-            for _ in range(NUM_CONSULTS):
-                look()
-                env.step(CONSULT)
-                look()
-                env.step(REPLY)
+    def play(index: int) -> float:
+        env.reset(options={"task_index": index})
+        for action in (*(CONSULT, REPLY) * NUM_CONSULTS, answer(index)):
             look()
-            env.step(answer(index))
-            total += env.rewards["policy_0"]
-        return total
+            env.step(action)
+        return env.rewards["policy_0"]
 
-    return Case("AIPO AEC with last()" if looking else "AIPO AEC", play)
+    return one_by_one("AIPO AEC with last()" if looking else "AIPO AEC", play)
 
 
 def gymnasium_face() -> Case:
     """The Gymnasium face."""
-    env = aipo_env.make("rulebook-consult", tasks=Sums(), agents={"verify": Helper()})
+    env = aipo_env.make("rulebook-consult", **our_options())
 
-    def play(episodes: int) -> float:
-        total = 0.0
-        for index in range(episodes):
-            env.reset(options={"task_index": index})
-            for _ in range(NUM_CONSULTS):
-                env.step(CONSULT)
-            total += float(env.step(answer(index))[1])
-        return total
+    def play(index: int) -> float:
+        env.reset(options={"task_index": index})
+        for _ in range(NUM_CONSULTS):
+            env.step(CONSULT)
+        return float(env.step(answer(index))[1])
 
-    return Case("AIPO Gymnasium", play)
+    return one_by_one("AIPO Gymnasium", play)
 
 
 def rollout(in_flight: int, seconds: float = 0.0) -> Case:
     """`aipo_env.rollout`."""
-    env = aipo_env.make("rulebook-consult", tasks=Sums(), agents={"verify": Helper(seconds)})
+    env = aipo_env.make("rulebook-consult", **our_options(seconds))
 
     async def play(episodes: int) -> float:
-        total = 0.0
         async with aipo_env.rollout(env, Script(), episodes, max_in_flight=in_flight) as finished:
-            async for trajectory in finished:
-                total += trajectory.reward
-        return total
+            return sum([trajectory.reward async for trajectory in finished])
 
     return Case("AIPO rollout", lambda episodes: asyncio.run(play(episodes)))
+
+
+def right(text: str, index: int) -> float:
+    """The reward that peers leave to the environment: a comparison of strings."""
+    given = re.search(r"\\boxed\{(.*?)\}", text)
+    return float(given is not None and given[1] == str(index + 1))
+
+
+def check_reply(name: str, observed: object) -> None:
+    """Raises ValueError unless a peer observed the helper's reply."""
+    if observed != REPLY:
+        raise ValueError(f"{name} observed {observed!r} where {REPLY!r} was expected; nothing of it counts.")
 
 
 def aviary(in_flight: int = 1, seconds: float = 0.0) -> Case:
@@ -249,8 +241,7 @@ def aviary(in_flight: int = 1, seconds: float = 0.0) -> Case:
         async def step(self, action: Message) -> tuple[list[Message], float, bool, bool]:
             if isinstance(action, ToolRequestMessage) and action.tool_calls:
                 return await self.exec_tool_calls(action), 0.0, False, False
-            given = re.search(r"\\boxed\{(.*?)\}", str(action.content))
-            return [], float(given is not None and given[1] == str(self.index + 1)), True, False
+            return [], right(str(action.content), self.index), True, False
 
     async def verify(query: str) -> str:
         """Checks a claim.
@@ -271,8 +262,7 @@ def aviary(in_flight: int = 1, seconds: float = 0.0) -> Case:
             for _ in range(NUM_CONSULTS):
                 call = ToolCall.from_name("verify", query=QUESTION)
                 observation, *_ = await env.step(ToolRequestMessage(content="Let me see.", tool_calls=[call]))
-                if observation[0].content != REPLY:
-                    raise ValueError(f"aviary observed {observation[0].content!r} where {REPLY!r} was expected.")
+                check_reply("aviary", observation[0].content)
             return (await env.step(Message(content=answer(index))))[1]
 
     async def play(episodes: int) -> float:
@@ -295,8 +285,7 @@ def gem(in_flight: int = 1, seconds: float = 0.0) -> Case:
             return f"What is {self.index} + 1?", {}
 
         def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, object]]:
-            given = re.search(r"\\boxed\{(.*?)\}", action)
-            return "", float(given is not None and given[1] == str(self.index + 1)), True, False, {}
+            return "", right(action, self.index), True, False, {}
 
     class VerifyTool(BaseTool):  # type: ignore[misc]
         tool_type = "verify"
@@ -320,28 +309,14 @@ def gem(in_flight: int = 1, seconds: float = 0.0) -> Case:
         env.reset()
         for _ in range(NUM_CONSULTS):
             observation, *_ = env.step(CONSULT)
-            if observation != REPLY:
-                raise ValueError(f"gem observed {observation!r} where {REPLY!r} was expected.")
+            check_reply("gem", observation)
         return float(env.step(answer(index))[1])
 
-    def play(episodes: int) -> float:
-        if in_flight == 1:
-            return sum(episode(index) for index in range(episodes))
+    def in_threads(episodes: int) -> float:
         with ThreadPoolExecutor(in_flight) as pool:
             return sum(pool.map(episode, range(episodes)))
 
-    return Case("gem", play)
-
-
-def peer_cases(makers: Sequence[tuple[str, Callable[[], Case]]]) -> tuple[list[Case], list[str]]:
-    """The peers that can be imported, and a note for each that cannot."""
-    cases, notes = [], []
-    for name, make in makers:
-        try:
-            cases.append(make())
-        except ImportError as error:
-            notes.append(f"{name} did not take part: {error} ({install_command('bench')})")
-    return cases, notes
+    return one_by_one("gem", episode) if in_flight == 1 else Case("gem", in_threads)
 
 
 def timed(case: Case, episodes: int) -> float:
@@ -354,101 +329,63 @@ def timed(case: Case, episodes: int) -> float:
     return seconds
 
 
-def interleaved(cases: Sequence[Case], episodes: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each case in each repeat; another case begins each repeat."""
-    samples: dict[str, list[float]] = {case.name: [] for case in cases}
+def interleaved(cases: Sequence[Case], settings: Settings) -> dict[str, list[float]]:
+    """Seconds of each case in each repeat, after a few episodes that are not timed."""
     for case in cases:
-        timed(case, min(episodes, 20))
-    for repeat in range(repeats):
-        turn = repeat % len(cases)
-        for case in [*cases[turn:], *cases[:turn]]:
-            samples[case.name].append(timed(case, episodes))
-    return samples
+        timed(case, min(settings.episodes, 20))
+    return report.in_turns({case.name: partial(timed, case, settings.episodes) for case in cases}, settings.repeats)
 
 
-def benchmark(settings: Settings) -> dict[str, object]:
-    """Runs everything; returns the report."""
-    about = report.machine(PACKAGES, threads=1)
-    turns = [state_machine(), aec(), aec(looking=True), gymnasium_face(), rollout(IN_FLIGHT_OF_TURNS)]
-    flights = [rollout(settings.in_flight, settings.helper_seconds)]
-    notes: list[str] = []
-    if settings.peers:
-        more, notes = peer_cases([("aviary", aviary), ("gem", gem)])
-        turns += more
-        wait = settings.in_flight, settings.helper_seconds
-        flights += peer_cases([("aviary", lambda: aviary(*wait)), ("gem", lambda: gem(*wait))])[0]
-    turn_seconds = interleaved(turns, settings.episodes, settings.repeats)
-    flight_seconds = interleaved(flights, settings.episodes, settings.repeats)
-    ideal = math.ceil(settings.episodes / settings.in_flight) * NUM_CONSULTS * settings.helper_seconds
-    about["load_at_end"] = report.machine(PACKAGES, threads=1)["load_at_start"]
-    micro = {
-        name: report.spread([1e6 * s / (settings.episodes * NUM_TURNS) for s in own])
-        for name, own in turn_seconds.items()
-    }
-    over_machine = {
-        name: report.ratios(own, turn_seconds["AIPO state machine"])
-        for name, own in turn_seconds.items()
-        if name != "AIPO state machine"
-    }
-    over_ideal = (
-        {name: report.spread([s / ideal for s in own]) for name, own in flight_seconds.items()} if ideal else {}
+def benchmark(settings: Settings) -> report.Result:
+    """Times turns, then many episodes in flight."""
+    wait = settings.in_flight, settings.helper_seconds
+    turn_peers, notes = report.installed({"aviary": aviary, "gem": gem} if settings.peers else {})
+    flight_peers, _ = report.installed(
+        {"aviary": lambda: aviary(*wait), "gem": lambda: gem(*wait)} if settings.peers else {}
     )
-    return {
-        "machine": about,
-        "settings": dataclasses.asdict(settings),
-        "samples": {"turns": turn_seconds, "in_flight": flight_seconds},
+    ours = [state_machine(), aec(), aec(looking=True), gymnasium_face(), rollout(IN_FLIGHT_OF_TURNS)]
+    turns = interleaved([*ours, *turn_peers], settings)
+    flights = interleaved([rollout(*wait), *flight_peers], settings)
+    ideal = math.ceil(settings.episodes / settings.in_flight) * NUM_CONSULTS * settings.helper_seconds
+    micro = {
+        name: report.spread([1e6 * s / (settings.episodes * NUM_TURNS) for s in own]) for name, own in turns.items()
+    }
+    over_machine = {name: report.ratios(own, turns["AIPO state machine"]) for name, own in turns.items()}
+    over_ideal = {name: report.spread([s / ideal for s in own]) for name, own in flights.items()}
+    seconds = {name: statistics.median(own) for name, own in flights.items()}
+    turn_table = report.Table(
+        "A turn, helper and policy instant",
+        ["", "us a turn", "by the state machine's"],
+        [[name, own.text(1), over_machine[name].text(2, "x")] for name, own in micro.items()],
+        [
+            *notes,
+            "Medians of the repeats (least .. largest).",
+            met("Target of a turn in a rollout, us", micro["AIPO rollout"], TARGET_TURN_MICROSECONDS),
+            met("Target of the AEC step, by the state machine", over_machine["AIPO AEC"], TARGET_AEC_RATIO),
+        ],
+    )
+    flight_table = report.Table(
+        f"{settings.in_flight} in flight, helpers of {settings.helper_seconds} s",
+        ["", "seconds", "by the ideal"],
+        [[name, f"{seconds[name]:.3f}", own.text(2, "x")] for name, own in over_ideal.items()],
+        [f"Ideal: {ideal:g} s.", met("Target by the ideal", over_ideal["AIPO rollout"], TARGET_IN_FLIGHT_RATIO)],
+    )
+    data = {
+        "samples": {"turns": turns, "in_flight": flights},
         "microseconds_per_turn": micro,
         "over_state_machine": over_machine,
         "ideal_seconds": ideal,
         "over_ideal": over_ideal,
-        "seconds_in_flight": {name: statistics.median(own) for name, own in flight_seconds.items()},
+        "seconds_in_flight": seconds,
         "notes": notes,
     }
+    return report.Result([turn_table, flight_table], data)
 
 
-def print_speeds(result: dict[str, object]) -> None:
-    """The report as two tables."""
-    micro: dict[str, report.Spread] = result["microseconds_per_turn"]  # type: ignore[assignment]
-    over: dict[str, report.Spread] = result["over_state_machine"]  # type: ignore[assignment]
-    flights: dict[str, report.Spread] = result["over_ideal"]  # type: ignore[assignment]
-    settings: dict[str, object] = result["settings"]  # type: ignore[assignment]
-    about: dict[str, object] = result["machine"]  # type: ignore[assignment]
-    rows = [[name, own.text(1), over[name].text(2, "x") if name in over else ""] for name, own in micro.items()]
-    turn, face = micro["AIPO rollout"].median, over["AIPO AEC"].median
-    notes = [
-        *result["notes"],  # type: ignore[misc]
-        f"Medians of {settings['repeats']} repeats (least .. largest) of {settings['episodes']} episodes.",
-        f"Target of a turn in a rollout: at most {TARGET_TURN_MICROSECONDS:g} us: {_met(turn, TARGET_TURN_MICROSECONDS)}.",
-        f"Target of the AEC step: at most {TARGET_AEC_RATIO:g}x the state machine: {_met(face, TARGET_AEC_RATIO)}.",
-    ]
-    report.print_report(
-        "A turn, helper and policy instant", about, ["", "us a turn", "by the state machine's"], rows, notes
-    )
-    seconds: dict[str, float] = result["seconds_in_flight"]  # type: ignore[assignment]
-    if flights:
-        title = f"{settings['in_flight']} in flight, helpers of {settings['helper_seconds']} s"
-        rows = [[name, f"{seconds[name]:.3f}", own.text(2, "x")] for name, own in flights.items()]
-        own = flights["AIPO rollout"].median
-        notes = [
-            f"Ideal: {result['ideal_seconds']:g} s.",
-            f"Target: at most {TARGET_IN_FLIGHT_RATIO:g}x: {_met(own, TARGET_IN_FLIGHT_RATIO)}.",
-        ]
-        report.print_report(title, {}, ["", "seconds", "by the ideal"], rows, notes)
-
-
-def _met(value: float, target: float) -> str:
-    return "met" if value <= target else "not met"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark from the command line."""
-    settings = tyro.cli(Settings, args=arguments, description=(__doc__ or "").split("\n", 1)[0])
-    result = benchmark(settings)
-    print_speeds(result)
-    if settings.json is not None:
-        report.write_json(settings.json, result)
-    return 0
+def met(name: str, found: report.Spread, target: float) -> str:
+    """Whether a target is met, for a note."""
+    return f"{name}: at most {target:g}: {'met' if found.median <= target else 'not met'}."
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(report.run(Settings, benchmark, PACKAGES))

@@ -13,13 +13,10 @@ roof: the rate at which a vector too large for the caches is read.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import tyro
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 from aipo_env.installation import DISTRIBUTION
 from benchmarks import report
@@ -29,14 +26,15 @@ from benchmarks.trainer_speed import make_ours
 if TYPE_CHECKING:
     from torch import nn
 
+PACKAGES = (DISTRIBUTION, "torch", "transformers")
 LARGE = ((512, 512, 512), (1024, 1024, 1024))
 """Shapes (M, K, N) of products that no model is needed for."""
 READ_MIB = 256
 """Of the vector that is read."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(report.Settings):
     """What is measured."""
 
     steps: int = 5
@@ -45,15 +43,8 @@ class Settings:
     """Timed products of each shape."""
     threads: int = 1
     """That torch computes with."""
-    json: Path | None = None
-    """Also writes the results here."""
 
-    def __post_init__(self) -> None:
-        """Refuses what cannot be timed."""
-        if min(self.steps, self.repeats, self.threads) < 1:
-            raise ValueError(
-                f"steps, repeats and threads are at least 1; got {self.steps}, {self.repeats} and {self.threads}."
-            )
+    least: ClassVar = {"steps": 1, "repeats": 1, "threads": 1}
 
 
 def product_flops(m: int, k: int, n: int) -> int:
@@ -88,7 +79,7 @@ def product_rates(shapes: Sequence[tuple[int, int, int]], repeats: int) -> dict[
     for m, k, n in shapes:
         a, b = torch.randn(m, k), torch.randn(n, k)
         with torch.inference_mode():
-            rates[f"{m} x {k} x {n}"] = rate(lambda a=a, b=b: a @ b.T, product_flops(m, k, n), repeats)  # type: ignore[misc]
+            rates[f"{m} x {k} x {n}"] = rate(partial(torch.mm, a, b.T), product_flops(m, k, n), repeats)
     return rates
 
 
@@ -97,9 +88,8 @@ def step_rates(settings: Settings) -> tuple[dict[str, report.Spread], dict[str, 
     from torch.utils.flop_counter import FlopCounterMode
 
     trainer = make_ours(TrainerSettings(threads=settings.threads), seed=0)
-    samples: dict[str, list[float]] = {"sampling": [], "update": []}
-    counted: dict[str, float] = {}
-    for step in range(settings.steps + 1):
+    samples: list[dict[str, float]] = []
+    for _ in range(settings.steps + 1):
         # The same seeds give the same rollouts, so the counted pass does what the timed one does.
         with FlopCounterMode(display=False) as sampling_flops:
             trainer.collect()
@@ -111,18 +101,18 @@ def step_rates(settings: Settings) -> tuple[dict[str, report.Spread], dict[str, 
         with FlopCounterMode(display=False) as update_flops:
             trainer.update(trajectories)
         trainer.step += 1
-        if step > 0:
-            counted = {
-                "sampling": sampling_flops.get_total_flops() / 1e9,
-                "update": update_flops.get_total_flops() / 1e9,
-            }
-            samples["sampling"].append(counted["sampling"] / (sampled - started))
-            samples["update"].append(counted["update"] / (updated - sampled))
-    return {name: report.spread(values) for name, values in samples.items()}, counted
+        gflop = {
+            "sampling": sampling_flops.get_total_flops() / 1e9,
+            "update": update_flops.get_total_flops() / 1e9,
+        }
+        samples.append(
+            {"sampling": gflop["sampling"] / (sampled - started), "update": gflop["update"] / (updated - sampled)}
+        )
+    return report.spreads(samples[1:]), gflop
 
 
-def benchmark(settings: Settings) -> dict[str, object]:
-    """Measures roof and steps; returns the report."""
+def benchmark(settings: Settings) -> report.Result:
+    """Measures the roof and the steps."""
     import torch
 
     from algorithms.policies import load_policy
@@ -130,50 +120,29 @@ def benchmark(settings: Settings) -> dict[str, object]:
 
     quiet_libraries()
     torch.set_num_threads(settings.threads)
-    about = report.machine((DISTRIBUTION, "torch", "transformers"), threads=settings.threads)
     model = load_policy("embedded").model
     products = product_rates([*LARGE, *layer_shapes(model, 256), *layer_shapes(model, 2048)], settings.repeats)
     vector = torch.ones(READ_MIB * 2**18)
     memory = rate(vector.sum, vector.numel() * 4, settings.repeats)
-    steps, counted = step_rates(settings)
-    about["load_at_end"] = round(os.getloadavg()[0], 2)
-    return {
-        "machine": about,
-        "settings": settings,
-        "products": products,
-        "memory": memory,
-        "steps": steps,
-        "gflop": counted,
-    }
-
-
-def print_roofline(result: dict[str, object]) -> None:
-    """The report as a table."""
-    products: dict[str, report.Spread] = result["products"]  # type: ignore[assignment]
-    steps: dict[str, report.Spread] = result["steps"]  # type: ignore[assignment]
-    memory: report.Spread = result["memory"]  # type: ignore[assignment]
-    gflop: dict[str, float] = result["gflop"]  # type: ignore[assignment]
-    roof = max(spread.median for spread in products.values())
-    shown = {f"product {shape}": spread for shape, spread in products.items()} | steps
-    rows = [[name, spread.text(1), f"{spread.median / roof:.0%}"] for name, spread in shown.items()]
+    steps, gflop = step_rates(settings)
     notes = [
         f"The last step's sampling had {gflop['sampling']:.1f} GFLOP and its update {gflop['update']:.1f}.",
         f"Reading {READ_MIB} MiB: {memory.text(1)} GB per processor second.",
         "Medians (least .. largest). The roof is the best median of a product.",
     ]
-    about: dict[str, object] = result["machine"]  # type: ignore[assignment]
-    report.print_report("Roofline", about, ["", "GFLOP / processor s", "of the roof"], rows, notes)
+    data = {"products": products, "memory": memory, "steps": steps, "gflop": gflop}
+    return report.Result([roofline_table(products, steps, notes)], data)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark from the command line."""
-    settings = tyro.cli(Settings, args=arguments, description=(__doc__ or "").split("\n", 1)[0])
-    result = benchmark(settings)
-    print_roofline(result)
-    if settings.json is not None:
-        report.write_json(settings.json, result)
-    return 0
+def roofline_table(
+    products: dict[str, report.Spread], steps: dict[str, report.Spread], notes: Sequence[str]
+) -> report.Table:
+    """The rates, and their shares of the best median of a product."""
+    roof = max(spread.median for spread in products.values())
+    shown = {f"product {shape}": spread for shape, spread in products.items()} | steps
+    rows = [[name, spread.text(1), f"{spread.median / roof:.0%}"] for name, spread in shown.items()]
+    return report.Table("Roofline", ["", "GFLOP / processor s", "of the roof"], rows, notes)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(report.run(Settings, benchmark, PACKAGES))

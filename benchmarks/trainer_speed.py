@@ -43,46 +43,38 @@ assisted. There the replies' tokens are fed to the model and trained on, but not
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import gc
 import importlib.util
-import logging
 import os
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import tyro
 
-from aipo_env.grading import Grade
 from aipo_env.installation import DISTRIBUTION, install_command
-from aipo_env.tasks.base import Task, TaskSet
 from aipo_env.tasks.rulebook import RulebookTasks
 from aipo_env.trajectory import Source, Trajectory
-from algorithms.progress import make_progress
+from algorithms.progress import count_progress, quiet_libraries
 from algorithms.train_config import SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer
 from benchmarks import report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from algorithms.policies import Policy
 
 PACKAGES = (DISTRIBUTION, "torch", "transformers", "tokenizers", "trl", "accelerate", "datasets")
 TASK_OPTIONS: dict[str, int | float | str] = {"level": 2, "operators": "@", "style": "terse"}
 BETAS = (0.9, 0.99)
 MAX_GRAD_NORM = 1.0
+LEARNING_RATE = 5e-4
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(report.Settings):
     """Both trainers' sizes; the defaults are the demo's."""
 
     steps: int = 6
@@ -101,26 +93,18 @@ class Settings:
     """Sequences in one forward and backward pass."""
     threads: int = 1
     """That torch computes with."""
-    learning_rate: float = 5e-4
-    """AdamW's, constant."""
     start: Literal["embedded", "random"] = "embedded"
     """The package's warmed-up weights, or the same architecture freshly initialised, whose completions seldom end early."""
     reward: Literal["coin", "right"] = "coin"
     """What a rollout earns; see the module's docstring."""
     helpers: bool = True
     """Also times our trainer with helpers, by itself."""
-    seed: int = 0
-    """Of the first repeat; later ones count on."""
-    json: Path | None = None
-    """Also writes all samples and the summary here."""
+
+    least: ClassVar = {"steps": 1, "repeats": 1, "threads": 1, "warmup": 0}
 
     def __post_init__(self) -> None:
         """Refuses what cannot be timed."""
-        if min(self.steps, self.repeats, self.threads) < 1 or self.warmup < 0:
-            raise ValueError(
-                "steps, repeats and threads are at least 1 and warmup at least 0; got "
-                f"{self.steps}, {self.repeats}, {self.threads} and {self.warmup}."
-            )
+        super().__post_init__()
         if (self.prompts * self.samples) % self.micro_batch:
             raise ValueError(
                 f"micro_batch must divide the batch, for TRL needs whole ones: {self.prompts} prompts x {self.samples} "
@@ -148,15 +132,32 @@ class Run:
         for field in dataclasses.fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
+    def count(self, rewards: Sequence[float], lengths: Sequence[int], group: int) -> None:
+        """Counts a step's rollouts; both lists are group by group, `group` rollouts each."""
+        self.rollouts, self.reward, self.tokens = len(rewards), sum(rewards), sum(lengths)
+        self.trained_tokens = trained_tokens(rewards, lengths, group)
+
+    def figures(self, *, trained: bool) -> dict[str, float]:
+        """Speeds and means.
+
+        Args:
+            trained: whether speed counts sampled-and-trained tokens, or sampled ones.
+        """
+        tokens = self.trained_tokens if trained else self.tokens
+        return {
+            "tokens_per_second": tokens / self.seconds,
+            "tokens_per_cpu_second": tokens / self.cpu_seconds,
+            "mean_length": self.tokens / self.rollouts,
+            "trained_share": self.trained_tokens / self.tokens,
+            "replies_per_second": self.reply_tokens / self.seconds,
+            "reward": self.reward / self.rollouts,
+        }
+
 
 class Stopwatch:
-    """Wall and processor time since `start`."""
+    """Wall and processor time since it was made."""
 
     def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        """Sets it to zero."""
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def stop(self, run: Run) -> None:
@@ -165,25 +166,15 @@ class Stopwatch:
         run.cpu_seconds = time.process_time() - self._cpu
 
 
-class InOrder:
-    """A task family whose tasks are drawn in order: 0, 1, 2, ... So both trainers see the same prompts."""
+class InOrder(RulebookTasks):
+    """Tasks that are drawn in order: 0, 1, 2, ... So both trainers see the same prompts."""
 
-    def __init__(self, tasks: TaskSet) -> None:
-        self.name, self.num_tasks = tasks.name, tasks.num_tasks
-        self._tasks, self._drawn = tasks, 0
-
-    def task(self, index: int) -> Task:
-        """The family's task."""
-        return self._tasks.task(index)
+    _drawn = 0
 
     def sample_index(self, rng: np.random.Generator) -> int:
         """The next index."""
         self._drawn += 1
         return self._drawn - 1
-
-    def grade(self, task: Task, answer: str) -> Grade:
-        """The family's grade."""
-        return self._tasks.grade(task, answer)
 
 
 class OurTrainer(Trainer):
@@ -191,7 +182,7 @@ class OurTrainer(Trainer):
 
     def __init__(self, config: TrainConfig, policy: Policy, *, coin: bool) -> None:
         super().__init__(config, policy=policy)
-        self.env.game.tasks = InOrder(self.env.game.tasks)
+        self.env.game.tasks = InOrder(**TASK_OPTIONS)  # type: ignore[arg-type]
         self._coin = coin
 
     def collect(self) -> list[Trajectory]:
@@ -204,7 +195,7 @@ class OurTrainer(Trainer):
         return trajectories
 
 
-def coin_reward(token_ids: Iterator[int] | Sequence[int]) -> float:
+def coin_reward(token_ids: Iterable[int]) -> float:
     """1 if the sum of the ids is even: a coin that both sides toss alike."""
     return float(sum(token_ids) % 2 == 0)
 
@@ -217,18 +208,9 @@ def right_reward(completion: str, gold: str) -> float:
 
 
 def trained_tokens(rewards: Sequence[float], lengths: Sequence[int], group: int) -> int:
-    """The tokens of the groups whose rewards differ.
-
-    Args:
-        rewards: group by group.
-        lengths: tokens of each rollout, in the same order.
-        group: rollouts in a group.
-    """
-    total = 0
-    for start in range(0, len(rewards), group):
-        if len(set(rewards[start : start + group])) > 1:
-            total += sum(lengths[start : start + group])
-    return total
+    """The tokens of the groups whose rewards differ; both lists are group by group, `group` rollouts each."""
+    starts = range(0, len(rewards), group)
+    return sum(sum(lengths[i : i + group]) for i in starts if len(set(rewards[i : i + group])) > 1)
 
 
 def make_policy(settings: Settings, seed: int) -> Policy:
@@ -254,7 +236,7 @@ def make_ours(settings: Settings, seed: int, *, solo_share: float = 1.0) -> OurT
         samples_per_prompt=settings.samples,
         solo_share=solo_share,
         sampling=SamplingConfig(max_tokens=settings.max_tokens, batch_size=settings.prompts * settings.samples),
-        learning_rate=settings.learning_rate,
+        learning_rate=LEARNING_RATE,
         warmup_steps=0,
         final_learning_rate=1.0,
         betas=BETAS,
@@ -268,14 +250,14 @@ def make_ours(settings: Settings, seed: int, *, solo_share: float = 1.0) -> OurT
 
 def our_step(trainer: Trainer) -> Run:
     """One timed step of ours."""
-    watch = Stopwatch()
+    run, watch = Run(), Stopwatch()
     _, trajectories = trainer.train_step()
-    run = Run(rollouts=len(trajectories))
     watch.stop(run)
-    rewards = [t.reward for t in trajectories]
-    lengths = [t.count(Source.POLICY) for t in trajectories]
-    run.tokens, run.reward = sum(lengths), sum(rewards)
-    run.trained_tokens = trained_tokens(rewards, lengths, trainer.config.samples_per_prompt)
+    run.count(
+        [t.reward for t in trajectories],
+        [t.count(Source.POLICY) for t in trajectories],
+        trainer.config.samples_per_prompt,
+    )
     run.reply_tokens = sum(t.count(Source.AGENT) for t in trajectories)
     return run
 
@@ -288,30 +270,22 @@ def peer_missing() -> str | None:
     return None
 
 
-def run_pair(settings: Settings, seed: int, on_step: Callable[[], None]) -> tuple[Run, Run | None]:
-    """One repeat: both trainers from the same weights, step by step in turn.
+def run_ours(
+    settings: Settings, seed: int, advance: Callable[[], None], *, solo_share: float = 1.0
+) -> tuple[Run, Callable[[], None]]:
+    """A run of ours, and what takes the next step of it; warm-up steps do not count."""
+    run, trainer = Run(), make_ours(settings, seed, solo_share=solo_share)
 
-    Returns:
-        Ours, and TRL's; None where it is not installed.
-    """
-    ours, trainer, done = Run(), make_ours(settings, seed), 0
+    def step() -> None:
+        timed = our_step(trainer)
+        if trainer.step > settings.warmup:
+            run.add(timed)
+        advance()
 
-    def take_our_step() -> None:
-        nonlocal done
-        step = our_step(trainer)
-        done += 1
-        if done > settings.warmup:
-            ours.add(step)
-        on_step()
-
-    if peer_missing():
-        for _ in range(settings.warmup + settings.steps):
-            take_our_step()
-        return ours, None
-    return ours, _run_trl(settings, seed, take_our_step)
+    return run, step
 
 
-def _run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
+def run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
     """TRL's run, with a call of `between` after each of its steps, which is not in its time."""
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
@@ -319,36 +293,36 @@ def _run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
 
     policy = make_policy(settings, seed)
     codec, total = policy.codec, Run()
-    family = RulebookTasks(**TASK_OPTIONS)  # type: ignore[arg-type]
     num_steps = settings.warmup + settings.steps
+    family = RulebookTasks(**TASK_OPTIONS)  # type: ignore[arg-type]
     tasks = [family.task(index) for index in range(num_steps * settings.prompts)]
     # The tokenizer reads the start token in text, so that the ids are those of our prompts.
     start = policy.tokenizer.bos_token
     rows = {"prompt": [f"{start}{task.problem}" for task in tasks], "gold": [task.gold for task in tasks]}
-    watch, current = Stopwatch(), Run()
+    current, watch = Run(), Stopwatch()
 
     def reward(completion_ids: list[list[int]], gold: list[str], **_: object) -> list[float]:
         if settings.reward == "coin":
             rewards = [coin_reward(ids) for ids in completion_ids]
         else:
             rewards = [right_reward(codec.decode(i), g) for i, g in zip(completion_ids, gold, strict=True)]
-        lengths = [len(ids) for ids in completion_ids]
-        current.add(
-            Run(sum(lengths), trained_tokens(rewards, lengths, settings.samples), 0, len(lengths), sum(rewards))
-        )
+        counted = Run()
+        counted.count(rewards, [len(ids) for ids in completion_ids], settings.samples)
+        current.add(counted)
         return rewards
 
     class TakeTurns(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, args: object, state: object, control: object, **_: object) -> None:
-            watch.start()
+            nonlocal watch
+            watch = Stopwatch()
 
         def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
+            nonlocal current, watch
             watch.stop(current)
             if state.global_step > settings.warmup:  # type: ignore[attr-defined]
                 total.add(current)
-            current.__init__()  # type: ignore[misc]
             between()
-            watch.start()
+            current, watch = Run(), Stopwatch()
 
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
@@ -362,7 +336,7 @@ def _run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
             temperature=1.0,
             beta=0.0,
             num_iterations=1,
-            learning_rate=settings.learning_rate,
+            learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
             warmup_steps=0,
             adam_beta1=BETAS[0],
@@ -393,151 +367,79 @@ def _run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
     return total
 
 
-def run_with_helpers(settings: Settings, seed: int, on_step: Callable[[], None]) -> Run:
-    """Our trainer by itself, half of each group assisted."""
-    total, trainer = Run(), make_ours(settings, seed, solo_share=0.5)
-    for index in range(settings.warmup + settings.steps):
-        step = our_step(trainer)
-        if index >= settings.warmup:
-            total.add(step)
-        on_step()
-    return total
-
-
-def summarise(runs: Sequence[Run], *, trained: bool) -> dict[str, report.Spread]:
-    """Speeds and lengths of one side over its repeats.
-
-    Args:
-        runs: one per repeat.
-        trained: whether speed counts sampled-and-trained tokens, or sampled ones.
-    """
-    tokens = [run.trained_tokens if trained else run.tokens for run in runs]
-    return {
-        "tokens_per_second": report.spread([t / r.seconds for t, r in zip(tokens, runs, strict=True)]),
-        "tokens_per_cpu_second": report.spread([t / r.cpu_seconds for t, r in zip(tokens, runs, strict=True)]),
-        "mean_length": report.spread([run.tokens / run.rollouts for run in runs]),
-        "trained_share": report.spread([run.trained_tokens / run.tokens for run in runs]),
-        "replies_per_second": report.spread([run.reply_tokens / run.seconds for run in runs]),
-        "reward": report.spread([run.reward / run.rollouts for run in runs]),
-    }
-
-
 def compare(ours: Sequence[Run], theirs: Sequence[Run], *, trained: bool) -> dict[str, report.Spread]:
     """Ours over theirs, repeat by repeat: in wall time, in processor time, and of the mean lengths."""
-
-    def speeds(runs: Sequence[Run], *, cpu: bool) -> list[float]:
-        return [(r.trained_tokens if trained else r.tokens) / (r.cpu_seconds if cpu else r.seconds) for r in runs]
-
-    return {
-        "tokens_per_second": report.ratios(speeds(ours, cpu=False), speeds(theirs, cpu=False)),
-        "tokens_per_cpu_second": report.ratios(speeds(ours, cpu=True), speeds(theirs, cpu=True)),
-        "mean_length": report.ratios([r.tokens / r.rollouts for r in ours], [r.tokens / r.rollouts for r in theirs]),
-    }
+    sides = [[run.figures(trained=trained) for run in runs] for runs in (ours, theirs)]
+    names = ("tokens_per_second", "tokens_per_cpu_second", "mean_length")
+    return {name: report.ratios(*([figures[name] for figures in side] for side in sides)) for name in names}
 
 
-def benchmark(settings: Settings) -> dict[str, object]:
-    """Runs everything; returns the report."""
+def benchmark(settings: Settings) -> report.Result:
+    """Runs the pairs, and ours with helpers."""
     import torch
-
-    from algorithms.progress import quiet_libraries
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(settings.threads)
     quiet_libraries()
-    logging.getLogger("trl").setLevel(logging.ERROR)
-    about = report.machine(PACKAGES, threads=settings.threads)
-    ours: list[Run] = []
-    theirs: list[Run] = []
-    helped: list[Run] = []
-    notes = [] if (missing := peer_missing()) is None else [missing]
-    steps = settings.repeats * (settings.warmup + settings.steps) * (1 + settings.helpers)
-    with make_progress() as progress, _quiet():
-        bar = progress.add_task("steps", total=steps, note="")
-        for seed in range(settings.seed, settings.seed + settings.repeats):
-            own, their = run_pair(settings, seed, lambda: progress.advance(bar))
-            ours.append(own)
-            if their is not None:
-                theirs.append(their)
+    missing = peer_missing()
+    notes = [missing] if missing else []
+    runs: dict[str, list[Run]] = {"aipo": [], "trl": [], "aipo_with_helpers": []}
+    num_steps = settings.warmup + settings.steps
+    total = settings.repeats * num_steps * (1 + settings.helpers)
+    with count_progress("steps", total) as advance, report.quiet():
+        for seed in range(settings.repeats):
+            ours, step = run_ours(settings, seed, advance)
+            runs["aipo"].append(ours)
+            if missing:
+                for _ in range(num_steps):
+                    step()
+            else:
+                runs["trl"].append(run_trl(settings, seed, step))
             if settings.helpers:
-                helped.append(run_with_helpers(settings, seed, lambda: progress.advance(bar)))
+                helped, step = run_ours(settings, seed, advance, solo_share=0.5)
+                runs["aipo_with_helpers"].append(helped)
+                for _ in range(num_steps):
+                    step()
             gc.collect()
     trained = settings.reward == "coin"
-    summary: dict[str, object] = {"aipo": summarise(ours, trained=trained)}
-    if theirs:
-        summary["trl"] = summarise(theirs, trained=trained)
-        summary["ratio"] = compare(ours, theirs, trained=trained)
-    if helped:
-        summary["aipo_with_helpers"] = summarise(helped, trained=trained)
-    about["load_at_end"] = round(os.getloadavg()[0], 2)
-    return {
-        "machine": about,
-        "settings": dataclasses.asdict(settings),
-        "unit": "sampled-and-trained tokens" if trained else "sampled tokens",
-        "runs": {"aipo": ours, "trl": theirs, "aipo_with_helpers": helped},
-        "summary": summary,
-        "notes": notes,
+    unit = "sampled-and-trained tokens" if trained else "sampled tokens"
+    summary = {name: report.spreads([run.figures(trained=trained) for run in own]) for name, own in runs.items() if own}
+    if runs["trl"]:
+        summary["ratio"] = compare(runs["aipo"], runs["trl"], trained=trained)
+    data = {"unit": unit, "runs": runs, "summary": summary, "notes": notes}
+    notes = [
+        *notes,
+        f"Tokens: {unit}. The row with helpers is ours alone, and no comparison.",
+        "Medians over the repeats (least .. largest).",
+        "What is equal and what is not: `python -c 'import benchmarks.trainer_speed as t; help(t)'`.",
+    ]
+    return report.Result([speed_table(summary, notes)], data)
+
+
+def speed_table(summary: Mapping[str, Mapping[str, report.Spread]], notes: Sequence[str]) -> report.Table:
+    """The summary, a side a row, and the ratio."""
+    labels = {
+        "aipo": "AIPO",
+        "trl": "TRL GRPOTrainer",
+        "aipo_with_helpers": "AIPO, half assisted",
+        "ratio": "AIPO / TRL",
+    }
+    columns = {
+        "tokens_per_second": "tokens / s",
+        "tokens_per_cpu_second": "tokens / processor s",
+        "mean_length": "mean length",
+        "trained_share": "trained",
+        "reward": "reward",
+        "replies_per_second": "reply tokens / s",
     }
 
+    def row(side: str, figures: Mapping[str, report.Spread]) -> list[str]:
+        digits = {name: 0 if name.endswith("_second") and side != "ratio" else 2 for name in columns}
+        return [figures[name].text(digits[name]) if name in figures else "" for name in columns]
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Peers warn about settings that are meant."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def print_speeds(result: dict[str, object]) -> None:
-    """The report as a table."""
-    summary: dict[str, dict[str, report.Spread]] = result["summary"]  # type: ignore[assignment]
-    settings: dict[str, object] = result["settings"]  # type: ignore[assignment]
-    labels = {"aipo": "AIPO", "trl": "TRL GRPOTrainer", "aipo_with_helpers": "AIPO, half assisted"}
-    rows = [
-        [
-            label,
-            summary[name]["tokens_per_second"].text(),
-            summary[name]["tokens_per_cpu_second"].text(),
-            summary[name]["mean_length"].text(1),
-            summary[name]["trained_share"].text(2),
-            summary[name]["reward"].text(2),
-        ]
-        for name, label in labels.items()
-        if name in summary
-    ]
-    notes: list[str] = list(result["notes"])  # type: ignore[call-overload]
-    if "ratio" in summary:
-        ratio = summary["ratio"]
-        rows.append(
-            [
-                "AIPO / TRL",
-                ratio["tokens_per_second"].text(2, "x"),
-                ratio["tokens_per_cpu_second"].text(2, "x"),
-                ratio["mean_length"].text(2),
-                "",
-                "",
-            ]
-        )
-    if "aipo_with_helpers" in summary:
-        replies = summary["aipo_with_helpers"]["replies_per_second"].text()
-        notes.append(f"With helpers another {replies} reply tokens per second are fed and trained on.")
-    notes.append(f"Tokens: {result['unit']}. The row with helpers is ours alone, and no comparison.")
-    notes.append(f"Medians over {settings['repeats']} repeats of {settings['steps']} steps (least .. largest).")
-    notes.append("What is equal and what is not: `python -c 'import benchmarks.trainer_speed as t; help(t)'`.")
-    about: dict[str, object] = result["machine"]  # type: ignore[assignment]
-    shown = {"settings": {k: v for k, v in settings.items() if k != "json"}}
-    columns = ["", "tokens / s", "tokens / processor s", "mean length", "trained", "reward"]
-    report.print_report("Trainer speed", about | shown, columns, rows, notes)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark from the command line."""
-    settings = tyro.cli(Settings, args=arguments, description=(__doc__ or "").split("\n", 1)[0])
-    result = benchmark(settings)
-    print_speeds(result)
-    if settings.json is not None:
-        report.write_json(settings.json, result)
-    return 0
+    rows = [[label, *row(side, summary[side])] for side, label in labels.items() if side in summary]
+    return report.Table("Trainer speed", ["", *columns.values()], rows, notes)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(report.run(Settings, benchmark, PACKAGES))

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import env_speed, report
-from benchmarks.env_speed import Case, Sample, Settings
+from benchmarks.env_speed import BOXED, HASHES, LABELLED, Case, Settings
 
 
 def test_the_smallest_run_without_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "report.json"
-    assert env_speed.main(["--episodes", "8", "--repeats", "2", "--no-peers", "--json", str(path)]) == 0
+    arguments = ["--episodes", "8", "--repeats", "2", "--no-peers", "--json", str(path)]
+    assert report.run(Settings, env_speed.benchmark, env_speed.PACKAGES, arguments) == 0
     result = json.loads(path.read_text())
     assert result.keys() == {"machine", "settings", "samples", "summary", "target", "notes"}
     assert result["summary"].keys() == {"AIPO gsm8k", "AIPO consult turn"}
@@ -29,7 +30,7 @@ def test_a_peer_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(env_speed, "skyrl_case", missing)
     monkeypatch.setattr(env_speed, "gem_case", missing)
-    cases, notes = env_speed.peer_cases(env_speed.problems())
+    cases, notes = report.installed(env_speed.peers(env_speed.problems()))
     assert cases == []
     assert [note.split(" did")[0] for note in notes] == ["skyrl-gym gsm8k", "skyrl-gym aime", "gem MathEnv"]
     assert "No module named 'peer'" in notes[0]
@@ -42,26 +43,57 @@ def test_the_problems_are_distinct_and_right() -> None:
     assert rows[0] == env_speed.Problem("A shelf holds 10 books and gets 7 more. How many books are on it?", 17)
 
 
+class Scripted:
+    """An environment that gives the same reward for every text, and remembers what it was given."""
+
+    def __init__(self, reward: float = 0.0) -> None:
+        self.reward, self.seen = reward, list[object]()
+
+    def reset(self, index: int) -> Scripted:
+        self.seen.append(index)
+        return self
+
+    def step(self, text: str, /) -> float:
+        self.seen.append(text)
+        return self.reward
+
+    def case(self, *, share: float = 1.0, question: str = "") -> Case:
+        return Case("scripted", self.reset, float, BOXED, share, question)
+
+
 def test_every_fourth_answer_is_wrong() -> None:
     rows = env_speed.problems()
-    case = Case("x", lambda index, text: (0.0, 0.0), env_speed.boxed, share=0.5)
-    plays = env_speed.schedule(case, rows, "So. ", 16)
+    plays = env_speed.schedule(Scripted().case(share=0.5), rows, "So. ", 16)
     assert [owed for _, _, owed in plays] == [1.0, 1.0, 1.0, 0.0] * 2
     assert plays[0][1] == f"So. The answer is \\boxed{{{rows[0].gold}}}."
     assert plays[3][1] == f"So. The answer is \\boxed{{{rows[3].gold + 1}}}."
 
 
+def test_a_question_is_timed_in_place_of_the_answer() -> None:
+    env = Scripted(0.5)
+    reward, seconds = env.case(question="why?").play(3, "42")
+    assert env.seen == [3, "why?", "42"]
+    assert reward == 0.5
+    assert seconds > 0
+    env = Scripted()
+    env.case().play(3, "42")
+    assert env.seen == [3, "42"]
+
+
 def test_an_environment_that_rewards_wrongly_is_not_timed() -> None:
-    generous = Case("generous", lambda index, text: (1.0, 0.0), env_speed.boxed)
-    with pytest.raises(ValueError, match=r"generous gave 1\.0"):
+    generous = Scripted(1.0).case()
+    with pytest.raises(ValueError, match=r"scripted gave 1\.0"):
         env_speed.check(generous, env_speed.schedule(generous, env_speed.problems(), "", 4))
 
 
 def test_the_ratios_come_from_the_samples() -> None:
+    def sample(per_second: float, microseconds: float) -> dict[str, float]:
+        return {"episodes": 10, "episodes_per_second": per_second, "microseconds_per_step": microseconds}
+
     samples = {
-        "AIPO gsm8k": [Sample(10, 1.0, 20e-6), Sample(10, 2.0, 40e-6)],
-        "AIPO consult turn": [Sample(10, 5.0, 1.0)] * 2,
-        "peer": [Sample(10, 2.0, 100e-6), Sample(10, 0.5, 20e-6)],
+        "AIPO gsm8k": [sample(10.0, 20.0), sample(5.0, 40.0)],
+        "AIPO consult turn": [sample(2.0, 1e6)] * 2,
+        "peer": [sample(5.0, 100.0), sample(20.0, 20.0)],
     }
     summary = env_speed.summarise(samples, "AIPO gsm8k")
     assert summary["AIPO gsm8k"]["episodes_per_second"] == report.Spread(7.5, 5.0, 10.0, 2)
@@ -77,12 +109,7 @@ def test_settings_that_cannot_be_timed_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "text"),
-    [
-        (env_speed.boxed, "x The answer is \\boxed{-7}."),
-        (env_speed.hashes, "x #### -7"),
-        (env_speed.labelled, "x Answer: -7"),
-    ],
+    ("form", "text"), [(BOXED, "The answer is \\boxed{-7}."), (HASHES, "#### -7"), (LABELLED, "Answer: -7")]
 )
-def test_each_environment_gets_the_answer_in_its_form(write: object, text: str) -> None:
-    assert write("x ", -7) == text  # type: ignore[operator]
+def test_each_environment_gets_the_answer_in_its_form(form: str, text: str) -> None:
+    assert form % -7 == text

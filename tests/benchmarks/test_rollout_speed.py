@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import rollout_speed
+from benchmarks import report, rollout_speed
 from benchmarks.rollout_speed import Case, Settings
 
 
@@ -25,13 +25,14 @@ def test_a_game_that_is_not_won_is_not_timed() -> None:
 def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "speed.json"
     arguments = ["--episodes", "8", "--repeats", "2", "--in-flight", "4", "--helper-seconds", "0.002", "--no-peers"]
-    assert rollout_speed.main([*arguments, "--json", str(path)]) == 0
-    report = json.loads(path.read_text(encoding="utf-8"))
-    assert report["ideal_seconds"] == pytest.approx(2 * 3 * 0.002)
-    assert report["over_ideal"]["AIPO rollout"]["low"] >= 1
+    run = report.run(Settings, rollout_speed.benchmark, rollout_speed.PACKAGES, [*arguments, "--json", str(path)])
+    assert run == 0
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found["ideal_seconds"] == pytest.approx(2 * 3 * 0.002)
+    assert found["over_ideal"]["AIPO rollout"]["low"] >= 1
     faces = {"AIPO state machine", "AIPO AEC", "AIPO AEC with last()", "AIPO Gymnasium", "AIPO rollout"}
-    assert set(report["samples"]["turns"]) == faces
-    assert all(len(own) == 2 for own in report["samples"]["turns"].values())
+    assert set(found["samples"]["turns"]) == faces
+    assert all(len(own) == 2 for own in found["samples"]["turns"].values())
     assert "by the state machine's" in capsys.readouterr().out
 
 

@@ -13,6 +13,10 @@ from benchmarks.trainer_speed import InOrder, Run, Settings
 SMALLEST = ["--steps", "1", "--warmup", "0", "--repeats", "1", "--prompts", "1", "--samples", "2", "--micro-batch", "2"]
 
 
+def run_benchmark(arguments: list[str]) -> int:
+    return report.run(Settings, trainer_speed.benchmark, trainer_speed.PACKAGES, arguments)
+
+
 @pytest.fixture
 def no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer_speed, "peer_missing", lambda: "TRL did not take part: not wanted here")
@@ -21,7 +25,7 @@ def no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_peer")
 def test_the_smallest_run_without_the_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "report.json"
-    assert trainer_speed.main([*SMALLEST, "--max-tokens", "6", "--json", str(path)]) == 0
+    assert run_benchmark([*SMALLEST, "--max-tokens", "6", "--json", str(path)]) == 0
     result = json.loads(path.read_text())
     assert result.keys() == {"machine", "settings", "unit", "runs", "summary", "notes"}
     assert result["runs"]["trl"] == []
@@ -43,7 +47,7 @@ def test_the_smallest_run_without_the_peer(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.usefixtures("no_peer")
 def test_the_random_start_and_the_right_reward(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*SMALLEST, "--start", "random", "--reward", "right", "--max-tokens", "4", "--no-helpers"]
-    assert trainer_speed.main(arguments) == 0
+    assert run_benchmark(arguments) == 0
     out = capsys.readouterr().out
     assert "Tokens: sampled tokens" in out
     assert "half assisted" not in out
@@ -61,30 +65,32 @@ def test_settings_that_cannot_be_timed_are_refused(options: dict[str, int], reas
 def test_speeds_and_ratios_come_from_the_samples() -> None:
     ours = [Run(100, 80, 0, 10, 5.0, 2.0, 1.0), Run(300, 300, 0, 10, 5.0, 2.0, 1.0)]
     theirs = [Run(100, 100, 0, 10, 5.0, 5.0, 4.0), Run(100, 100, 0, 10, 5.0, 1.0, 0.5)]
-    summary = trainer_speed.summarise(ours, trained=True)
+    summary = report.spreads([run.figures(trained=True) for run in ours])
     assert summary["tokens_per_second"] == report.Spread(95.0, 40.0, 150.0, 2)
     assert summary["tokens_per_cpu_second"] == report.Spread(190.0, 80.0, 300.0, 2)
     assert summary["mean_length"] == report.Spread(20.0, 10.0, 30.0, 2)
     assert summary["trained_share"].low == 0.8
     assert summary["reward"].median == 0.5
-    assert trainer_speed.summarise(ours, trained=False)["tokens_per_second"].low == 50.0
+    assert ours[0].figures(trained=False)["tokens_per_second"] == 50.0
     ratio = trainer_speed.compare(ours, theirs, trained=True)
     assert ratio["tokens_per_second"] == report.Spread(1.75, 1.5, 2.0, 2)
     assert ratio["tokens_per_cpu_second"] == report.Spread(2.35, 1.5, 3.2, 2)
     assert ratio["mean_length"] == report.Spread(2.0, 1.0, 3.0, 2)
 
 
-def test_the_table_shows_the_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_the_ratio() -> None:
     ours, theirs = [Run(100, 100, 0, 10, 5.0, 2.0, 2.0)], [Run(100, 100, 0, 10, 5.0, 5.0, 5.0)]
     summary = {
-        "aipo": trainer_speed.summarise(ours, trained=True),
-        "trl": trainer_speed.summarise(theirs, trained=True),
+        "aipo": report.spreads([ours[0].figures(trained=True)]),
+        "trl": report.spreads([theirs[0].figures(trained=True)]),
         "ratio": trainer_speed.compare(ours, theirs, trained=True),
     }
-    trainer_speed.print_speeds(
-        {"summary": summary, "settings": {"repeats": 1, "steps": 1}, "machine": {}, "unit": "tokens", "notes": []}
-    )
-    assert "2.50x (2.50 .. 2.50)" in capsys.readouterr().out
+    table = trainer_speed.speed_table(summary, [])
+    assert [row[:2] for row in table.rows] == [
+        ["AIPO", "50 (50 .. 50)"],
+        ["TRL GRPOTrainer", "20 (20 .. 20)"],
+        ["AIPO / TRL", "2.50 (2.50 .. 2.50)"],
+    ]
 
 
 def test_only_groups_whose_rewards_differ_are_trained_on() -> None:
@@ -109,7 +115,7 @@ def test_both_sides_see_the_same_prompts() -> None:
 def test_tasks_in_order() -> None:
     import numpy as np
 
-    tasks = InOrder(RulebookTasks(level=2))
+    tasks = InOrder(level=2)
     rng = np.random.default_rng(0)
     assert [tasks.sample_index(rng) for _ in range(3)] == [0, 1, 2]
     task = tasks.task(0)
@@ -118,7 +124,7 @@ def test_tasks_in_order() -> None:
 
 def test_the_two_start_policies_are_equal() -> None:
     for start in ("embedded", "random"):
-        first, second = (trainer_speed.make_policy(Settings(start=start), seed=3) for _ in range(2))  # type: ignore[arg-type]
+        first, second = (trainer_speed.make_policy(Settings(start=start), seed=3) for _ in range(2))
         pairs = zip(first.model.parameters(), second.model.parameters(), strict=True)
         assert all(a.equal(b) for a, b in pairs)
 
