@@ -97,7 +97,7 @@ def test_repair_30_servers_are_asked_as_the_options_say() -> None:
     for options, expected in (((2, 30.0), (3, 30.0)), ((None, None), (5, None)), ((0, None), (1, None))):
         servers = Servers("http://h/v1", "m", "http://h/v1", "x", *options)
         (helper,) = (servers.agents(["verify"]) or {}).values()
-        for backend in (servers.policy(), helper.backend):  # type: ignore[union-attr]
+        for backend in (servers.policy(), helper().backend):  # type: ignore[operator, union-attr]
             assert (backend.retries.attempts, backend.requests_per_minute) == expected
 
 
