@@ -21,7 +21,7 @@ necklace newspaper nickel night notebook novel number nurse nut object onion ora
 page painting pair pancake paper parent part participant party passenger path peach peanut pear pebble pen pencil
 penny people permutation person pet phone photo piano picture pie piece pig pile pill pillow pin pineapple pint pizza
 plant plate player plum point pond portion possibility post potato present prize problem pupil puppy puzzle quart
-question rabbit race ride ring road rock roll room rose round row sack sandwich scarf school scoop score seat seed
+question rabbit race ride ring road rock roll room rose round row sack sandwich scarf school scoop seat seed
 sentence serving session shark sheep sheet shelf shell shirt shoe shop show side sister situp skirt slice sock soda
 soldier solution song spider spoon spot squirrel stair stamp star step stick sticker stone story straw strawberry
 student subset sweet table tablespoon tank tape teacher team teaspoon term test text ticket tie tile tin tire token

@@ -15,17 +15,20 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from aipo_env.errors import ConfigurationError, DataNotFoundError
+from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from aipo_env.registry import env_spec, list_envs, make_tasks
 from aipo_env.tasks.data_sets import DATA_SETS, Decontamination
 from aipo_env.tasks.gpqa import SOURCE as GPQA
 from aipo_env.tasks.hub import HubSource, is_at_hand
 from aipo_env.tasks.lcb_files import SOURCE as LIVECODEBENCH
+
+log = logging.getLogger("aipo_env")
 
 GRAM, SHORT_GRAM, STOCK = 8, 3, 5
 CONTAINED, SAME_TOKENS, SAME_SHORT_GRAMS = 0.5, 0.7, 0.1
@@ -222,6 +225,10 @@ def at_hand(data: str | os.PathLike[str] | None = None) -> dict[str, list[tuple[
                     found[name] = problems_of(name, place)
                 except DataNotFoundError:  # the cache holds another part of it
                     continue
+                except DataFormatError as error:  # a copy that cannot be read hides no training set
+                    log.warning(
+                        "training rows are not compared with %s, whose copy here cannot be read: %s", name, error
+                    )
     return found
 
 

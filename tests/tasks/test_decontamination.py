@@ -237,3 +237,12 @@ def test_real_test_sets_do_not_stand_in_each_other(data_folder: Path) -> None:
     own = list(TestSets({"gsm8k": gsm8k}).copies([text for _, text in gsm8k]))
     assert [copy.row for copy in own] == list(range(len(gsm8k)))
     assert all(copy.how == "equal" for copy in own)
+
+
+def test_a_damaged_test_set_hides_no_training_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_small_data(tmp_path)
+    (folder / "math500" / "test.jsonl").write_text('{"question": "of another schema"}\n')
+    found = at_hand(folder)
+    assert "math500" not in found
+    assert len(found) > 1
+    assert "math500, whose copy here cannot be read" in caplog.text
