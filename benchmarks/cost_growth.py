@@ -134,7 +134,7 @@ def measure(sizes: Sizes, settings: Settings) -> Cost:
     model = build_model(tokenizer)
     model.resize_token_embeddings(sizes.vocabulary, mean_resizing=False)
     trainer = Trainer(
-        TrainConfig(prompts_per_step=sizes.prompts, samples_per_prompt=sizes.samples),
+        TrainConfig(prompts_per_step=sizes.prompts, samples_per_prompt=sizes.samples, solo_share=1.0),
         policy=Policy("made", model, TransformersCodec(tokenizer)),
     )
     before = report.peak_resident()

@@ -10,7 +10,7 @@ from algorithms.policies import load_policy
 from benchmarks import report, trainer_speed
 from benchmarks.trainer_speed import InOrder, Run, Settings
 
-SMALLEST = ["--steps", "1", "--warmup", "0", "--repeats", "1", "--prompts", "1", "--samples", "2", "--micro-batch", "2"]
+SMALLEST = ["--steps", "1", "--warmup", "0", "--repeats", "1", "--prompts", "1", "--samples", "4", "--micro-batch", "4"]
 
 
 def run_benchmark(arguments: list[str]) -> int:
@@ -30,13 +30,13 @@ def test_the_smallest_run_without_the_peer(tmp_path: Path, capsys: pytest.Captur
     assert result.keys() == {"machine", "settings", "unit", "runs", "summary", "notes"}
     assert result["runs"]["trl"] == []
     (run,) = result["runs"]["aipo"]
-    assert run["rollouts"] == 2
-    assert 2 <= run["tokens"] <= 12
+    assert run["rollouts"] == 4
+    assert 4 <= run["tokens"] <= 24
     assert run["trained_tokens"] in (0, run["tokens"])
     assert run["reply_tokens"] == 0
     assert run["seconds"] > 0 < run["cpu_seconds"]
     assert "ratio" not in result["summary"]
-    assert result["summary"]["aipo"]["mean_length"]["median"] == run["tokens"] / 2
+    assert result["summary"]["aipo"]["mean_length"]["median"] == run["tokens"] / 4
     assert "aipo_with_helpers" in result["summary"]
     assert "TRL did not take part" in result["notes"][0]
     out = capsys.readouterr().out
