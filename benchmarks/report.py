@@ -105,10 +105,10 @@ def in_turns(measures: Mapping[str, Callable[[], T]], repeats: int) -> dict[str,
     """Takes each measure once a repeat; the next repeat begins with another, so that a busy machine slows all alike."""
     samples: dict[str, list[T]] = {name: [] for name in measures}
     names = list(measures)
-    for repeat in range(repeats):
-        turn = repeat % len(names)
-        for name in names[turn:] + names[:turn]:
+    for _ in range(repeats):
+        for name in names:
             samples[name].append(measures[name]())
+        names = [*names[1:], *names[:1]]
     return samples
 
 
