@@ -52,6 +52,8 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
             finally:
                 _limit.reset(token)
     except TimeoutError:
+        if time.monotonic() >= outer:
+            raise  # late is the helper in whose reply this one was asked
         # One of the helper's own may come at any time.
         late = scope.expired() or time.monotonic() >= end
         return Reply("", error=f"no reply within {timeout:g} s" if late else "it timed out")

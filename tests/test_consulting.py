@@ -173,21 +173,40 @@ def test_repair_19_a_helper_may_step_environments(depth: int, around: Callable[.
         assert asked(env) == asked(env)
         return asked(env)
 
-    assert within(30, lambda: around(play)).count("inner: ") == depth  # type: ignore[attr-defined]
+    for _ in range(3):
+        assert within(30, lambda: around(play)).count("inner: ") == depth  # type: ignore[attr-defined]
+    # A loop that stood still is used again.
+    assert sum(thread.name == "aipo-consult" for thread in threading.enumerate()) <= 4
 
 
+@pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("around", [in_a_loop, lambda function: function()])
-def test_repair_19_a_helper_that_hangs_in_another_environment_is_late(around: Callable[..., object]) -> None:
+def test_repair_19_a_helper_that_hangs_in_another_environment_is_late(
+    depth: int, around: Callable[..., object]
+) -> None:
     hanging = Hanging()
 
     def play() -> str:
-        return asked(make(Playing(make(hanging, consult_timeout=None)), consult_timeout=0.2))
+        helper: Recorder = hanging
+        for _ in range(depth):
+            helper = Playing(make(helper, consult_timeout=None))
+        return asked(make(helper, consult_timeout=0.2))
 
     assert "verify could not answer: no reply within 0.2 s" in str(within(30, lambda: around(play)))
     end = time.monotonic() + 20
     while not hanging.cancelled:
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def test_repair_19_the_limit_of_a_consult_ends_with_it() -> None:
+    async def two() -> tuple[Reply, Reply]:
+        first = await consult(Recorder(), ConsultRequest("q"), 0.05)
+        await asyncio.sleep(0.1)
+        return first, await consult(Playing(make(Recorder("deep"))), ConsultRequest("q"), None)
+
+    first, second = within(30, lambda: asyncio.run(two()))  # type: ignore[misc]
+    assert (first.text, "deep" in second.text) == ("ok", True)
 
 
 def test_repair_19_an_inner_limit_is_the_inner_helpers() -> None:

@@ -325,6 +325,15 @@ def test_repair_22_close_leaves_the_callers_helpers_open(
     assert Closing.closed == int(own)
 
 
+def test_repair_22_each_helper_is_closed_by_who_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Closing):
+        closed = 0
+
+    monkeypatch.setattr(Closing, "closed", 0)
+    aipo_env.make("rulebook-consult", agents={"verify": Closing(), "other": Other}).close()
+    assert (Closing.closed, Other.closed) == (0, 1)
+
+
 def test_repair_22_the_callers_policy_stays_open_too() -> None:
     class Policy(Closing):
         async def act(self, request: aipo_env.TurnRequest) -> str:

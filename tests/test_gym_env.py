@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import random
 import time
 from pathlib import Path
@@ -33,6 +34,19 @@ def test_gymnasiums_own_checker(env_id: str, action_mode: str, tmp_path: Path, m
     env = gymnasium.make(f"aipo/{env_id}-v0", action_mode=action_mode, disable_env_checker=True)
     check_env(env.unwrapped)
     assert env.observation_space is env.unwrapped.observation_space
+
+
+@pytest.mark.parametrize("env_id", for_this_machine(e for e in aipo_env.list_envs() if not e.startswith("rg/")))
+def test_repair_24_every_environment_can_be_pickled(
+    env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIPO_DATA", str(write_small_data(tmp_path)))
+    env = aipo_env.make(env_id)
+    env.reset(seed=0)
+    again = pickle.loads(pickle.dumps(env))  # noqa: S301  our own bytes
+    for one in (env, again):
+        one.step(r"\boxed{1}")
+    assert again.trajectory == env.trajectory
 
 
 def test_a_whole_episode() -> None:

@@ -232,6 +232,12 @@ def test_a_run_remembers_its_environment(tmp_path: Path) -> None:
     assert any(m.what == "segments[0].text" for m in other.mismatches)
 
 
+def test_a_solo_run_remembers_its_environment_too(tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    aipo_env.collect_rollouts("rulebook", answered, 2, traces=path, level=3)
+    assert aipo_env.replay(path).faithful
+
+
 def test_what_cannot_be_remembered_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     env = aipo_env.make("rulebook-consult", tasks=SumTasks(), reward_fn=lambda task, answer, grade: 0.25)

@@ -345,6 +345,15 @@ def test_repair_18_making_tasks_does_not_block_the_loop() -> None:
     assert (tasks.blocking, tasks.most, sorted(tasks.made)) == (0, 1, list(range(6)))
 
 
+def test_tasks_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aipo_env.game._MOST_TASKS", 3)
+    tasks = SlowTasks()
+    game = make_sums(tasks=tasks)
+    for index in (0, 1, 2, 2, 3, 3, 2):
+        game.make_episode(index)
+    assert tasks.made == [0, 1, 2, 3, 2]
+
+
 def test_slow_grading_holds_up_nobody_else() -> None:
     async def main() -> list[Trajectory]:
         found = []
@@ -712,6 +721,7 @@ def closure(answer: str) -> Callable[[str], str]:
         (lambda transcript: transcript.upper(), lambda transcript: transcript.lower()),
         (lambda transcript, answer="1": answer, lambda transcript, answer="2": answer),
         (lambda transcript: (lambda: "1")(), lambda transcript: (lambda: "2")()),
+        (lambda transcript, *, answer="1": answer, lambda transcript, *, answer="2": answer),
         (closure("1"), closure("2")),
         (functools.partial(bold, "1"), functools.partial(bold, "2")),
     ],

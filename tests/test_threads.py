@@ -3,11 +3,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
+import functools
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -106,6 +107,18 @@ class Asks:
 
 async def ask(query: str) -> str:
     return await Asks()(query)
+
+
+@pytest.mark.parametrize("function", [ask, Asks(), Asks().__call__, functools.partial(ask, "q")])
+def test_coroutine_functions_need_no_thread(
+    function: Callable[..., Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_THREADS", object())
+
+    async def main() -> object:
+        return await call(function, *([] if isinstance(function, functools.partial) else ["q"]))
+
+    assert asyncio.run(main()) == "q True"
 
 
 @pytest.mark.parametrize(

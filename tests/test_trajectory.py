@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from aipo_env import Segment, Source, TraceWriter, Trajectory, read_traces, write_traces
 from aipo_env.errors import DataFormatError
+from aipo_env.trajectory import numbered_traces
 
 
 def make_trajectory(task_id: str = "t/1") -> Trajectory:
@@ -125,6 +126,14 @@ def test_a_last_line_that_was_cut_inside_a_character_is_skipped(tmp_path: Path) 
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.rindex("∑".encode()) + 1])
     assert [t.task_id for t in read_traces(path)] == ["0"]
+
+
+def test_a_last_line_without_newline_counts_where_nothing_is_appended(tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    write_traces(path, [make_trajectory("a"), make_trajectory("b")])
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert [t.task_id for t in read_traces(path)] == ["a", "b"]
+    assert [(number, t.task_id) for number, t in numbered_traces(path)] == [(1, "a")]
 
 
 def test_repair_27_the_repr_of_a_confidential_trajectory_quotes_nothing() -> None:

@@ -48,6 +48,7 @@ class LiveCodeBenchTasks:
 
     name = "livecodebench"
     answers: AnswerForm = "program"
+    _lock = threading.Lock()  # of the class: what an instance holds can be pickled
 
     def __init__(
         self,
@@ -78,10 +79,13 @@ class LiveCodeBenchTasks:
         self.num_tasks: int | None = len(self._rows)
         self._ids = _unique_ids(self._rows)
         self._places = {task_id: index for index, task_id in enumerate(self._ids)}
-        self._grader = _shared_grader(bool(allow_weak_isolation))
+        self._allow_weak_isolation = bool(allow_weak_isolation)
         self._problems = _ProblemCache(self.time_limit_s)
         self._isolation: Isolation | None = None
-        self._lock = threading.Lock()
+
+    @property
+    def _grader(self) -> CodeGrader:
+        return _shared_grader(self._allow_weak_isolation)
 
     def task(self, index: int) -> Task:
         """The task of this row; its gold answer is empty, since the tests stay with the grader."""
@@ -168,6 +172,9 @@ class _ProblemCache:
         self._kept: collections.OrderedDict[IndexedRow, tuple[CodeProblem, int]] = collections.OrderedDict()
         self._chars = 0
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[_ProblemCache], tuple[float]]:
+        return _ProblemCache, (self._time_limit_s,)
 
     def get(self, row: IndexedRow) -> CodeProblem:
         # One at a time: two threads would unpack the same tests twice.
