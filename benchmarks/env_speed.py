@@ -3,10 +3,8 @@ r"""Our environment beside those of skyrl-gym and gem-llm: steps per second on t
     python -m benchmarks.env_speed [--episodes N] [--repeats N] [--json FILE]
 
 No model takes part: the texts of the policy are made before, so that what is timed is the environment alone. The problems are
-sums, products and differences that this file writes; no data set is needed.
-
-**Order.** One process and one thread. In each repeat every environment plays all episodes, one environment after the other;
-the next repeat starts with another. Each repeat gives one ratio. The time of a step is the median of a repeat's steps.
+sums, products and differences that this file writes. One process and one thread. In each repeat every environment plays all
+episodes; each repeat gives one ratio.
 
 **Equal:** problems, gold answers, number of right and of wrong answers (every fourth is wrong), and the reasoning in front of
 the answer (about 1,100 characters; `--short` leaves it out). Before timing, each environment must give the reward that it owes
@@ -14,8 +12,7 @@ to every one of these texts.
 
 **Not equal:**
 
-- Each environment gets the answer in the form that it asks for: ours and gem `\boxed{42}`, skyrl-gym's gsm8k `#### 42`, its
-  aime `Answer: 42`.
+- Each environment gets the answer in the form that it asks for.
 - skyrl-gym's environments hold one problem each: its reset is to construct one (and `init`), without its registry's `make`,
   which costs more. Ours and gem's are made once and reset to a given problem.
 - What a step does differs. skyrl-gym's gsm8k searches for one pattern and compares two strings: no state, no
@@ -40,7 +37,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import aipo_env
 from aipo_env.installation import DISTRIBUTION
@@ -81,8 +78,7 @@ class Settings(report.Settings):
     least: ClassVar = {"episodes": 1, "repeats": 1}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """A word problem with an integer answer."""
 
     question: str
@@ -127,13 +123,12 @@ def problems() -> list[Problem]:
     made: dict[int, Problem] = {}
     for i in range(1, 14):
         a, b = 7 * i + 3, 11 * i - 4
-        rows = [
+        for question, gold in (
             (f"A shelf holds {a} books and gets {b} more. How many books are on it?", a + b),
             (f"There are {a} rows with {b} seats each. How many seats are there?", a * b),
             (f"It is {a - b} degrees, then {2 * i} degrees warmer. What is the temperature?", a - b + 2 * i),
             (f"{i} boxes weigh {a * i} kg together and {b} kg more are added. What is the weight?", a * i + b),
-        ]
-        for question, gold in rows:
+        ):
             while gold in made:
                 question, gold = question + " Add 1000 to your result.", gold + 1000
             made[gold] = Problem(question, gold)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from aipo_env.errors import DataNotFoundError
 from aipo_env.installation import DISTRIBUTION
@@ -79,6 +79,8 @@ class Settings(report.Settings):
     """Uses only the first rows of each set."""
     graders: tuple[Name, ...] = ("aipo", "math-verify", "prm800k-style", "hendrycks-style")
     """Which graders to run."""
+
+    least: ClassVar = {"repeats": 1}
 
 
 # -- the graders, each in a process of its own

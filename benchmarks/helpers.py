@@ -25,18 +25,15 @@ import operator
 import os
 import random
 import re
-import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import tyro
-
 from aipo_agents import KnowledgeAgent, ReasoningAgent, VerifyAgent
 from aipo_agents.verdicts import leading_verdict
 from aipo_env.errors import DataNotFoundError
+from aipo_env.installation import DISTRIBUTION
 from aipo_env.protocol import Agent, ConsultRequest
 from benchmarks import report
 
@@ -45,40 +42,30 @@ QUERIES: Final = Path(__file__).with_name("helper_queries.json")
 _OPERATORS: Final[dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
 }  # fmt: skip
-_FACTORS: Final = {
-    "60": "100",
-    "12": "10",
-    "7": "5",
-    "24": "12",
-    "100": "60",
-    "16": "12",
-    "52": "50",
-    "365": "350",
-    "3": "4",
-}
+_CONFUSED: Final = ((60, 100), (12, 10), (7, 5), (24, 12), (100, 60), (16, 12), (52, 50), (365, 350), (3, 4))
+_FACTORS: Final = {str(factor): str(wrong) for factor, wrong in _CONFUSED}
+"""Conversion factors, and what each is confused with."""
 _UNITS: Final = re.compile(
     r"\b(?:second|minute|hour|day|week|month|year|inch|inches|feet|foot|yard|cent|dozen|ounce|pound)s?\b"
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+NUM_LINES: Final = 1500
+"""True GSM8K lines, at most."""
+NUM_PROBLEMS: Final = 100
+"""GSM8K problems for Reasoning."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(report.Settings):
     """What to measure, and on which rows."""
 
     data: Path | None = None
     """Folder with gsm8k/test.jsonl and math500/test.jsonl; AIPO_DATA if left out."""
     half: Literal["dev", "test"] = "test"
     """Half of the problems."""
-    lines: int = 1500
-    """True GSM8K lines, at most."""
-    problems: int = 100
-    """GSM8K problems for Reasoning."""
     seed: int = 0
     """Of the choice of rows and of the corruptions."""
-    show: int = 0
-    """So many failures of each kind are printed."""
-    json: Path | None = None
-    """Where to write the report."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,9 +83,9 @@ def read_rows(settings: Settings, name: str) -> list[dict[str, Any]]:
     Raises:
         DataNotFoundError: if it is not there.
     """
-    root = settings.data or (Path(os.environ["AIPO_DATA"]) if os.environ.get("AIPO_DATA") else None)
-    path = root / name / "test.jsonl" if root is not None else None
-    if path is None or not path.exists():
+    root = settings.data or Path(os.environ.get("AIPO_DATA") or "data")
+    path = root / name / "test.jsonl"
+    if not path.exists():
         raise DataNotFoundError(f"Expected {name}/test.jsonl in {root}; there is none. Name the folder with --data.")
     rows = [json_module.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return [row for row in rows if half_of(row.get("question") or row["problem"]) == settings.half]
@@ -208,12 +195,12 @@ def _written(text: str, mark: re.Match[str], left: str) -> tuple[int, int, str] 
     return start, start + len(shown), product[0] if product is not None else "*"
 
 
-def gsm8k_lines(rows: Sequence[dict[str, Any]], settings: Settings) -> list[Line]:
+def gsm8k_lines(rows: Sequence[dict[str, Any]], seed: int) -> list[Line]:
     """True lines of solutions, and after each all its corruptions, with calculator marks."""
-    rng = random.Random(settings.seed)
+    rng = random.Random(seed)
     texts = [line for row in rows for line in row["answer"].split("\n") if true_line(line)]
     rng.shuffle(texts)
-    return [line for text in texts[: settings.lines] for line in (Line(text, "true"), *corrupt(text, rng))]
+    return [line for text in texts[:NUM_LINES] for line in (Line(text, "true"), *corrupt(text, rng))]
 
 
 def math_sentences(rows: Sequence[dict[str, Any]]) -> list[Line]:
@@ -232,65 +219,47 @@ def ask(agent: Agent, query: str) -> str:
     return asyncio.run(agent.respond(ConsultRequest(query))).text
 
 
-def verify(lines: Iterable[Line], settings: Settings, title: str) -> dict[str, float]:
+def verify(lines: Iterable[Line]) -> dict[str, float]:
     """Shares of the verdicts: of true lines `correct` and `incorrect`, of corrupted ones `incorrect`, by kind too."""
-    agent, counts, shown = VerifyAgent(), collections.Counter[str](), collections.Counter[str]()
+    agent, totals, counts = VerifyAgent(), collections.Counter[str](), collections.Counter[tuple[str, str]]()
     for line in lines:
-        reply = ask(agent, line.text)
-        verdict = leading_verdict(reply) or "none"
-        counts[f"{line.kind}: {verdict}"] += 1
-        wanted = "correct" if line.kind == "true" else "incorrect"
-        failure = f"{title}, {'true' if line.kind == 'true' else 'corrupted'}: {verdict}"
-        if verdict != wanted and shown[failure] < settings.show:
-            shown[failure] += 1
-            print(f"[{failure}, {line.kind}] {line.text}\n    {reply}")
-    kinds = sorted({key.partition(":")[0] for key in counts} - {"true"})
-    totals = {
-        kind: sum(counts[f"{kind}: {v}"] for v in ("correct", "incorrect", "cannot tell", "none"))
-        for kind in ["true", *kinds]
-    }
-    result = {
-        "true lines": float(totals["true"]),
-        "true, correct": counts["true: correct"] / max(totals["true"], 1),
-        "true, incorrect": counts["true: incorrect"] / max(totals["true"], 1),
-    }
-    if kinds:
-        result["corrupted lines"] = float(sum(totals[kind] for kind in kinds))
-        result["corrupted, caught"] = sum(counts[f"{kind}: incorrect"] for kind in kinds) / result["corrupted lines"]
-        result["corrupted, correct"] = sum(counts[f"{kind}: correct"] for kind in kinds) / result["corrupted lines"]
-        result |= {f"caught: {kind} ({totals[kind]})": counts[f"{kind}: incorrect"] / totals[kind] for kind in kinds}
+        verdict = leading_verdict(ask(agent, line.text)) or "none"
+        for kind in {line.kind, "true" if line.kind == "true" else "corrupted"}:
+            totals[kind] += 1
+            counts[kind, verdict] += 1
+
+    def share(kind: str, verdict: str) -> float:
+        return counts[kind, verdict] / max(totals[kind], 1)
+
+    result = {"true lines": float(totals["true"])}
+    result |= {f"true, {verdict}": share("true", verdict) for verdict in ("correct", "incorrect")}
+    if totals["corrupted"]:
+        result["corrupted lines"] = float(totals["corrupted"])
+        result["corrupted, caught"] = share("corrupted", "incorrect")
+        result["corrupted, correct"] = share("corrupted", "correct")
+        kinds = sorted(totals.keys() - {"true", "corrupted"})
+        result |= {f"caught: {kind} ({totals[kind]})": share(kind, "incorrect") for kind in kinds}
     return result
 
 
-def knowledge(settings: Settings) -> dict[str, float]:
+def knowledge() -> dict[str, float]:
     """How often the first hit is a right one."""
     agent = KnowledgeAgent()
     queries: dict[str, list[str]] = json_module.loads(QUERIES.read_text(encoding="utf-8"))
     right = 0
-    for number, (query, titles) in enumerate(queries.items()):
+    for query, titles in queries.items():
         reply = ask(agent, query)
-        hit = any(reply.startswith(f"{title}: ") or reply == title for title in titles)
-        right += hit
-        if not hit and number < settings.show * 100:
-            print(f"[knowledge] {query}\n    {reply[:160]}")
+        right += any(reply.startswith(f"{title}: ") or reply == title for title in titles)
     return {"queries": float(len(queries)), "first hit right": right / len(queries)}
 
 
-def reasoning(rows: Sequence[dict[str, Any]], settings: Settings) -> dict[str, float]:
+def reasoning(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, float]:
     """How often the step is useful, wrong by the check, or none."""
-    agent, counts, shown = ReasoningAgent(), collections.Counter[str](), collections.Counter[str]()
-    chosen = random.Random(settings.seed).sample(list(rows), min(settings.problems, len(rows)))
-    for row in chosen:
-        step = ask(agent, row["question"])
-        kind = judge_step(step, row["question"], row["answer"])
-        counts[kind] += 1
-        if kind != "useful" and shown[kind] < settings.show:
-            shown[kind] += 1
-            print(f"[reasoning: {kind}] {row['question']}\n    {step}\n    {MARK.findall(row['answer'])}")
-    return {
-        "problems": float(len(chosen)),
-        **{kind: counts[kind] / len(chosen) for kind in ("useful", "not in the solution", "none")},
-    }
+    agent = ReasoningAgent()
+    chosen = random.Random(seed).sample(list(rows), min(NUM_PROBLEMS, len(rows)))
+    kinds = [judge_step(ask(agent, row["question"]), row["question"], row["answer"]) for row in chosen]
+    shares = {kind: kinds.count(kind) / len(chosen) for kind in ("useful", "not in the solution", "none")}
+    return {"problems": float(len(chosen)), **shares}
 
 
 def judge_step(step: str, problem: str, answer: str) -> str:
@@ -305,38 +274,26 @@ def judge_step(step: str, problem: str, answer: str) -> str:
     return "useful" if useful else "not in the solution"
 
 
-def benchmark(settings: Settings) -> dict[str, Any]:
-    """Runs everything and returns the report."""
+def benchmark(settings: Settings) -> report.Result:
+    """Asks every helper."""
     gsm8k, math500 = read_rows(settings, "gsm8k"), read_rows(settings, "math500")
-    about = report.machine(("aipo-rl", "bm25s"), threads=1) | {"half": settings.half, "seed": settings.seed}
-    start = time.perf_counter()
-    lines = gsm8k_lines(gsm8k, settings)
+    lines = gsm8k_lines(gsm8k, settings.seed)
     bare = [dataclasses.replace(line, text=MARK.sub("", line.text)) for line in lines]
     results = {
-        "Verify, GSM8K lines with marks": verify(lines, settings, "marks"),
-        "Verify, GSM8K lines without marks": verify(bare, settings, "no marks"),
-        "Verify, MATH-500 sentences": verify(math_sentences(math500), settings, "MATH"),
-        "Knowledge, own queries": knowledge(settings),
-        "Reasoning, GSM8K problems": reasoning(gsm8k, settings),
+        "Verify, GSM8K lines with marks": verify(lines),
+        "Verify, GSM8K lines without marks": verify(bare),
+        "Verify, MATH-500 sentences": verify(math_sentences(math500)),
+        "Knowledge, own queries": knowledge(),
+        "Reasoning, GSM8K problems": reasoning(gsm8k, settings.seed),
     }
-    return {"about": about | {"seconds": round(time.perf_counter() - start, 1)}, "results": results}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark from the command line."""
-    settings = tyro.cli(Settings, args=arguments, description=(__doc__ or "").split("\n", 1)[0])
-    result = benchmark(settings)
     rows = [
         (part, name, f"{value:,.0f}" if value > 1 else f"{100 * value:.1f} %")
-        for part, values in result["results"].items()
+        for part, values in results.items()
         for name, value in values.items()
     ]
     table = report.Table("The embedded helpers", ["helper and rows", "measure", "value"], rows)
-    report.print_report(result["about"], [table])
-    if settings.json is not None:
-        report.write_json(settings.json, result)
-    return 0
+    return report.Result([table], {"results": results})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(report.run(Settings, benchmark, (DISTRIBUTION, "bm25s")))

@@ -38,7 +38,7 @@ class Settings:
     json: Path | None = None
     """Also writes the settings, all samples and the summary here."""
 
-    least: ClassVar[Mapping[str, float]] = {"repeats": 1}
+    least: ClassVar[Mapping[str, float]] = {}
     """The least value that each of these settings may have."""
 
     def __post_init__(self) -> None:

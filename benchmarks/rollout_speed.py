@@ -7,7 +7,7 @@ integer answer; a wrong helper text or a wrong reward stops the benchmark.
 
 **A turn.** The helper replies at once, so what is left is the framework: reading the action, asking, recording, grading,
 observing. The time is that of whole episodes (start and end included) by the number of their turns, of which three of four
-are consults. One process, one thread; in each repeat every case plays all episodes, the next repeat starts with another case.
+are consults. One process, one thread.
 
 - *state machine*: `Episode.act` and `Episode.reply` called directly; nothing is observed.
 - *AEC*: the PettingZoo face, the caller plays policy and helper with `step()`; *AEC with last()* also looks before each step.

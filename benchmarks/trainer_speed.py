@@ -2,43 +2,39 @@ r"""Our trainer beside TRL's `GRPOTrainer`: sampled-and-trained tokens per secon
 
     python -m benchmarks.trainer_speed [--steps N] [--repeats N] [--json FILE]
 
-A sampled-and-trained token is one that was drawn from the policy, and whose log-probability was then in the loss with an
-advantage that is not zero. The end-of-sequence token counts; prompt, padding and helpers' tokens do not.
+A sampled-and-trained token is one that was drawn from the policy, and whose log-probability was then in the loss with
+an advantage that is not zero. The end-of-sequence token counts; prompt, padding and helpers' tokens do not.
 
-**Order.** One process. TRL's training loop runs; each time one of its steps has ended, a callback runs one step of ours, and
-hands back. So the two alternate step by step, and a busy machine slows both. A TRL step is all the time between two callbacks
-(its data loading is in it), a step of ours is all of `Trainer.train_step`. The first `--warmup` steps of each repeat do not
-count. A repeat starts with fresh trainers from the same weights. Each repeat gives one ratio.
+**Order.** One process. TRL's training loop runs; after each of its steps a callback runs one step of ours. So the two
+alternate, and a busy machine slows both. A TRL step is all the time between two callbacks (its data loading is in it),
+a step of ours is all of `Trainer.train_step`. The first `--warmup` steps of each repeat do not count. A repeat starts
+with fresh trainers from the same weights, and gives one ratio.
 
-**Equal:** start weights, tokenizer, prompts (the same ones in the same steps, equally long, so neither side pads them),
-group size, prompts per step, limit of new tokens, temperature 1, reward, one update per batch, sequences in one forward and
-backward pass, AdamW with the same constant learning rate, betas and norm of the gradient, no KL term, fp32 on the CPU with
-the same number of threads, no dropout, no checkpoints, no evaluation, no logging (TRL: `report_to="none"`,
-`logging_strategy="no"`, no progress bar; ours: `train_step` writes nothing).
+**Equal:** start weights, tokenizer, prompts (equally long, so neither side pads them), group size, prompts per step,
+limit of new tokens, temperature 1, reward, one update per batch, sequences in one forward and backward pass, AdamW with
+the same constants, no KL term, fp32 on the CPU with the same number of threads, no dropout, no checkpoints, no
+evaluation, no logging.
 
-**Reward.** With `--reward coin`, the default, a rollout earns 1 if the sum of its token ids is even. That is as cheap as a
-reward can be, and it splits every group, so that every token of both sides has a gradient. With `--reward right` a rollout
-earns 1 if its boxed answer is right. The start policy has none right, so that all advantages are zero; our trainer then
-makes no forward and backward pass (they would give zeros), TRL does. Then the table counts sampled tokens, and the ratio
-says what a step without signal costs, no more.
+**Reward.** With `--reward coin`, the default, a rollout earns 1 if the sum of its token ids is even: that is cheap and
+splits every group, so every token of both sides has a gradient. With `--reward right` it earns 1 if its boxed answer is
+right. The start policy has none right, so all advantages are zero; our trainer then makes no forward and backward pass,
+TRL does. Then the table counts sampled tokens, and the ratio says what a step without signal costs, no more.
 
 **Not equal:**
 
-- What a sampled completion is, is each library's own doing: TRL calls `model.generate`; ours decodes with
-  `algorithms.decoder`, drops finished rows from the batch, and keeps the sampler's log-probabilities. Ours also runs an episode
-  for each rollout (parsing, grading, records); TRL's reward function gets the ids.
+- TRL samples with `model.generate`; ours decodes with `algorithms.decoder`, drops finished rows from the batch, keeps
+  the sampler's log-probabilities, and runs an episode for each rollout (parsing, grading, records). TRL's reward
+  function gets the ids.
 - TRL pads completions on the right to the longest of the batch; ours sorts rows by length before it cuts micro-batches.
-- TRL computes the entropy of each token for its metrics. It has no switch. With one update per batch neither side computes
-  old log-probabilities a second time.
+- TRL computes the entropy of each token for its metrics. It has no switch.
 - Samples come from different random streams. Mean completion lengths are reported for both.
-- Loss: TRL's default ("dapo": token mean, clip) with its group-normalised advantage; ours is our default with the group's mean.
-  On a batch without helpers both are a clipped token mean.
+- Loss: TRL's default ("dapo": token mean, clip) with its group-normalised advantage; ours is our default with the
+  group's mean. On a batch without helpers both are a clipped token mean.
 
-TRL gets its best settings for a CPU: no gradient checkpointing (its default is on), no bf16 (its default is on where it can),
-no data-loading workers, ids of end and padding set, parallel tokenizers off.
+TRL gets its best settings for a CPU: no gradient checkpointing, no bf16 (its defaults are on), no data-loading workers.
 
-**With helpers**, ours alone, as a row of its own and no comparison (TRL has none): the same prompts with half of each group
-assisted. There the replies' tokens are fed to the model and trained on, but not sampled.
+**With helpers**, ours alone, as a row of its own and no comparison (TRL has none): the same prompts with half of each
+group assisted. There the replies' tokens are fed to the model and trained on, but not sampled.
 """
 
 from __future__ import annotations
@@ -137,6 +133,10 @@ class Run:
         self.rollouts, self.reward, self.tokens = len(rewards), sum(rewards), sum(lengths)
         self.trained_tokens = trained_tokens(rewards, lengths, group)
 
+    def stop(self, started: tuple[float, float]) -> None:
+        """Notes the time since `clock` was read."""
+        self.seconds, self.cpu_seconds = (now - then for now, then in zip(clock(), started, strict=True))
+
     def figures(self, *, trained: bool) -> dict[str, float]:
         """Speeds and means.
 
@@ -154,16 +154,9 @@ class Run:
         }
 
 
-class Stopwatch:
-    """Wall and processor time since it was made."""
-
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def stop(self, run: Run) -> None:
-        """Writes the times to a run."""
-        run.seconds = time.perf_counter() - self._wall
-        run.cpu_seconds = time.process_time() - self._cpu
+def clock() -> tuple[float, float]:
+    """Wall and processor time."""
+    return time.perf_counter(), time.process_time()
 
 
 class InOrder(RulebookTasks):
@@ -250,9 +243,9 @@ def make_ours(settings: Settings, seed: int, *, solo_share: float = 1.0) -> OurT
 
 def our_step(trainer: Trainer) -> Run:
     """One timed step of ours."""
-    run, watch = Run(), Stopwatch()
+    run, started = Run(), clock()
     _, trajectories = trainer.train_step()
-    watch.stop(run)
+    run.stop(started)
     run.count(
         [t.reward for t in trajectories],
         [t.count(Source.POLICY) for t in trajectories],
@@ -264,10 +257,8 @@ def our_step(trainer: Trainer) -> Run:
 
 def peer_missing() -> str | None:
     """Why TRL cannot take part, or None."""
-    for name in ("trl", "datasets", "accelerate"):
-        if importlib.util.find_spec(name) is None:
-            return f"TRL did not take part: {name} is not installed ({install_command('bench')})"
-    return None
+    missing = [name for name in ("trl", "datasets", "accelerate") if importlib.util.find_spec(name) is None]
+    return f"TRL did not take part: no {', '.join(missing)} ({install_command('bench')})" if missing else None
 
 
 def run_ours(
@@ -299,7 +290,7 @@ def run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
     # The tokenizer reads the start token in text, so that the ids are those of our prompts.
     start = policy.tokenizer.bos_token
     rows = {"prompt": [f"{start}{task.problem}" for task in tasks], "gold": [task.gold for task in tasks]}
-    current, watch = Run(), Stopwatch()
+    current, started = Run(), clock()
 
     def reward(completion_ids: list[list[int]], gold: list[str], **_: object) -> list[float]:
         if settings.reward == "coin":
@@ -313,16 +304,16 @@ def run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
 
     class TakeTurns(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, args: object, state: object, control: object, **_: object) -> None:
-            nonlocal watch
-            watch = Stopwatch()
+            nonlocal started
+            started = clock()
 
         def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
-            nonlocal current, watch
-            watch.stop(current)
+            nonlocal current, started
+            current.stop(started)
             if state.global_step > settings.warmup:  # type: ignore[attr-defined]
                 total.add(current)
             between()
-            current, watch = Run(), Stopwatch()
+            current, started = Run(), clock()
 
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -61,6 +62,8 @@ class Settings(report.Settings):
     repeats: int = 2
     seed: int = 0
     threads: int = 3
+
+    least: ClassVar = {"repeats": 1}
 
 
 def doubled(settings: Settings) -> report.Result:
