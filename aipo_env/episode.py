@@ -117,6 +117,9 @@ class EpisodeConfig:
     answers: markup.AnswerForm = "value"
     """What an answer is: a "value" stands in its tag, a "program" may be the turn's last fenced block. The task family's
     own `answers` comes first."""
+    extraction: markup.Extraction = "boxed"
+    r"""What marks a value as the answer: "boxed" is `\boxed{...}` and `<answer>` alone; "lenient" takes `The answer is 5.`,
+    `#### 5` and the like too, for comparisons with harnesses that do."""
 
     def __post_init__(self) -> None:
         for name, what in _BUDGETS.items():
@@ -133,6 +136,8 @@ class EpisodeConfig:
             raise ConfigurationError(f"helper_view is 'transcript' or 'query', got {self.helper_view!r}.")
         if self.answers not in ("value", "program"):
             raise ConfigurationError(f"answers is 'value' or 'program', got {self.answers!r}.")
+        if self.extraction not in ("boxed", "lenient"):
+            raise ConfigurationError(f"extraction is 'boxed' or 'lenient', got {self.extraction!r}.")
         if POLICY in self.agents:
             raise ConfigurationError(f"{POLICY!r} is the policy's own name; give the helper another one.")
         for agent in self.agents:
@@ -292,7 +297,11 @@ class Episode:
         """A parser for one turn by these rules; `finish` is how the turn ended."""
         config = self.config
         return markup.ActionParser(
-            config.agents, consults=config.assisted, answers=config.answers, ended=finish == "stop"
+            config.agents,
+            consults=config.assisted,
+            answers=config.answers,
+            extraction=config.extraction,
+            ended=finish == "stop",
         )
 
     def reply(self, reply: Reply) -> None:

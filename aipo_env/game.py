@@ -49,6 +49,7 @@ class ConsultGame:
         agents: the helpers by name; empty where nobody answers.
         config: the rules.
         prompt: name or text of the prompt's template.
+        solo_prompt: that of episodes without help; None for the same.
         consult_timeout: seconds a helper has; None for no limit.
         reward_fn: replaces the 0/1 reward for a correct answer.
         codec: makes episodes token-exact.
@@ -63,6 +64,7 @@ class ConsultGame:
         config: EpisodeConfig,
         *,
         prompt: str = "consult",
+        solo_prompt: str | None = None,
         consult_timeout: float | None = 60.0,
         reward_fn: RewardFunction | None = None,
         codec: TokenCodec | None = None,
@@ -86,14 +88,15 @@ class ConsultGame:
         self.agents = dict(agents)
         self.agent_names = list(config.agents)
         self.config = config
-        self.prompt = prompt
+        self.prompt, self.solo_prompt = prompt, solo_prompt
         self.consult_timeout = consult_timeout
         self.reward_fn = reward_fn
         self.codec = codec
         self.env_id = env_id
         self.owned = tuple(owned)
         self._descriptions = {name: describe(name, self.agents.get(name)) for name in config.agents}
-        build_prompt(prompt, "", self._descriptions, answers=config.answers)
+        for template in (prompt, self.prompt_of(False)):
+            build_prompt(template, "", self._descriptions, answers=config.answers)
         self._made: dict[int, Task] = {}
         # One after the other: a family need not be safe for several threads.
         self._making, self._grading = OnDemandThreads(limit=1), OnDemandThreads(limit=8)
@@ -116,6 +119,10 @@ class ConsultGame:
             self.text_space.max_chars, [said for said in PLAIN_CORPUS if len(said) <= self.text_space.max_chars]
         )
         return spaces.Dict(target=spaces.Discrete(len(self.agent_names) + 1), text=text)
+
+    def prompt_of(self, assisted: bool) -> str:
+        """Name or text of the template of episodes with help, or without."""
+        return self.prompt if assisted or self.solo_prompt is None else self.solo_prompt
 
     def task(self, index: int) -> Task:
         """The family's task with this index, made once for all samples of a group.
@@ -149,7 +156,7 @@ class ConsultGame:
         Args:
             task: the index of one of `tasks`, or a task itself.
             seed: the helpers' seeds derive from it.
-            assisted: overrides whether helpers answer; the prompt stays the same.
+            assisted: overrides whether helpers answer; the prompt stays the same, unless there is a `solo_prompt`.
         """
         config = self.config
         if assisted is not None and assisted != config.assisted:
@@ -161,7 +168,7 @@ class ConsultGame:
             chosen = dataclasses.replace(chosen, confidential=True)
         return Episode(
             chosen,
-            build_prompt(self.prompt, chosen.problem, self._descriptions, answers=config.answers),
+            build_prompt(self.prompt_of(config.assisted), chosen.problem, self._descriptions, answers=config.answers),
             partial(self.tasks.grade, chosen),
             config,
             seed=seed,

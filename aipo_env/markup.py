@@ -14,6 +14,9 @@ no helper opens nothing.
 Where the answer is a program, models rarely mark it: they write a fenced code block and end their turn. So there a turn
 that neither consults nor marks an answer with a fenced block in it answers by its last fenced block. A turn that was cut
 by the token limit does not: its last block is a draft.
+
+Under the extraction "lenient" a turn that neither consults nor marks a value may say it as other harnesses read it:
+`The answer is 5.`, `#### 5`, `\boxed 5`, else its last formula or number, which a turn that was cut does not give.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ from collections.abc import Collection
 from typing import Literal
 
 from aipo_env.fences import FencedBlock, last_program
-from aipo_env.grading.extract import boxes_in_a_row
+from aipo_env.grading.extract import boxes_in_a_row, extract_answer
 from aipo_env.protocol import Answer, Consult, Malformed
 
 AnswerForm = Literal["value", "program"]
 """What an answer is: a value (a number, a letter, a formula), or a program."""
+Extraction = Literal["boxed", "lenient"]
+"""What marks a value: a box or an answer tag alone, or other words too, see the module."""
 
 CONSULT_CLOSE = "</consult>"
 FEEDBACK_CLOSE = "</feedback>"
@@ -89,6 +94,7 @@ class ActionParser:
         agents: the names that may be consulted.
         consults: whether a consult tag is an action; in solo episodes it is text like any other.
         answers: what an answer is; a "program" need not be marked, see the module.
+        extraction: what marks a value.
         ended: whether the policy ended the turn itself; False where the token limit cut it.
     """
 
@@ -98,11 +104,12 @@ class ActionParser:
         *,
         consults: bool = True,
         answers: AnswerForm = "value",
+        extraction: Extraction = "boxed",
         ended: bool = True,
     ) -> None:
         self._agents = agents
         self._consults = consults
-        self._answers = answers
+        self._answers, self._extraction = answers, extraction
         self._ended = ended
         self._parts: list[str] = []
         self._pending = ""
@@ -153,6 +160,10 @@ class ActionParser:
             block = self._unmarked_program(text if consult is None else text[: consult[1]])
             if block is not None:
                 return Answer(text[block.start : block.end].strip(), text[: block.start])
+        elif marked is None and self._extraction == "lenient" and not (self._consults and self._open["consult"]):
+            value = extract_answer(self._own(text), marked_only=not self._ended)
+            if value is not None:
+                return Answer(value, text)
         return Malformed(self._reason(), text) if marked is None else marked
 
     def _reason(self) -> str:
@@ -165,15 +176,16 @@ class ActionParser:
         return _NO_PROGRAM if self._answers == "program" else _NO_ACTION
 
     def _unmarked_program(self, text: str) -> FencedBlock | None:
-        """The last fenced block of a turn, outside of what the policy wrote in others' names."""
-        if not self._ended or "```" not in text:
-            return None
-        # Blanks in their place keep the positions; a tag in a program's own text stays in the program.
+        """The last fenced block of a turn; a tag in a program's own text stays in the program."""
+        return last_program(self._own(text)) if self._ended and "```" in text else None
+
+    def _own(self, text: str) -> str:
+        """The turn with blanks for what the policy wrote in others' names; all positions stay."""
         pieces, position = [], 0
         for start, end in self._inert:
             pieces += [text[position:start], _NO_BREAK.sub(" ", text[start:end])]
             position = end
-        return last_program("".join([*pieces, text[position:]]))
+        return "".join([*pieces, text[position:]])
 
     @property
     def _known(self) -> str:
@@ -282,10 +294,11 @@ def parse(
     *,
     consults: bool = True,
     answers: AnswerForm = "value",
+    extraction: Extraction = "boxed",
     ended: bool = True,
 ) -> Consult | Answer | Malformed:
     """The action that a whole turn is; see `ActionParser`."""
-    parser = ActionParser(agents, consults=consults, answers=answers, ended=ended)
+    parser = ActionParser(agents, consults=consults, answers=answers, extraction=extraction, ended=ended)
     parser.feed(text, last=True)
     return parser.finish()
 

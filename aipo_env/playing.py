@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import itertools
 import types
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -15,6 +16,7 @@ from aipo_env.game import ConsultGame
 from aipo_env.markup import CONSULT_CLOSE
 from aipo_env.protocol import Action, TokenAction, TurnPolicy, TurnRequest
 from aipo_env.threads import call
+from aipo_env.trajectory import Segment, Source
 
 PolicyLike = TurnPolicy | Callable[[str], str] | Callable[[str], Awaitable[str]]
 """A policy, or a function from the transcript to the turn, synchronous or asynchronous."""
@@ -96,7 +98,12 @@ def turn_request(episode: Episode, *, seed: int, max_tokens: int | None = None, 
         turn=episode.turn,
         task_id=episode.task.id,
         assisted=config.assisted,
+        pieces=tuple("".join(s.text for s in run) for _, run in itertools.groupby(episode.segments, _by_policy)),
     )
+
+
+def _by_policy(segment: Segment) -> bool:
+    return segment.source is Source.POLICY
 
 
 class Player:

@@ -179,6 +179,8 @@ class TurnRequest:
     task_id: str = ""
     assisted: bool = True
     """Whether helpers answer in this episode."""
+    pieces: tuple[str, ...] = ()
+    """The transcript in pieces: what the policy was told (the prompt, replies) and what it wrote, by turns."""
 
 
 @runtime_checkable

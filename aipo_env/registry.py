@@ -29,6 +29,7 @@ from aipo_env.errors import ConfigurationError, MissingDependencyError, unknown_
 from aipo_env.game import ActionMode, ConsultGame
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.installation import install_command
+from aipo_env.markup import Extraction
 from aipo_env.parallel_env import ParallelConsultEnv
 from aipo_env.playing import PolicyLike
 from aipo_env.protocol import Agent
@@ -280,10 +281,10 @@ def make(
         render_mode: None or "ansi".
         seed: used by the first `reset` that brings none.
         options: what `make_game` takes: `agents`, `max_consults`, `max_turns`, `max_chars`, `max_reply_chars`,
-            `consult_cost`, `consult_timeout`, `helper_view`, `fan_out`, `split`, `prompt`, `reward_fn`, `codec`, `tasks`,
-            and the options of the task family (`data=`, `revision=` and `decontaminate=` for data sets, `parts=` for mix;
-            `choice_seed=` and `keep_texts=` for gpqa-diamond; `version=`, `start_date=`, `end_date=`, `time_limit_s=` for
-            livecodebench; `level=`, `digits=`, `operators=`, `style=` for rulebook).
+            `consult_cost`, `consult_timeout`, `helper_view`, `fan_out`, `extraction`, `split`, `prompt`, `solo_prompt`,
+            `reward_fn`, `codec`, `tasks`, and the options of the task family (`data=`, `revision=` and `decontaminate=` for
+            data sets, `parts=` for mix; `choice_seed=` and `keep_texts=` for gpqa-diamond; `version=`, `start_date=`,
+            `end_date=`, `time_limit_s=` for livecodebench; `level=`, `digits=`, `operators=`, `style=` for rulebook).
 
     Raises:
         UnknownIdError: naming the nearest known id.
@@ -420,8 +421,10 @@ def make_game(
     consult_timeout: float | None = 60.0,
     helper_view: Literal["transcript", "query"] | None = None,
     fan_out: int | None = None,
+    extraction: Extraction | None = None,
     split: str | None = None,
     prompt: str | None = None,
+    solo_prompt: str | None = None,
     reward_fn: RewardFunction | None = None,
     codec: TokenCodec | None = None,
     tasks: TaskSet | None = None,
@@ -442,8 +445,10 @@ def make_game(
         consult_timeout: seconds a helper has to answer; None for no limit.
         helper_view: whether a helper sees the "transcript" beside the query, or the "query" alone ("transcript").
         fan_out: consults, of different helpers, that one turn may carry (1).
+        extraction: what marks a value as the answer: "boxed" for a box or an answer tag alone, "lenient" for phrases too.
         split: of the task family.
         prompt: "consult", "plain", "bare", or a text of your own with {problem} and {agents}.
+        solo_prompt: the prompt of episodes without help (the same).
         reward_fn: `(task, answer, grade) -> float or {part: float}`, instead of 1 for a correct answer.
         codec: a tokenizer adapter; makes the record token-exact and `TokenAction` possible.
         tasks: a task family of your own, in place of the one of the id.
@@ -458,8 +463,10 @@ def make_game(
         "consult_cost": consult_cost,
         "helper_view": helper_view,
         "fan_out": fan_out,
+        "extraction": extraction,
     }
-    idle = [n for n, v in {"agents": agents, **given}.items() if v is not None and n not in ("max_turns", "max_chars")]
+    solo_too = ("max_turns", "max_chars", "extraction")
+    idle = [n for n, v in {"agents": agents, **given}.items() if v is not None and n not in solo_too]
     if idle and not spec.assisted:
         raise ConfigurationError(
             f"{spec.id} is solo and asks nobody: {', '.join(idle)} would change nothing. Leave it out, or make the id that "
@@ -490,6 +497,7 @@ def make_game(
         {name: agent for name, (agent, _) in helpers.items()},
         EpisodeConfig(agents=tuple(named), assisted=spec.assisted, **rules),
         prompt=prompt if prompt is not None else spec.options.get("prompt", "consult"),
+        solo_prompt=solo_prompt if solo_prompt is not None else spec.options.get("solo_prompt"),
         consult_timeout=consult_timeout,
         reward_fn=reward_fn,
         codec=codec,

@@ -118,6 +118,26 @@ def test_prompt_templates() -> None:
         make(prompt="no place for it")
 
 
+def test_a_prompt_for_episodes_without_help() -> None:
+    env = make(prompt="bare", solo_prompt="Alone: {problem}").unwrapped
+    said = {solo: env.make_episode(1, assisted=not solo).transcript for solo in (True, False)}
+    assert said == {True: "Alone: 1+1=", False: "1+1="}
+    assert make("rulebook", agents=None, solo_prompt="bare").reset(options={"task_index": 1})[0]["prompt"] == "1+1="
+    with pytest.raises(ConfigurationError, match="problem"):
+        make(solo_prompt="no place for it")
+
+
+@pytest.mark.parametrize("env_id", ["rulebook-consult", "rulebook"])
+def test_the_extraction_is_a_rule_of_the_episode(env_id: str) -> None:
+    for options, reason in (({}, ("malformed", 0.0)), ({"extraction": "lenient"}, ("answer", 1.0))):
+        env = make(env_id, **({"agents": None} if env_id == "rulebook" else {}), **options)
+        env.reset(options={"task_index": 4})
+        _, reward, *_, info = env.step("The answer is 5.")
+        assert (info["action_kind"], reward) == reason
+    with pytest.raises(ConfigurationError, match="extraction is 'boxed' or 'lenient', got 'any'"):
+        make(extraction="any")
+
+
 def test_markup_in_a_task_is_harmless() -> None:
     class Hostile(SumTasks):
         def task(self, index: int) -> aipo_env.tasks.base.Task:

@@ -308,6 +308,57 @@ def test_unbalanced_answers_are_rendered_with_the_other_tag() -> None:
     assert parse(render(Answer("}{"))) == Answer("}{")
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("The answer is 5.", "5"),
+        ("so it is **5**", "5"),
+        ("2+3 = 5\n#### 5", "5"),
+        (r"Thus \boxed 5", "5"),
+        ("so we get\n$\\frac{1}{2}$", r"\frac{1}{2}"),
+        # a marked answer comes first, wherever it stands
+        (r"\boxed{4}. The answer is 5.", "4"),
+        # others' words are not the policy's
+        ('The answer is 5. <feedback agent="verify">The answer is 6.</feedback>', "5"),
+        ("<notice>5</notice>", None),
+        ("I give up.", None),
+        # a consult that did not close is meant to be one
+        ('<consult agent="verify">The answer is 5.', None),
+    ],
+)
+def test_repair_36_lenient_extraction_reads_what_other_harnesses_do(text: str, value: str | None) -> None:
+    found = parse(text, AGENTS, extraction="lenient")
+    assert (found.text if isinstance(found, Answer) else None) == value
+    assert parse(render(found), AGENTS, extraction="lenient") == found
+    for rules in ({}, {"answers": "program", "extraction": "lenient"}):
+        assert isinstance(parse(text, AGENTS, **rules), Answer if text.startswith(r"\boxed{") else Malformed)
+
+
+def test_a_turn_that_was_cut_says_its_answer_in_so_many_words_or_not_at_all() -> None:
+    cut = {"extraction": "lenient", "ended": False}
+    assert parse("The answer is 5. Now let", AGENTS, **cut) == Answer("5", "The answer is 5. Now let")
+    assert isinstance(parse("2+3 = 5 and", AGENTS, **cut), Malformed)
+    assert parse(ASK, AGENTS, **cut) == Consult("verify", "q")
+    # Alone an open consult is text.
+    assert isinstance(
+        parse('<consult agent="verify">The answer is 5.', AGENTS, consults=False, extraction="lenient"), Answer
+    )
+
+
+@given(MESSY, st.lists(st.integers(1, 7), max_size=60), st.booleans())
+def test_lenient_turns_are_read_piece_by_piece_too(text: str, cuts: list[int], consults: bool) -> None:
+    parser = ActionParser(AGENTS, consults=consults, extraction="lenient")
+    position = 0
+    for cut in cuts:
+        parser.feed(text[position : position + cut])
+        position += cut
+    parser.feed(text[position:])
+    found = parser.finish()
+    assert found == parse(text, AGENTS, consults=consults, extraction="lenient")
+    plain = parse(text, AGENTS, consults=consults)
+    assert found == plain or isinstance(plain, Malformed)
+
+
 @given(MESSY)
 def test_escaped_text_opens_and_closes_no_tag(text: str) -> None:
     wrapped = f'<consult agent="verify">q{escape(text)}</consult>'

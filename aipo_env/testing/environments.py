@@ -154,6 +154,7 @@ def _again(
         agents,
         env.config,
         prompt=env.game.prompt,
+        solo_prompt=env.game.solo_prompt,
         consult_timeout=env.game.consult_timeout,
         reward_fn=env.game.reward_fn,
         codec=codec,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from aipo_env.errors import ConfigurationError
+from aipo_env.markup import Extraction
 from algorithms.servers import Servers
 from benchmarks.evaluation.suites import check_sampling, find_suite
 
@@ -52,7 +53,11 @@ class EvaluationConfig:
     helper_model: str | None = None
     """The name under which it serves that model."""
     prompt: str | None = None
-    """ "consult" invites to ask helpers, "plain" does not; or a text with {problem}. Both modes get the same one."""
+    """ "consult" invites to ask helpers, "plain" does not; or a text with {problem}, for both modes. By default alone it is
+    "plain", as elsewhere, and with help "consult"."""
+    extraction: Extraction = "boxed"
+    r"""What is read as the answer: "boxed" takes `\boxed{}` and `<answer>` alone; "lenient" also `The answer is 5.`, `**5**`,
+    `#### 5`, as other harnesses do."""
     env_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
     """Options of the environments, as `--env-options max_consults 2 rulebook.level 3`; with a suite's name before the dot for
     that suite alone."""
@@ -68,6 +73,8 @@ class EvaluationConfig:
     """Address of an OpenAI-compatible server that returns token ids (vLLM), such as http://localhost:8000/v1."""
     model: str | None = None
     """The name under which the server serves the policy."""
+    chat: bool = False
+    """With --server, plays over its chat, for servers without token ids; --max-tokens then limits each turn."""
     batch_size: int | None = None
     """Episodes that run at the same time in transformers (16); sampling depends on it."""
     max_in_flight: int | None = None
@@ -158,6 +165,11 @@ class EvaluationConfig:
         if self.server is not None and self.backend != "transformers":
             raise ConfigurationError(
                 "--server and --backend vllm exclude each other: a server runs the policy, or this process."
+            )
+        if self.chat and (self.server is None or self.policy != "embedded" or self.context is not None):
+            raise ConfigurationError(
+                "--chat is for --server, whose model has a tokenizer and a context of its own: give --server and --model, and "
+                "leave out --policy and --context."
             )
         here = "transformers"
         misplaced: dict[str, object]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aipo_env import markup
+from aipo_env.episode import EpisodeConfig
 from aipo_env.errors import DataFormatError
 from aipo_env.grading import Verdict, extract_choice
 from aipo_env.protocol import Answer, Reply, Usage
@@ -53,7 +54,7 @@ class EpisodeFacts:
     answer: str | None
     """The answer as far as a majority counts it: a choice's letter, else the text; None where there is none to count."""
     tokens: Mapping[str, int]
-    """Tokens by source: prompt, policy, agent, template."""
+    """Tokens by source: prompt, policy, agent, template; empty where no tokenizer counts them."""
     consults: tuple[Consultation, ...]
     seconds: float
     """Since the episode before was finished, so that the sum over all is the time that they took together."""
@@ -102,8 +103,8 @@ class Finisher:
             # What is said of an error may quote the task. A writer of traces withholds the texts, not the metadata.
             consults = [dataclasses.replace(c, error=c.error and WITHHELD) for c in consults]
         facts = EpisodeFacts(
-            answer_of(trajectory, self._game.agent_names, self._answers),
-            {source.name.lower(): trajectory.count(source) for source in Source},
+            answer_of(trajectory, self._game.config, self._answers),
+            {source.name.lower(): trajectory.count(source) for source in Source} if self._game.codec else {},
             tuple(consults),
             now - self._last,
         )
@@ -119,7 +120,7 @@ class Finisher:
         return trajectory
 
 
-def answer_of(trajectory: Trajectory, agents: Sequence[str], answers: AnswerKind) -> str | None:
+def answer_of(trajectory: Trajectory, rules: EpisodeConfig, answers: AnswerKind) -> str | None:
     """The answer of an episode as a majority counts it.
 
     None where it gave none, for programs, and for the text of a confidential one.
@@ -127,6 +128,6 @@ def answer_of(trajectory: Trajectory, agents: Sequence[str], answers: AnswerKind
     if trajectory.stop_reason != "answer" or answers == "program" or (trajectory.confidential and answers != "choice"):
         return None
     last = next(s for s in reversed(trajectory.segments) if s.source is Source.POLICY)
-    action = markup.parse(last.text, agents, consults=trajectory.assisted)
+    action = markup.parse(last.text, rules.agents, consults=trajectory.assisted, extraction=rules.extraction)
     assert isinstance(action, Answer)
     return extract_choice(action.text) if answers == "choice" else action.text

@@ -32,6 +32,7 @@ class MeteredGame(ConsultGame):
             game.agents,
             game.config,
             prompt=game.prompt,
+            solo_prompt=game.solo_prompt,
             consult_timeout=game.consult_timeout,
             reward_fn=game.reward_fn,
             codec=game.codec,

@@ -62,9 +62,10 @@ def run_settings(plan: RunPlan, env: ConsultEnv, config: EvaluationConfig) -> _J
     """
     game, family = env.game, family_of(env.game)
     named = templates(game.config.answers)
-    template = named.get(game.prompt, game.prompt)
+    prompt = game.prompt_of(plan.assisted)
+    template = named.get(prompt, prompt)
     # Where local data lie does not matter; what they are does.
-    options = {name: value for name, value in RunRecord.of(env).options.items() if name != "data"}
+    options = {name: value for name, value in RunRecord.of(env).options.items() if name not in ("data", "solo_prompt")}
     rules = dataclasses.asdict(game.config)
     return {
         "env_id": plan.suite.env_id,
@@ -79,7 +80,7 @@ def run_settings(plan: RunPlan, env: ConsultEnv, config: EvaluationConfig) -> _J
         "episode_timeout": config.timeout,
         "consult_timeout": game.consult_timeout,
         "prompt": {
-            "name": game.prompt if game.prompt in named else "custom",
+            "name": prompt if prompt in named else "custom",
             "invites_to_consult": "{agents}" in template,
             "template": template,
         },

@@ -75,14 +75,14 @@ def evaluate_policy(
     if policy is not None and not config.batched:
         raise ConfigurationError("policy= is a model of transformers; leave out --server and --backend vllm.")
     folder = EvaluationFolder(Path(config.out))
-    codec = policy.codec if policy is not None else _load_codec(config.policy)
+    codec = policy.codec if policy is not None else None if config.chat else _load_codec(config.policy)
     # Data and helpers first: loading a large model takes longer than finding out that they are not there.
     suites = {name: _OpenSuite(find_suite(name), config, codec, agents) for name in config.suites}
     sampler: Sampler | None = None
     try:
         sampler = open_sampler(config, codec, policy)
         shared: dict[str, object] = {
-            "policy": {**sampler.description, "tokenizer": codec.fingerprint},
+            "policy": {**sampler.description, "tokenizer": None if codec is None else codec.fingerprint},
             "seed": config.seed,
             "versions": versions(),
         }
@@ -117,7 +117,7 @@ class _OpenSuite:
     Args:
         suite: the suite.
         config: of the evaluation.
-        codec: the policy's tokenizer.
+        codec: the policy's tokenizer; None where it plays over a chat.
         agents: in place of those of the configuration.
     """
 
@@ -125,13 +125,17 @@ class _OpenSuite:
         self,
         suite: Suite,
         config: EvaluationConfig,
-        codec: TransformersCodec,
+        codec: TransformersCodec | None,
         agents: Mapping[str, AgentLike] | None,
     ) -> None:
         named = config.servers.agents(config.agents) if agents is None else dict(agents)
         options: dict[str, Any] = {**suite.env_options, **_env_options(config, suite)}
         if config.prompt is not None:
             options["prompt"] = config.prompt
+        elif "prompt" not in options:
+            options.setdefault("solo_prompt", "plain")
+        if config.extraction != "boxed":
+            options["extraction"] = config.extraction
         self.suite = suite
         self.env: ConsultEnv = metered(aipo_env.make(suite.env_id, codec=codec, agents=named, **options))
         assert isinstance(self.env.game, MeteredGame)
@@ -188,7 +192,7 @@ def _load_codec(name: str) -> TransformersCodec:
 def _env_options(config: EvaluationConfig, suite: Suite) -> dict[str, str | int | float]:
     """The environment's options for a suite: what the embedded policy needs, local data, and what the user set."""
     options: dict[str, str | int | float] = {}
-    if config.policy == "embedded":
+    if config.policy == "embedded" and not config.chat:
         # It reads bare problems and nothing else.
         options["prompt"] = "bare"
         if suite.name == "rulebook":

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aipo_env
-from aipo_agents.backends.base import CompletionBackend, CompletionSampling
+from aipo_agents.backends.base import ChatSampling, CompletionSampling
 from aipo_env.errors import ServiceError
 from aipo_env.gym_env import ConsultEnv
+from aipo_env.protocol import TurnPolicy
 from aipo_env.rollout import EpisodeSeeds
 from aipo_env.rollout_progress import RolloutProgress
 from aipo_env.run_record import RunRecord, record_path
@@ -25,6 +26,8 @@ from benchmarks.evaluation.fingerprints import folder_fingerprint, model_fingerp
 from benchmarks.evaluation.plan import RunPlan
 
 if TYPE_CHECKING:
+    from aipo_agents.backends.openai_server import OpenAIServer
+    from aipo_agents.backends.vllm_engine import VLLMEngine
     from algorithms.codec import TransformersCodec
     from algorithms.policies import Policy
 
@@ -94,7 +97,9 @@ class BatchedSampler:
         assert plan.batch_size is not None
         sampling = SamplingConfig(plan.temperature, plan.top_p, plan.max_tokens, plan.batch_size)
         roller = Roller(self._policy, env, sampling, context=plan.context)
-        lengths = {index: len(env.make_episode(index).segments[0].token_ids) for index in plan.tasks}
+        lengths = {
+            index: len(env.make_episode(index, assisted=plan.assisted).segments[0].token_ids) for index in plan.tasks
+        }
         requests = [
             RolloutRequest(index, plan.assisted, EpisodeSeeds(plan.seed, index, sample).episode, group, sample)
             for group, index, sample in sorted(plan.episodes(), key=lambda episode: -lengths[episode[1]])
@@ -134,7 +139,7 @@ class TurnSampler:
 
     Args:
         backend: the model; closed with this object.
-        codec: the policy's tokenizer.
+        codec: the policy's tokenizer; None plays over the backend's chat.
         description: what the policy is; its name stands in the traces.
         tokenizer_name: what the tokenizer can be loaded by.
         max_in_flight: episodes that run at the same time.
@@ -144,8 +149,8 @@ class TurnSampler:
 
     def __init__(
         self,
-        backend: CompletionBackend,
-        codec: TransformersCodec,
+        backend: OpenAIServer | VLLMEngine,
+        codec: TransformersCodec | None,
         description: dict[str, object],
         *,
         tokenizer_name: str,
@@ -167,19 +172,23 @@ class TurnSampler:
 
     async def _play(self, env: ConsultEnv, plan: RunPlan, traces: Path, finish: Finish, progress: bool) -> None:
         from algorithms.samplers import BackendPolicy
+        from algorithms.samplers.chat_policy import ChatPolicy
 
         # Log-probabilities are what training needs; here they would double the traces.
-        sampling = CompletionSampling(plan.temperature, plan.top_p, plan.max_tokens, logprobs=False)
-        name = str(self.description["name"])
+        limits, name = (plan.temperature, plan.top_p, plan.max_tokens), str(self.description["name"])
+        policy: TurnPolicy = ChatPolicy(self._backend, ChatSampling(*limits), name=name)
+        if self._codec is not None:
+            sampling = CompletionSampling(*limits, logprobs=False)
+            policy = BackendPolicy(self._backend, self._codec, sampling, context_length=plan.context, name=name)
         episodes = aipo_env.rollout(
             env,
-            BackendPolicy(self._backend, self._codec, sampling, context_length=plan.context, name=name),
+            policy,
             list(plan.tasks),
             group_size=plan.num_samples,
             max_in_flight=self._max_in_flight,
             seed=plan.seed,
             solo_share=0.0 if plan.assisted else 1.0,
-            max_tokens=plan.max_tokens,
+            max_tokens=None if self._codec is None else plan.max_tokens,
             timeout=self._timeout,
             traces=traces,
             finish=finish,
@@ -208,12 +217,12 @@ class _FaultsInARow:
             )
 
 
-def open_sampler(config: EvaluationConfig, codec: TransformersCodec, policy: Policy | None = None) -> Sampler:
+def open_sampler(config: EvaluationConfig, codec: TransformersCodec | None, policy: Policy | None = None) -> Sampler:
     """Loads the policy of an evaluation, or makes ready to ask its server.
 
     Args:
         config: of the evaluation.
-        codec: the policy's tokenizer.
+        codec: the policy's tokenizer; None where it plays over a chat.
         policy: a policy that is loaded already; None loads `config.policy`.
 
     Raises:
@@ -225,7 +234,7 @@ def open_sampler(config: EvaluationConfig, codec: TransformersCodec, policy: Pol
 
         return BatchedSampler(policy or load_policy(config.policy, config.device), config.device)
     shared: dict[str, Any] = {
-        "tokenizer_name": config.policy,
+        "tokenizer_name": "" if codec is None else config.policy,
         "max_in_flight": config.max_in_flight or 256,
         "timeout": config.timeout,
     }
@@ -233,7 +242,7 @@ def open_sampler(config: EvaluationConfig, codec: TransformersCodec, policy: Pol
         server = config.servers.policy(config.timeout or _request_seconds(config))
         description: dict[str, object] = {
             "name": config.model,
-            "backend": "server",
+            "backend": "chat server" if config.chat else "server",
             "server": server.base_url,
             "model": config.model,
         }

@@ -150,10 +150,11 @@ def counts(finished: Sequence[EpisodeSummary]) -> dict[str, dict[str, int]]:
 
 
 def tokens(finished: Sequence[EpisodeSummary]) -> dict[str, float | None]:
-    """Tokens by source, summed; and means of an episode."""
-    sums = {
-        source: sum(e.facts.tokens[source] for e in finished) for source in ("prompt", "policy", "agent", "template")
-    }
+    """Tokens by source, summed; and means of an episode; None where nobody counted them."""
+    sources = ("prompt", "policy", "agent", "template")
+    if not all(e.facts.tokens for e in finished):
+        return dict.fromkeys((*sources, "policy_per_episode", "behind_prompt_per_episode"))
+    sums = {source: sum(e.facts.tokens[source] for e in finished) for source in sources}
     behind = sum(count for source, count in sums.items() if source != "prompt")
     return {
         **sums,

@@ -26,7 +26,7 @@ class Suite:
     title: str
     """As in tables and figures: "MATH-500"."""
     env_id: str
-    """The environment with helpers; alone, its tasks are played with the same prompt."""
+    """The environment with helpers; alone, its tasks are played without them."""
     num_samples: int
     """Samples for each task."""
     temperature: float

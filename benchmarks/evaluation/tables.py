@@ -44,6 +44,7 @@ def _runs(results: Json) -> Iterator[tuple[list[str], Json]]:
 def _scores(results: Json) -> list[str]:
     cells = []
     levels, tie_rules = set(), set()
+    extractions = {run["rules"].get("extraction", "boxed") for run in results["runs"]}
     for name, run in _runs(results):
         metrics = run.get("metrics")
         scored, total = run["num_tasks_scored"], run["num_tasks"]
@@ -79,6 +80,7 @@ def _scores(results: Json) -> list[str]:
         "problems lies, over other samples. avg@n is the mean of correct / samples, the unbiased pass@1; pass@k is "
         "unbiased. Faults: the share of episodes that a dead server, helper or grader ended; no score counts them.",
         *(f"maj@n: {rule}." for rule in sorted(tie_rules)),
+        f"Extraction of answers: {' and '.join(sorted(extractions))}.",
     ]
     return [*lines, "", *(line for note in notes for line in (note, ""))]
 
@@ -213,7 +215,7 @@ def _tokens(results: Json) -> list[str]:
         cells.append(
             [
                 *name,
-                *(f"{tokens[source]:,}" for source in ("prompt", "policy", "agent", "template")),
+                *("" if tokens[s] is None else f"{tokens[s]:,}" for s in ("prompt", "policy", "agent", "template")),
                 "" if per_episode is None else f"{per_episode:,.1f}",
                 f"{spent:,.0f}" if metered else "",
                 cost if metered else "",

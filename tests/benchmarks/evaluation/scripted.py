@@ -57,10 +57,12 @@ class ScriptedPolicy(MisbehavingServer):
         }
 
     def _answer(self, request: Request) -> dict[str, Any]:
-        answer = super()._answer(request)
+        answer, body = super()._answer(request), request.body
+        if request.is_chat and body["model"] == "scripted":
+            said = self._says("".join(message["content"] for message in body["messages"]), *self._places[body["seed"]])
+            answer["choices"] = [{"index": 0, "message": {"content": said}, "finish_reason": "stop"}]
         if request.is_chat:
             return answer
-        body = request.body
         text = self._says(self.codec.decode(body["prompt"]), *self._places[body["seed"]])
         ends = [text.find(stop) + len(stop) for stop in body.get("stop") or [] if stop in text]
         ids = self.codec.encode_tag(text[: min(ends)]) if ends else [*self.codec.encode_tag(text), *self.codec.eos_ids]

@@ -48,6 +48,15 @@ from benchmarks.evaluation.results import command_line
         ({"suite": "aime24", "backend": "vllm", "batch_size": 4}, "--batch-size does nothing with --backend vllm"),
         ({"suite": "aime24", "max_in_flight": 4}, "--max-in-flight does nothing with transformers"),
         ({"suite": "aime24", "timeout": 4.0}, "--timeout does nothing with transformers"),
+        ({"suite": "aime24", "chat": True}, "--chat is for --server"),
+        (
+            {"suite": "aime24", "chat": True, "server": "http://x/v1", "model": "x", "policy": "smollm2"},
+            "leave out --policy",
+        ),
+        (
+            {"suite": "aime24", "chat": True, "server": "http://x/v1", "model": "x", "context": 4096},
+            "leave out .* --context",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(options: dict[str, Any], message: str) -> None:

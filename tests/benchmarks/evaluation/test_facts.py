@@ -93,14 +93,14 @@ def test_repair_29_a_helper_that_fails_ends_the_episode_as_a_fault_and_one_that_
 
 def test_answers_as_a_majority_counts_them(env: ConsultEnv) -> None:
     trajectory = play(env, "so it is \\boxed{ (b) }.")
-    agents = env.agent_names
-    assert answer_of(trajectory, agents, "value") == "(b)"
-    assert answer_of(trajectory, agents, "choice") == "B"
-    assert answer_of(trajectory, agents, "program") is None
+
+    assert answer_of(trajectory, env.config, "value") == "(b)"
+    assert answer_of(trajectory, env.config, "choice") == "B"
+    assert answer_of(trajectory, env.config, "program") is None
     trajectory.confidential = True
     # A letter tells nothing; a text may.
-    assert answer_of(trajectory, agents, "choice") == "B"
-    assert answer_of(trajectory, agents, "value") is None
+    assert answer_of(trajectory, env.config, "choice") == "B"
+    assert answer_of(trajectory, env.config, "value") is None
 
 
 def test_a_confidential_task_keeps_the_errors_of_helpers_to_itself(env: ConsultEnv) -> None:

@@ -104,5 +104,5 @@ def test_right_wrong_and_hostile_programs(tmp_path: Path, capsys: pytest.Capture
             "2024-08-01", "2024-09-01", "2025-01-05",
         )  # fmt: skip
         assert data_of["rows"] == 2
-        assert run["prompt"]["name"] == "consult"
+        assert run["prompt"]["name"] == ("plain" if run["mode"] == "solo" else "consult")
         assert "```python" in run["prompt"]["template"]

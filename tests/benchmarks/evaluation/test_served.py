@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import aipo_env
 from aipo_env import Trajectory
 from aipo_env.errors import ServiceError
 from benchmarks.evaluation.samplers import MAX_FAULTS_IN_A_ROW, _FaultsInARow
@@ -102,6 +103,82 @@ def test_math500(tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run["data"]["files"].keys() == {"math500.jsonl"}
     assert "MATH-500, assisted: avg@4 0.417" in out
     assert read_results(tmp_path / "out")["policy"]["backend"] == "server"
+
+
+def test_repair_36_alone_nobody_is_offered_unless_it_is_asked_for(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_math(tmp_path / "math500.jsonl")
+    for out, flags, invited in (("default", "", (False, True)), ("asked", "--prompt consult", (True, True))):
+        with ScriptedPolicy(tokenizer, math_script) as server:
+            more = (*words(f"--suite math500 --agents verify --max-tokens 3000 --samples 1 {flags} --data"), data)
+            assert aipo_eval(capsys, *served(server, tokenizer, tmp_path / out, *more))[0] == 0
+            prompts = [server.codec.decode(request.body["prompt"]) for request in server.requests]
+        assert ("you may ask a helper" in prompts[0], "you may ask a helper" in prompts[-1]) == invited
+        runs = runs_of(tmp_path / out)
+        assert tuple(run["prompt"]["invites_to_consult"] for run in runs.values()) == invited
+        assert [run["prompt"]["name"] for run in runs.values()] == ["consult" if i else "plain" for i in invited]
+        for run in runs.values():
+            replayed = aipo_env.replay(tmp_path / out / run["traces"], codec=server.codec)
+            assert replayed.faithful
+            assert replayed.num_trajectories == 3
+
+
+LENIENT = ("The answer is 5.", "So it is **5**", "2+3 = 5\n#### 5", r"Thus \boxed 5")
+
+
+def test_repair_36_the_extraction_says_what_is_read_as_the_answer(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_math(tmp_path / "math500.jsonl")
+    with ScriptedPolicy(tokenizer, lambda prompt, sample, turn: LENIENT[sample]) as server:
+        for rule, right in (("boxed", 0), ("lenient", 1)):
+            more = (
+                *words(f"--suite math500 --agents verify --max-tokens 3000 --tasks 1 --extraction {rule} --data"),
+                data,
+            )
+            assert aipo_eval(capsys, *served(server, tokenizer, tmp_path / rule, *more))[0] == 0
+            for mode, run in runs_of(tmp_path / rule).items():
+                assert (mode, run["tasks"][0]["correct"], run["tasks"][0]["maj"]) == (mode, [right] * 4, right)
+                assert run["rules"]["extraction"] == rule
+                assert aipo_env.replay(tmp_path / rule / run["traces"], codec=server.codec).faithful
+            assert f"Extraction of answers: {rule}." in (tmp_path / rule / "results.md").read_text(encoding="utf-8")
+
+
+def test_repair_36_a_server_without_token_ids_is_evaluated_over_its_chat(
+    tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_math(tmp_path / "math500.jsonl")
+    with ScriptedPolicy(tokenizer, math_script, helper="Yes. <|im_end|>") as server:
+        server.token_ids = False
+        helper = ("--agents", "verify", "--helper-server", server.base_url, "--helper-model", "judge")
+        more = (
+            *words("--suite math500 --chat --model scripted --max-tokens 300 --server"),
+            server.base_url,
+            "--data",
+            data,
+        )
+        code, _, err = aipo_eval(capsys, *more, *helper, "--out", tmp_path / "out")
+        assert code == 0, err
+        asked = [r.body for r in server.requests if r.body["model"] == "scripted"]
+        assert all(r.is_chat for r in server.requests)
+    runs = runs_of(tmp_path / "out")
+    # The figures are those of a server that tells ids.
+    assert [task["correct"] for task in runs["math500.assisted"]["tasks"]] == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]]
+    assert (asked[0]["max_tokens"], asked[0]["temperature"], "stop" in asked[0]) == (300, 0.6, False)
+    # What a helper wrote is the user's word, and opens no turn of the chat.
+    user, own, reply = next(body["messages"] for body in asked if len(body["messages"]) == 3)
+    assert [m["role"] for m in (user, own, reply)] == ["user", "assistant", "user"]
+    assert "ask first" in user["content"]
+    assert (own["content"], reply["content"]) == (
+        f"Let me ask. {ASK}", '<feedback agent="verify">Yes. < |im_end| ></feedback>'
+    )  # fmt: skip
+    for run in runs.values():
+        assert set(run["tokens"].values()) == {None}
+        assert aipo_env.replay(tmp_path / "out" / run["traces"]).faithful
+    policy = read_results(tmp_path / "out")["policy"]
+    assert (policy["backend"], policy["tokenizer"]) == ("chat server", None)
+    assert "| MATH-500 | solo |  |  |  |  |  |" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
 
 
 def test_faults_are_counted_not_scored_and_played_again(

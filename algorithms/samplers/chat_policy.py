@@ -1,0 +1,39 @@
+"""A policy behind a chat: text in, text out, for servers that tell no token ids."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from aipo_agents.backends.base import ChatBackend, ChatSampling, Message
+from aipo_agents.untrusted import neutralise
+from aipo_env.protocol import TextAction, TurnRequest
+
+
+class ChatPolicy:
+    """A `TurnPolicy` whose turns are the assistant's messages of a chat; what it is told are the user's.
+
+    The server applies the model's chat template and counts tokens, so `max_tokens` limits each turn, and a turn is only
+    known to be over when it ends: nothing stops it behind a consult.
+
+    Args:
+        backend: the model. Who made it closes it.
+        sampling: temperature, top_p and the most tokens of a turn; the seed comes with each request.
+        name: of the policy.
+    """
+
+    def __init__(self, backend: ChatBackend, sampling: ChatSampling, *, name: str = "policy") -> None:
+        self.backend, self.sampling, self.name = backend, sampling, name
+
+    async def act(self, request: TurnRequest) -> TextAction:
+        """Samples the next turn.
+
+        Raises:
+            ServiceError: when the backend fails.
+        """
+        # What helpers write is not to open a turn of the chat; the problem is sent word for word.
+        texts = [neutralise(text) if n and n % 2 == 0 else text for n, text in enumerate(request.pieces)]
+        messages = [Message("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
+        limit = min(self.sampling.max_tokens, request.max_tokens or self.sampling.max_tokens)
+        sampling = dataclasses.replace(self.sampling, max_tokens=limit, seed=request.seed)
+        generation = await self.backend.chat(messages, sampling)
+        return TextAction(generation.text, generation.finish_reason)
