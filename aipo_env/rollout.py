@@ -402,18 +402,20 @@ def collect_rollouts(
 
 
 class EpisodeSeeds:
-    """The seeds of one episode: functions of the run's seed, the task's index and the sample alone.
+    """The seeds of one episode: functions of the run's seed, the task's index, the sample and the epoch alone.
 
     Args:
         seed: the run's.
         task_index: of the episode.
         sample: of the episode.
+        epoch: how often the run had gone over its tasks before.
     """
 
     __slots__ = ("_sequence", "_words")
 
-    def __init__(self, seed: int, task_index: int, sample: int) -> None:
-        self._sequence = np.random.SeedSequence(seed, spawn_key=(task_index, sample))
+    def __init__(self, seed: int, task_index: int, sample: int, epoch: int = 0) -> None:
+        key = (task_index, sample, epoch) if epoch else (task_index, sample)
+        self._sequence = np.random.SeedSequence(seed, spawn_key=key)
         # Drawing several at once costs hardly more than one; more of them begin with the same ones.
         self._words: list[int] = self._sequence.generate_state(9, np.uint64).tolist()
 

@@ -183,7 +183,7 @@ def _centered(
     if estimator == "leave_one_out":
         return leave_one_out_advantages(rewards_S, compared_S)
     centered_S = mean_advantages(rewards_S, compared_S)
-    return centered_S - _token_moments(centered_S, num_tokens_S)[0] if estimator == "mean_whitened" else centered_S
+    return centered_S - token_moments(centered_S, num_tokens_S)[0] if estimator == "mean_whitened" else centered_S
 
 
 def _unit(
@@ -196,7 +196,7 @@ def _unit(
     if estimator == "mean_std":
         return _group_std(rewards_S, group_ids_S) + STD_EPSILON
     if estimator == "mean_whitened":
-        _, deviation = _token_moments(mean_advantages(rewards_S, group_ids_S), num_tokens_S)
+        _, deviation = token_moments(mean_advantages(rewards_S, group_ids_S), num_tokens_S)
         return deviation.expand_as(rewards_S)
     return torch.ones_like(rewards_S)
 
@@ -208,7 +208,7 @@ def _group_std(rewards_S: Float[Tensor, " samples"], group_ids_S: Int[Tensor, " 
     return (_group_sum(centered_S.square(), group_S) / (size_S - 1).clamp(min=1)).sqrt()
 
 
-def _token_moments(
+def token_moments(
     values_S: Float[Tensor, " samples"], num_tokens_S: Int[Tensor, " samples"] | None
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean and standard deviation (at least 1e-4) over the batch's tokens, each of which has its sample's value."""

@@ -5,8 +5,9 @@ penalties. Its loss reads the tensor `advantages` at actions alone, which are th
 tokens in it are free: what is written there travels with the sample through balancing, replay buffer and micro-batches to the
 AGENT term, which reads no others. (Read in OpenRLHF 0.11.2: `RemoteExperienceMaker.compute_advantages_and_returns`.)
 
-OpenRLHF's own method always runs first. With "group" its numbers stay, bit for bit; the others are those of
-`algorithms.advantages`, as on one machine, with OpenRLHF's reward clip, KL penalties and whitening.
+OpenRLHF's own method always runs first. With `policy_baseline` "group" its numbers stay at POLICY tokens, bit for bit. All
+others are those of `algorithms.advantages`, as on one machine, with OpenRLHF's reward clip and whitening, and at POLICY tokens
+its KL penalties. Those of a reply come from the outcome alone, as the executor reports it.
 
 Dimensions: S samples of the whole batch; B sequences of one `Experience`, L their longest number of tokens less 1.
 """
@@ -18,19 +19,21 @@ from types import SimpleNamespace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from algorithms.advantages import agent_advantages, compute_advantages
+from algorithms.advantages import agent_advantages, compute_advantages, mean_advantages, token_moments
 from algorithms.cluster.channel import decode
 from algorithms.cluster.settings import (
+    GROUPLESS,
+    WHITENED,
     check_agent_config,
     check_estimator,
     check_openrlhf_settings,
     our_estimator,
     reads_agent_baseline,
 )
-from algorithms.cluster.trajectories import SOLO
+from algorithms.cluster.trajectories import FAULTS, OUTCOME, SOLO
 from algorithms.config import AdvantageEstimator, ObjectiveConfig
 
 PerToken = Float[Tensor, "_batch _length"]
@@ -117,70 +120,83 @@ def set_advantages(
         args: OpenRLHF's parsed arguments.
         config: `policy_baseline` and the AGENT fields of the objective.
     """
-    # First, since whitening the replies' advantages needs the returns that OpenRLHF made.
-    agents = [experience.advantages for experience in experiences]
-    if reads_agent_baseline(config) and config.agent_baseline == "solo":
-        agents = _solo_advantages(experiences, penalties, args)
+    # First, since whitening needs the returns that OpenRLHF made.
+    _, deviation = _moments(experiences, args)
+    agents = _agent_advantages(experiences, args, config, deviation) if reads_agent_baseline(config) else None
     if config.policy_baseline == "mode":
-        _set_mode_advantages(experiences, penalties, args)
-    for experience, agent_BL in zip(experiences, agents, strict=True):
+        _set_mode_advantages(experiences, penalties, args, deviation)
+    for experience, agent_B in zip(experiences, agents or (), strict=agents is not None):
         experience.advantages = torch.where(
-            decode(experience.rollout_log_probs).is_agent,
-            _also_behind_the_last_action(agent_BL, experience.action_mask > 0),
-            experience.advantages,
+            decode(experience.rollout_log_probs).is_agent, agent_B[:, None], experience.advantages
         )
 
 
 def _set_mode_advantages(
-    experiences: Sequence[ScoredExperience], penalties: Sequence[PerToken], args: SimpleNamespace
+    experiences: Sequence[ScoredExperience],
+    penalties: Sequence[PerToken],
+    args: SimpleNamespace,
+    deviation: Float[Tensor, ""],
 ) -> None:
     """Advantages and returns of POLICY tokens, each sample compared with those of the same prompt and mode."""
-    rewards_S, groups_S, solo_S = _samples(experiences, args)
+    rewards_S, _, groups_S, solo_S = _samples(experiences, args)
     estimator = our_estimator(args.algo.advantage.estimator)
-    shaped_S = compute_advantages(rewards_S, 2 * groups_S + solo_S, _before_whitening(estimator))
-    for experience, returns_BL in zip(experiences, _to_tokens(shaped_S, experiences, penalties, args), strict=True):
+    shaped_S = compute_advantages(rewards_S, groups_S, _before_whitening(estimator), compared_S=2 * groups_S + solo_S)
+    shaped = _split(_clipped(shaped_S, args), experiences)
+    for experience, shaped_B, penalties_BL in zip(experiences, shaped, penalties, strict=True):
         followed_BL = experience.action_mask.flip(1).cumsum(1).flip(1) > 0
-        experience.returns = returns_BL * followed_BL
+        experience.returns = (shaped_B[:, None] + penalties_BL) * followed_BL
         experience.advantages = experience.returns.clone()
         experience.info["return"] = experience.returns[:, 0].clone()
     if estimator == "mean_whitened":
-        mean, deviation = _moments(experiences, args)
+        mean, _ = _moments(experiences, args)
         for experience in experiences:
             experience.advantages = (experience.advantages - mean) / deviation
 
 
-def _solo_advantages(
-    experiences: Sequence[ScoredExperience], penalties: Sequence[PerToken], args: SimpleNamespace
-) -> list[PerToken]:
-    """Advantages of AGENT tokens, each sample compared with the group's solo ones; right up to the last action.
+def _agent_advantages(
+    experiences: Sequence[ScoredExperience],
+    args: SimpleNamespace,
+    config: ObjectiveConfig,
+    deviation: Float[Tensor, ""],
+) -> tuple[Float[Tensor, " batch"], ...]:
+    """Advantages of the AGENT tokens of each sample.
 
-    Whitening divides by the deviation that OpenRLHF's own, with the group's baseline, divides by. It subtracts nothing: zero
-    stays "as good as without help". Groups without a solo sample are whitened as OpenRLHF does it.
+    Whitening divides by the deviation that OpenRLHF's own, with the group's baseline, divides by (or by that of the outcomes,
+    if it is larger). With the solo baseline it subtracts nothing: zero stays "as good as without help". Groups without a solo
+    sample are whitened as OpenRLHF does it.
     """
-    rewards_S, groups_S, solo_S = _samples(experiences, args)
-    estimator = our_estimator(args.algo.advantage.estimator)
-    shaped_S = agent_advantages(rewards_S, groups_S, solo_S, _before_whitening(estimator))
-    advantages = _to_tokens(shaped_S, experiences, penalties, args)
-    if estimator != "mean_whitened":
-        return advantages
-    mean, deviation = _moments(experiences, args)
-    offset_S = torch.where(torch.isin(groups_S, groups_S[solo_S]), torch.zeros_like(mean), mean)
-    return [
-        (advantages_BL - offset_B[:, None]) / deviation
-        for advantages_BL, offset_B in zip(advantages, _split(offset_S, experiences), strict=True)
-    ]
+    rewards_S, outcomes_S, groups_S, solo_S = _samples(experiences, args)
+    name = args.algo.advantage.estimator
+    baseline_S = solo_S & (config.agent_baseline == "solo")
+    if name in GROUPLESS:
+        centered_S = outcomes_S - outcomes_S.mean() * (name == "flash_reinforce")
+        shaped_S = centered_S
+    else:
+        estimator = _before_whitening(our_estimator(name))
+        centered_S = mean_advantages(outcomes_S, groups_S)
+        shaped_S = agent_advantages(outcomes_S, groups_S, baseline_S, estimator, rewards_S=rewards_S)
+    shaped_S = _clipped(shaped_S, args)
+    if name in WHITENED:
+        counts_S = torch.cat([experience.action_mask.sum(1) for experience in experiences])
+        mean, spread = token_moments(centered_S, counts_S)
+        offset_S = torch.where(torch.isin(groups_S, groups_S[baseline_S]), torch.zeros_like(mean), mean)
+        shaped_S = (shaped_S - offset_S) / (deviation if args.algo.advantage.no_std_norm else deviation.maximum(spread))
+    return _split(shaped_S, experiences)
 
 
 def _samples(
     experiences: Sequence[ScoredExperience], args: SimpleNamespace
-) -> tuple[Float[Tensor, " samples"], Int[Tensor, " samples"], Bool[Tensor, " samples"]]:
-    """Reward, group and "was it played without help" of each sample, in the order of the experiences."""
+) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"], Int[Tensor, " samples"], Bool[Tensor, " samples"]]:
+    """Reward, outcome, group and "was it played without help" of each sample, in the order of the experiences.
+
+    A sample that a fault of a service or the grader cut is a group of its own: its reward says nothing.
+    """
     places_S = torch.tensor([place for experience in experiences for place in experience.index])
-    return (
-        torch.cat([experience.rewards for experience in experiences]),
-        places_S // args.rollout.n_samples_per_prompt,
-        torch.cat([experience.info[SOLO] for experience in experiences]) > 0,
+    outcomes_S, faulted_S, solo_S = (
+        torch.cat([experience.info[name] for experience in experiences]) for name in (OUTCOME, FAULTS, SOLO)
     )
+    groups_S = torch.where(faulted_S > 0, -1 - places_S, places_S // args.rollout.n_samples_per_prompt)
+    return torch.cat([experience.rewards for experience in experiences]), outcomes_S, groups_S, solo_S > 0
 
 
 def _before_whitening(estimator: AdvantageEstimator) -> AdvantageEstimator:
@@ -188,18 +204,12 @@ def _before_whitening(estimator: AdvantageEstimator) -> AdvantageEstimator:
     return "mean" if estimator == "mean_whitened" else estimator
 
 
-def _to_tokens(
-    shaped_S: Float[Tensor, " samples"],
-    experiences: Sequence[ScoredExperience],
-    penalties: Sequence[PerToken],
-    args: SimpleNamespace,
-) -> list[PerToken]:
-    """The shaped reward, clipped as OpenRLHF clips it (--reward.clip_range), plus the penalties from the token on."""
-    if args.reward.clip_range:
-        low, high = args.reward.clip_range
-        shaped_S = shaped_S.clamp(min=low, max=high)
-    shaped = _split(shaped_S, experiences)
-    return [shaped_B[:, None] + penalties_BL for shaped_B, penalties_BL in zip(shaped, penalties, strict=True)]
+def _clipped(shaped_S: Float[Tensor, " samples"], args: SimpleNamespace) -> Float[Tensor, " samples"]:
+    """The shaped reward, clipped as OpenRLHF clips it (--reward.clip_range)."""
+    if not args.reward.clip_range:
+        return shaped_S
+    low, high = args.reward.clip_range
+    return shaped_S.clamp(min=low, max=high)
 
 
 def _penalties(experience: ScoredExperience, coefficient: float) -> Float[Tensor, "batch length"]:
@@ -221,17 +231,3 @@ def _moments(
 
 def _split(values_S: Float[Tensor, " samples"], experiences: Sequence[ScoredExperience]) -> tuple[Tensor, ...]:
     return torch.split(values_S, [len(experience.index) for experience in experiences])
-
-
-def _also_behind_the_last_action(
-    advantages_BL: Float[Tensor, "batch length"], policy_BL: Shaped[Tensor, "batch length"]
-) -> Float[Tensor, "batch length"]:
-    """The advantages, with those behind a row's last POLICY token replaced by that token's.
-
-    OpenRLHF's advantage is the sum of the rewards from a token on, and the reward lies on the last action. So it is right
-    wherever an action follows, but not at a reply after which the episode was cut.
-    """
-    positions_L = torch.arange(policy_BL.shape[1], device=policy_BL.device)
-    last_B = torch.where(policy_BL, positions_L, -1).amax(dim=1)
-    places_BL = torch.minimum(positions_L[None, :], last_B[:, None]).clamp(min=0)
-    return advantages_BL.gather(1, places_BL) * (last_B >= 0)[:, None]

@@ -28,6 +28,9 @@ from algorithms.cluster.prompts import PromptLabel, evaluation_game, training_ga
 from algorithms.cluster.trajectories import to_response
 from algorithms.codec import TransformersCodec, load_stop_ids
 
+_MOST_FAULTS = 64
+"""Episodes in a row that faults may cut before the run ends: with every engine and grader gone there is nothing to learn."""
+
 
 @runtime_checkable
 class SamplingParams(Protocol):
@@ -167,6 +170,8 @@ class EpisodeExecutor:
         self._tokenizer_key: tuple[object, ...] = ()
         self._games: dict[bool, ConsultGame] = {}
         self._traces: TraceWriter | None = None
+        self._faults = 0
+        """Episodes in a row that a fault cut."""
 
     async def execute(
         self,
@@ -180,9 +185,12 @@ class EpisodeExecutor:
     ) -> dict[str, object]:
         """Plays one sample; arguments and result are those of OpenRLHF's `AgentExecutorBase.execute`.
 
+        A fault of the engine or of the grader ends the episode as "error": it is recorded, counted and bears no loss, and the
+        run goes on.
+
         Raises:
             ConfigurationError: the prompt is none of ours.
-            ServiceError: the engine failed.
+            ServiceError, GradingError: nothing but faults for `_MOST_FAULTS` episodes: what failed does not come back.
         """
         with self._samples.number(sampling_params) as sample:
             # All samples of the group have their number before the first of them can finish.
@@ -190,7 +198,7 @@ class EpisodeExecutor:
             which = PromptLabel.from_text(label)
             game = self._game(which.evaluation, hf_tokenizer)
             player = Player(game, EngineTurns(llm_engine, sampling_params))
-            seeds = EpisodeSeeds(self.config.seed, which.task, sample)
+            seeds = EpisodeSeeds(self.config.seed, which.task, sample, which.epoch)
             solo = which.evaluation or not game.config.assisted or is_solo(sample, self.config.solo_share)
             episode = await player.start(which.task, seed=seeds.episode, assisted=not solo)
             start = episode.segments[0]
@@ -202,9 +210,14 @@ class EpisodeExecutor:
                 )
             player.max_tokens = max_length - len(start.token_ids)
             error = await player.play(episode, seeds.turn)
+            self._faults = 0 if error is None else self._faults + 1
             if error is not None:
-                raise error
+                if self._faults >= _MOST_FAULTS:
+                    raise error
+                episode.truncate("error")
             trajectory = episode.trajectory(sample=sample, group=which.task)
+            if error is not None:
+                trajectory.metadata["error"] = f"{type(error).__name__}: {error}"
             self._record(trajectory, which)
             return to_response(trajectory, max_length, label=label)
 

@@ -35,6 +35,9 @@ _SIGNATURES = {
     "openrlhf.trainer.ppo_trainer:PPOTrainer.train_step": "self rollout_samples global_step",
     "openrlhf.trainer.ppo_trainer_async:TrainingActor.train_step": "self rollout_samples global_step",
     "openrlhf.trainer.ppo_trainer_async:PPOTrainerAsync.fit": "self",
+    "openrlhf.trainer.ppo_trainer_async:GenerateSamplesActor.fit": "self episode total_consumed_prompts",
+    "openrlhf.trainer.ppo_trainer:BasePPOTrainer.init_checkpoint_states": "self",
+    "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._dispatch_prompts_to_vllm": "self prompts labels",
 }
 """Function -> its parameters in order; more may follow."""
 

@@ -51,7 +51,7 @@ class ClusterConfig:
     consult_timeout: float = 60.0
     """Seconds that a helper has for one reply."""
     seed: int = 0
-    """Decides the helpers' seeds."""
+    """Decides the helpers' seeds, which differ by task, sample and epoch."""
     traces: Path | None = None
     """Folder for the trajectories of all rollouts, one file per engine; None to write none."""
     cache: Path = dataclasses.field(default_factory=_cache)

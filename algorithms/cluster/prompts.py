@@ -30,10 +30,12 @@ class PromptLabel:
     """The task's index in its family."""
     evaluation: bool = False
     """Whether it is a task of the evaluation, which is always solo."""
+    epoch: int = 0
+    """How often the run had gone over its prompts before; it is not in the exported file (`algorithms/cluster/epochs.py`)."""
 
     def to_text(self) -> str:
         """The label as OpenRLHF carries it."""
-        return json.dumps({"task": self.task, "evaluation": self.evaluation})
+        return json.dumps({k: v for k, v in dataclasses.asdict(self).items() if k != "epoch" or v})
 
     @classmethod
     def from_text(cls, text: object) -> PromptLabel:
@@ -42,10 +44,10 @@ class PromptLabel:
             row = json.loads(text) if isinstance(text, str) else None
         except ValueError:
             row = None
-        if isinstance(row, dict) and row.keys() == {"task", "evaluation"}:
-            task, evaluation = row["task"], row["evaluation"]
-            if isinstance(task, int) and isinstance(evaluation, bool):
-                return cls(task, evaluation)
+        if isinstance(row, dict) and {"task", "evaluation"} <= row.keys() <= {"task", "evaluation", "epoch"}:
+            task, evaluation, epoch = row["task"], row["evaluation"], row.get("epoch", 0)
+            if isinstance(task, int) and isinstance(evaluation, bool) and isinstance(epoch, int):
+                return cls(task, evaluation, epoch)
         raise DataFormatError(
             f"a prompt's label names its task, as {cls(0).to_text()}; came: {str(text)[:100]!r}. Leave --data.prompt_dataset "
             "and --eval.dataset to the entry point, which exports them from --aipo.env."

@@ -24,10 +24,13 @@ _ESTIMATORS: dict[AdvantageEstimator, str] = {
     "leave_one_out": "rloo",
     "mean_whitened": "reinforce_baseline",
 }
-_GROUPLESS = {
+GROUPLESS = {
     "reinforce": "has no baseline but the mean over all tokens of the batch",
     "flash_reinforce": "compares a reward with the mean of the whole batch",
 }
+"""OpenRLHF's estimators that compare a reward with none of its group, and what they do instead."""
+WHITENED = ("reinforce", "reinforce_baseline")
+"""OpenRLHF's estimators that whiten advantages over the actions of the batch."""
 _AGGREGATIONS = {"token_mean": "token-mean", "sequence_mean": "seq-mean-token-mean"}
 
 
@@ -110,14 +113,14 @@ def check_estimator(config: ObjectiveConfig, estimator: str) -> None:
     Raises:
         ConfigurationError: the estimator compares a reward with none of its group, and a baseline asks for a part of the group.
     """
-    if estimator not in _GROUPLESS:
+    if estimator not in GROUPLESS:
         return
     apart = ["policy_baseline"] if config.policy_baseline != "group" else []
     if reads_agent_baseline(config) and config.agent_baseline != "group":
         apart.append("agent_baseline")
     if apart:
         raise ConfigurationError(
-            f"--algo.advantage.estimator {estimator} {_GROUPLESS[estimator]}, so there is no group of which "
+            f"--algo.advantage.estimator {estimator} {GROUPLESS[estimator]}, so there is no group of which "
             + " and ".join(f"--aipo.{name} {getattr(config, name)}" for name in apart)
             + " could take a part; say "
             + " ".join(f"--aipo.{name} group" for name in apart)

@@ -12,6 +12,7 @@ import importlib
 from typing import Any
 
 from algorithms.cluster.baselines import install_baselines
+from algorithms.cluster.epochs import Epochs
 from algorithms.cluster.options import ClusterConfig
 
 _ray: Any = importlib.import_module("ray")
@@ -28,11 +29,13 @@ def asynchronous_trainer() -> Any:
     module: Any = importlib.import_module("openrlhf.trainer.ppo_trainer_async")
     base: Any = _behind(module.PPOTrainerAsync)
     training_actor = _ray.remote(_with_baselines(_behind(module.TrainingActor), "AIPOTrainingActor"))
+    generating_actor = _ray.remote(_with_epochs(_behind(module.GenerateSamplesActor)))
 
     class AIPOAsynchronousTrainer(base):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # Where the base's constructor, in this actor's process, looks the name up.
+            # Where the base's constructor, in this actor's process, looks the names up.
             base.__init__.__globals__["TrainingActor"] = training_actor
+            base.__init__.__globals__["GenerateSamplesActor"] = generating_actor
             super().__init__(*args, **kwargs)
 
     return _ray.remote(AIPOAsynchronousTrainer)
@@ -45,9 +48,33 @@ def _with_baselines(base: Any, name: str) -> Any:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             install_baselines(self.experience_maker, ClusterConfig.from_environment().objective)
+            # An asynchronous run's prompts are drawn by another actor.
+            generator = getattr(self, "samples_generator", None)
+            self._epochs = None if generator is None else Epochs(generator)
+
+        def init_checkpoint_states(self) -> Any:
+            states = super().init_checkpoint_states()
+            if self._epochs is not None:
+                self._epochs.consumed = states["total_consumed_prompts"]
+            return states
 
     Trainer.__name__ = name
     return Trainer
+
+
+def _with_epochs(base: Any) -> Any:
+    """The actor that draws an asynchronous run's prompts, which says for which time."""
+
+    class AIPOGenerateSamplesActor(base):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._epochs = Epochs(self.samples_generator)
+
+        def fit(self, episode: int, total_consumed_prompts: int) -> None:
+            self._epochs.consumed = total_consumed_prompts
+            super().fit(episode, total_consumed_prompts)
+
+    return AIPOGenerateSamplesActor
 
 
 def _behind(actor_class: Any) -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from aipo_env import markup
+from aipo_env import markup, trace_files
 from aipo_env.trajectory import Segment, Source, Trajectory
 from algorithms.cluster.channel import action_ranges, encode
 
-SOLO = "aipo/solo"
-"""The counter that says whether a sample was played without help; the baselines read it (`algorithms/cluster/baselines.py`)."""
+SOLO, OUTCOME, FAULTS = "aipo/solo", "aipo/outcome", "aipo/faults"
+"""The counters that the baselines read (`algorithms/cluster/baselines.py`): whether a sample was played without help, its
+reward without what help cost, and whether a fault of a service or the grader cut it."""
 
 _TRUNCATIONS = ("length", "max_turns", "max_chars")
 
@@ -23,6 +24,9 @@ def to_response(trajectory: Trajectory, max_length: int, *, label: str) -> dict[
         max_length: tokens of the context; what lies behind it, the end of a helper's reply, is cut off.
         label: OpenRLHF's label of the prompt, handed back unchanged.
     """
+    if trajectory.stop_reason in trace_files.FAULTS:
+        # The reward says nothing of what was written: the prompt alone is kept, which bears no loss.
+        max_length = min(max_length, len(trajectory.segments[0].token_ids))
     segments = cut(trajectory.segments, max_length)
     kept = dataclasses.replace(trajectory, segments=segments)
     correct = float(trajectory.verdict == "correct")
@@ -71,6 +75,8 @@ def counters(trajectory: Trajectory, kept: Trajectory) -> dict[str, float]:
     solo, correct = float(not trajectory.assisted), float(trajectory.verdict == "correct")
     return {
         SOLO: solo,
+        OUTCOME: float(trajectory.outcome),
+        FAULTS: float(trajectory.stop_reason in trace_files.FAULTS),
         "aipo/solo_correct": solo * correct,
         "aipo/assisted_correct": (1.0 - solo) * correct,
         "aipo/consults": float(trajectory.num_consults),

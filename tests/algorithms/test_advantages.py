@@ -243,6 +243,12 @@ def test_repair_09_costs_that_level_the_rewards_do_not_blow_replies_up():
     torch.testing.assert_close(replies[2:], torch.full((2,), 1 / (3**-0.5 + 1e-4)))
 
 
+def test_repair_15_costs_that_spread_the_rewards_are_in_the_unit_of_replies_too():
+    rewards = [0.0, 0.0, 1.0, -3.0]
+    _, replies = advantages_of(rewards, [0.0, 0.0, 1.0, 1.0], [True, True, False, False], advantage="mean_std")
+    torch.testing.assert_close(replies[2:], torch.full((2,), 1 / (statistics.stdev(rewards) + 1e-4)))
+
+
 @pytest.mark.parametrize("estimator", ["mean_std", "mean_whitened"])
 def test_repair_15_policy_and_agent_advantages_have_one_unit(estimator):
     """At the default baselines: two solo rollouts fail, one helped rollout of two succeeds."""

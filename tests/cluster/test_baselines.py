@@ -15,10 +15,11 @@ from torch import Tensor
 
 from aipo_env.errors import ConfigurationError
 from aipo_env.trajectory import Source
-from algorithms.advantages import agent_advantages, compute_advantages
+from algorithms.advantages import compute_advantages, sample_advantages
 from algorithms.cluster.baselines import install_baselines
 from algorithms.cluster.settings import openrlhf_flags, our_estimator
 from algorithms.config import AdvantageEstimator, ObjectiveConfig, check_modes
+from algorithms.train_config import TrainConfig
 
 P, A, T = int(Source.POLICY), int(Source.AGENT), int(Source.TEMPLATE)
 SOURCES = torch.tensor([
@@ -32,6 +33,8 @@ GROUP_SIZE = 4
 SOLO = [[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0]]
 REWARDS = [[0.0, 1.0, 1.0, 0.7], [0.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.3, 1.0], [0.1, 0.1, 0.1, 0.1]]
 """Of groups with spread everywhere, between the modes alone, without a solo sample, and without spread."""
+OUTCOMES = [[0.25, 1.5, 1.5, 0.95], [0.0, 0.0, 1.75, 1.5], [0.5, 0.0, 0.3, 0.5], [0.6, 0.1, 0.1, 0.35]]
+"""The same without what help cost: they differ more than the rewards, but for the third group."""
 ESTIMATORS: tuple[AdvantageEstimator, ...] = ("mean", "mean_std", "leave_one_out", "mean_whitened")
 BASELINES = list(itertools.product(("mode", "group"), ("solo", "group")))
 
@@ -105,7 +108,11 @@ def experiences(sizes: tuple[int, ...] = (3, 5, 2, 6)) -> list[Experience]:
                 kl=torch.rand(sources.shape, generator=generator),
                 action_mask=(sources == P).long(),
                 rollout_log_probs=(sources == A) * 1.5 - (sources == P) * 0.5,
-                info={"aipo/solo": torch.tensor(SOLO).flatten()[places].float()},
+                info={
+                    "aipo/solo": torch.tensor(SOLO).flatten()[places].float(),
+                    "aipo/outcome": torch.tensor(OUTCOMES).flatten()[places],
+                    "aipo/faults": torch.zeros(len(places)),
+                },
                 sources=sources,
             )
         )
@@ -131,18 +138,21 @@ def samples(values: list[Tensor], batch: list[Experience]) -> Tensor:
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize(("policy_baseline", "agent_baseline"), BASELINES)
+@pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_every_token_has_the_advantage_of_the_single_machine(
-    estimator: AdvantageEstimator, policy_baseline: str, agent_baseline: str
+    estimator: AdvantageEstimator, policy_baseline: str, agent_baseline: str, scale: float
 ) -> None:
-    batch = run(Maker(estimator), config_of(policy_baseline, agent_baseline))
+    """Where outcomes differ more than rewards, and where they differ less."""
+    batch = experiences()
+    for experience in batch:
+        experience.info["aipo/outcome"] *= scale
+    run(Maker(estimator), config_of(policy_baseline, agent_baseline), batch)
     rewards_S, solo_S = torch.tensor(REWARDS).flatten(), torch.tensor(SOLO).flatten() > 0
     groups_S = torch.arange(len(rewards_S)) // GROUP_SIZE
     counts_S = (SOURCES == P).sum(1).repeat(len(REWARDS))
-    compared_S = 2 * groups_S + solo_S if policy_baseline == "mode" else groups_S
-    policy_S = compute_advantages(rewards_S, compared_S, estimator, counts_S)
-    agent_S = agent_advantages(rewards_S, groups_S, solo_S, estimator, counts_S)
-    if agent_baseline == "group":
-        agent_S = compute_advantages(rewards_S, groups_S, estimator, counts_S)
+    outcomes_S = scale * torch.tensor(OUTCOMES).flatten()
+    config = TrainConfig(objective=config_of(policy_baseline, agent_baseline, advantage=estimator))
+    policy_S, agent_S = sample_advantages(rewards_S, outcomes_S, groups_S, solo_S, counts_S, config)
     for experience in batch:
         places = torch.tensor(experience.index)
         for source, expected_S in ((P, policy_S), (A, agent_S)):
@@ -157,22 +167,19 @@ def test_every_token_has_the_advantage_of_the_single_machine(
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_with_the_groups_baselines_not_a_bit_changes(estimator: AdvantageEstimator) -> None:
+def test_with_the_groups_baselines_not_a_bit_of_policy_tokens_changes(estimator: AdvantageEstimator) -> None:
     stock = Maker(estimator, kl_coef=0.1).compute_advantages_and_returns(experiences())
     ours = run(Maker(estimator, kl_coef=0.1), config_of("group", "group"))
     for mine, theirs in zip(ours, stock, strict=True):
-        behind = torch.zeros_like(mine.sources, dtype=torch.bool)
-        behind[:, 4:] = (torch.tensor(mine.index) % GROUP_SIZE == 1)[:, None]  # the row that was cut after a reply
         assert torch.equal(mine.returns, theirs.returns)
         assert torch.equal(mine.info["return"], theirs.info["return"])
-        assert torch.equal(mine.advantages[~behind], theirs.advantages[~behind])
-        # There OpenRLHF has no advantage: the last action's stands in.
-        last = theirs.advantages[:, 3:4].expand(mine.sources.shape)
-        assert torch.equal(mine.advantages[behind], last[behind])
+        assert torch.equal(mine.advantages[mine.sources != A], theirs.advantages[mine.sources != A])
 
 
 @pytest.mark.parametrize(("policy_baseline", "agent_baseline"), BASELINES)
-def test_penalties_count_from_a_token_on(policy_baseline: str, agent_baseline: str) -> None:
+def test_repair_09_penalties_count_from_a_token_on_and_not_for_replies(
+    policy_baseline: str, agent_baseline: str
+) -> None:
     """On top of the comparison of the rewards, which they do not enter."""
     config = config_of(policy_baseline, agent_baseline)
     free, batch, scored = run(Maker("mean"), config), experiences(), experiences()
@@ -180,11 +187,9 @@ def test_penalties_count_from_a_token_on(policy_baseline: str, agent_baseline: s
     for mine, without, raw in zip(batch, free, scored, strict=True):
         assert raw.kl is not None
         penalties_BL = (-0.25 * raw.kl * raw.action_mask).flip(1).cumsum(1).flip(1)
-        # A reply at the end counts the last action's penalty, since it has the last action's place.
-        penalties_BL[:, 4:] += ((torch.tensor(mine.index) % GROUP_SIZE == 1) * penalties_BL[:, 3])[:, None]
-        bears_loss = (mine.sources == P) | (mine.sources == A)
-        difference = mine.advantages - without.advantages
-        torch.testing.assert_close(difference[bears_loss], penalties_BL[bears_loss], rtol=0, atol=1e-6)
+        own, difference = mine.sources == P, mine.advantages - without.advantages
+        torch.testing.assert_close(difference[own], penalties_BL[own], rtol=0, atol=1e-6)
+        assert not difference[mine.sources == A].any()
         if policy_baseline == "mode":
             assert torch.equal(mine.info["return"], mine.returns[:, 0])
 
@@ -205,8 +210,11 @@ def test_the_reward_clip_acts_on_the_comparison() -> None:
 
 def test_without_the_deviation_whitening_subtracts_alone() -> None:
     config = config_of("mode", "solo")
-    [whitened] = run(Maker("mean_whitened", no_std_norm=True), config, experiences((16,)))
-    [plain] = run(Maker("mean"), config, experiences((16,)))
+    batches = experiences((16,)), experiences((16,))
+    for [batch] in batches:
+        batch.info["aipo/outcome"] *= 4  # a deviation of more than 1
+    [whitened] = run(Maker("mean_whitened", no_std_norm=True), config, batches[0])
+    [plain] = run(Maker("mean"), config, batches[1])
     policy = whitened.sources == P
     mean = plain.advantages[policy].mean()
     torch.testing.assert_close(whitened.advantages[policy], plain.advantages[policy] - mean)
@@ -225,15 +233,63 @@ def test_masked_replies_need_no_baseline() -> None:
         assert torch.equal(mine.advantages[policy], theirs.advantages[policy])
 
 
-def test_a_sample_without_actions_has_no_advantage() -> None:
+def test_a_sample_without_actions_has_the_advantage_of_its_reply() -> None:
     batch = experiences((16,))
     row = batch[0].index.index(10)  # whose place in the group has replies, and whose reward is not its group's
     batch[0].sources[row] = SOURCES[1]
     batch[0].rollout_log_probs[row] = (SOURCES[1] == A) * 1.5
     batch[0].action_mask[row] = 0
     [experience] = run(Maker("mean"), config_of("mode", "solo"), batch)
-    assert not experience.advantages[row].any()
-    assert experience.advantages.any(dim=1).sum() == 8
+    replies = experience.sources[row] == A
+    assert not experience.advantages[row][~replies].any()
+    assert experience.advantages[row][replies].unique().numel() == 1
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_repair_11_what_a_fault_cut_is_compared_with_nothing(estimator: AdvantageEstimator) -> None:
+    """Whatever its reward is, the others' advantages are the same."""
+    found = []
+    for reward in (0.0, 1.0):
+        [batch] = experiences((16,))
+        row = batch.index.index(1)
+        batch.rewards[row], batch.info["aipo/outcome"][row], batch.info["aipo/faults"][row] = reward, reward, 1.0
+        batch.action_mask[row], batch.rollout_log_probs[row] = 0, 0.0  # as the executor hands it over
+        [scored] = run(Maker(estimator), config_of("mode", "solo"), [batch])
+        scored.sources[row] = T
+        values = [scored.advantages[scored.sources == source] for source in (P, A)]
+        # OpenRLHF's own deviation, over the group's baseline, knows no faults.
+        found.append([v / v.abs().max() for v in values] if estimator == "mean_whitened" else values)
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("name", ["reinforce", "flash_reinforce"])
+def test_repair_09_without_groups_replies_are_judged_by_the_outcome_too(name: str) -> None:
+    """What OpenRLHF's own numbers would be without the costs."""
+    rewards_S = torch.tensor(REWARDS).flatten()
+    outcomes_S = torch.tensor(OUTCOMES).flatten()
+    counts_S = (SOURCES == P).sum(1).repeat(len(REWARDS))
+    if name == "reinforce":
+        returns_A, outcomes_A = rewards_S.repeat_interleave(counts_S), outcomes_S.repeat_interleave(counts_S)
+        expected_S = (outcomes_S - outcomes_A.mean()) / max(returns_A.std(correction=0), outcomes_A.std(correction=0))
+    else:
+        expected_S = outcomes_S - outcomes_S.mean()
+
+    class Groupless(Maker):
+        """Returns without a baseline; what it makes of the advantages is not looked at."""
+
+        def compute_advantages_and_returns(self, batch: list[Experience]) -> list[Experience]:
+            for experience in batch:
+                followed_BL = experience.action_mask.flip(1).cumsum(1).flip(1) > 0
+                experience.returns = experience.rewards[:, None] * followed_BL
+                experience.advantages = experience.returns.clone()
+            return batch
+
+    maker = Groupless("mean")
+    maker.strategy.args.algo.advantage.estimator = name
+    for experience in run(maker, config_of("group", "group")):
+        expected_BL = expected_S[torch.tensor(experience.index)][:, None].expand(experience.sources.shape)
+        at = experience.sources == A
+        torch.testing.assert_close(experience.advantages[at], expected_BL[at])
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,21 @@ import asyncio
 import itertools
 import json
 import math
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aipo_env import read_traces
-from aipo_env.errors import ConfigurationError, ServiceError
+from aipo_env import Answer, Episode, read_traces
+from aipo_env.errors import ConfigurationError, GradingError, ServiceError
 from aipo_env.markup import consult_open
+from aipo_env.protocol import Action
 from algorithms.cluster.channel import decode
+from algorithms.cluster.epochs import Epochs
 from algorithms.cluster.executor import EngineTurns, EpisodeExecutor, SampleNumbers, is_solo
 from algorithms.cluster.options import ClusterConfig
 from algorithms.cluster.prompts import PromptLabel, evaluation_game, training_game
@@ -24,6 +28,7 @@ from algorithms.codec import TransformersCodec
 from algorithms.policies.embedded_model import build_tokenizer
 from tests.cluster.faulty_helpers import PORT_VARIABLE, SlowEcho
 from tests.cluster.scripted_engine import Output, Params, ScriptedEngine, generate_responses
+from tests.helpers import Recorder
 
 CODEC = TransformersCodec(build_tokenizer())
 ASK, CLOSE = consult_open("knowledge"), "</consult>"
@@ -367,13 +372,118 @@ def test_log_mu_counts_under_the_policys_own_tokenizer_alone(helper: str, known:
     assert CODEC.decode(response["observation_tokens"]).count("4+4+1") == 1  # type: ignore[arg-type]
 
 
-def test_an_engine_that_died_ends_the_run() -> None:
-    class DeadEngine(ScriptedEngine):
-        async def generate(self, *args: object, **kwargs: object) -> Output | None:  # type: ignore[override]
-            return None
+class FlakyEngine(ScriptedEngine):
+    """Fails the requests whose numbers it is told."""
 
+    def __init__(self, failing: Collection[int]) -> None:
+        super().__init__(CODEC, ask_then_answer)
+        self.failing, self.requests = failing, 0
+
+    async def generate(self, *args: Any, **kwargs: Any) -> Output | None:  # type: ignore[override]
+        number, self.requests = self.requests, self.requests + 1
+        answer = await super().generate(*args, **kwargs)
+        return None if number in self.failing else answer
+
+
+def test_repair_11_a_fault_of_the_engine_ends_one_episode(tmp_path: Path) -> None:
+    """The first turn of the second sample, and the second turn of the first one."""
+    rules = config(traces=tmp_path)
+    executor = EpisodeExecutor(rules)
+    responses = play(FlakyEngine({1, 4}), rules, num_samples=4, executor=executor)
+    executor.close()
+    assert [logs(r)["aipo/faults"] for r in responses] == [1.0, 1.0, 0.0, 0.0]
+    for response in responses:
+        # Of an episode that was cut the prompt is left, in which nothing bears loss.
+        faulted = logs(response)["aipo/faults"] == 1.0
+        assert (response["action_ranges"] == []) is faulted
+        assert (max(response["rollout_log_probs"]) < 1) is faulted  # type: ignore[type-var]
+        assert response["truncated"] is False
+    (file,) = tmp_path.glob("rollouts-*.jsonl")
+    recorded = sorted(read_traces(file), key=lambda t: t.sample)
+    assert [t.stop_reason for t in recorded] == ["error", "error", "answer", "answer"]
+    assert [str(t.metadata.get("error", ""))[:33] for t in recorded] == ["ServiceError: OpenRLHF's engine w"] * 2 + [
+        ""
+    ] * 2
+    assert recorded[0].num_consults == 1
+
+
+def test_repair_11_a_fault_of_the_grader_ends_one_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = config()
+    executor = EpisodeExecutor(rules)
+    game = executor._game(False, CODEC.tokenizer)
+    answers = itertools.count()
+
+    async def act(episode: Episode, action: Action) -> None:
+        if isinstance(episode.understand(action), Answer) and next(answers) == 1:
+            raise GradingError("the worker died")
+        episode.act(action)
+
+    monkeypatch.setattr(game, "act", act)
+    responses = play(ScriptedEngine(CODEC, ask_then_answer), rules, num_samples=3, executor=executor)
+    assert sorted(logs(r)["aipo/faults"] for r in responses) == [0.0, 0.0, 1.0]
+
+
+def test_repair_11_an_engine_that_died_ends_the_run() -> None:
+    """After so many faults in a row that nothing can be left of it."""
+    executor = EpisodeExecutor(config())
+    play(FlakyEngine(range(1000)), config(), num_samples=63, executor=executor)
+    play(FlakyEngine(()), config(), executor=executor)
+    play(FlakyEngine(range(1000)), config(), num_samples=63, executor=executor)
     with pytest.raises(ServiceError, match="gave none"):
-        play(DeadEngine(CODEC, ask_then_answer), config())
+        play(FlakyEngine(range(1000)), config(), executor=executor)
+
+
+def test_repair_09_the_outcome_is_reported_beside_the_reward() -> None:
+    rules = config(env_options={"consult_cost": 0.25})
+    (response,) = play(ScriptedEngine(CODEC, ask_then_answer), rules, task=3)
+    assert (response["reward"], logs(response)["aipo/outcome"]) == (-0.25, 0.0)
+
+
+class Generator:
+    """OpenRLHF's `SamplesGenerator`, as far as prompts pass through it."""
+
+    def __init__(self, size: int) -> None:
+        self.prompts_dataloader = range(size)
+        self.sent: list[str] = []
+
+    def _dispatch_prompts_to_vllm(self, prompts: list[str], labels: list[str], **settings: object) -> list[str]:
+        assert settings == {"images": None, "top_p": 1.0}
+        self.sent += labels
+        return prompts
+
+
+def test_repair_11_helpers_have_other_seeds_in_every_epoch() -> None:
+    """And those that they would have had in a run that goes on."""
+    generator, resumed = Generator(3), Generator(3)
+    epochs, again = Epochs(generator), Epochs(resumed)
+
+    def draw(from_: Generator, *tasks: int, evaluation: bool = False) -> None:
+        labels = [PromptLabel(task, evaluation).to_text() for task in tasks]
+        assert from_._dispatch_prompts_to_vllm(["p"] * len(tasks), labels, images=None, top_p=1.0) == ["p"] * len(tasks)
+
+    draw(generator, 2, 0)
+    draw(generator, 7, 7, evaluation=True)
+    draw(generator, 1, 0)
+    draw(generator, 1)
+    assert epochs.consumed == 5
+    again.consumed = 4
+    draw(resumed, 1, 2, 0)
+    expected = [(2, 0), (0, 0), (7, 0), (7, 0), (1, 0), (0, 1), (1, 1)]
+    assert [(which.task, which.epoch) for which in map(PromptLabel.from_text, generator.sent)] == expected
+    assert [PromptLabel.from_text(label).epoch for label in resumed.sent] == [1, 1, 2]
+
+    def seeds(label: str) -> list[int]:
+        executor = EpisodeExecutor(config())
+        game = executor._game(False, CODEC.tokenizer)
+        game.agents["knowledge"] = helper = Recorder("4", "knowledge")
+        prompt = training_game(config()).make_episode(PromptLabel.from_text(label).task).transcript
+        engine = ScriptedEngine(CODEC, ask_then_answer)
+        asyncio.run(generate_responses(executor, engine, prompt, label, Params(), 400, 2))
+        return sorted(request.seed for request in helper.requests)
+
+    first, second = generator.sent[4], generator.sent[6]  # task 1 in both epochs
+    assert seeds(second) == seeds(resumed.sent[0])
+    assert len({*seeds(first), *seeds(second)}) == 4
 
 
 def test_a_foreign_prompt_is_refused() -> None:

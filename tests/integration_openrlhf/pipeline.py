@@ -31,7 +31,7 @@ from aipo_env.trajectory import Trajectory
 from algorithms.cluster.baselines import install_baselines
 from algorithms.cluster.channel import action_ranges, encode
 from algorithms.cluster.policy_loss import install_policy_loss
-from algorithms.cluster.trajectories import SOLO
+from algorithms.cluster.trajectories import FAULTS, OUTCOME, SOLO
 from algorithms.config import ObjectiveConfig
 
 with warnings.catch_warnings():
@@ -116,7 +116,7 @@ def to_experience(trajectory: Trajectory, max_length: int = MAX_LENGTH) -> Exper
         "prompt": trajectory.task_id, "label": "", "images": None, "reward": trajectory.reward, "scores": trajectory.reward,
         "observation_tokens": trajectory.token_ids, "action_ranges": action_ranges(trajectory),
         "rollout_log_probs": encode(trajectory), "truncated": False,
-        "extra_logs": {SOLO: float(not trajectory.assisted)},
+        "extra_logs": {SOLO: float(not trajectory.assisted), OUTCOME: trajectory.outcome, FAULTS: 0.0},
     }  # fmt: skip
     return SamplesGenerator._process_response_into_experience(None, response, max_len=max_length)
 

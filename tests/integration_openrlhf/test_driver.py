@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from aipo_env import Source, Trajectory
 from aipo_env.errors import ConfigurationError
+from aipo_env.rollout import EpisodeSeeds
 from algorithms import batch as batches
 from algorithms.advantages import agent_advantages
 from algorithms.cluster import hooks
@@ -184,6 +185,11 @@ def test_a_run_that_was_cut_goes_on_from_its_checkpoint(
     assert resumed.returncode == 0, resumed.log[-6000:]
     print(f"the driver took {resumed.seconds:.0f} s")
     assert sorted(resumed.scalars("train/agent/token_fraction")) == list(range(STEPS + 1, 2 * STEPS + 1))
+    # The same tasks a second time: helpers have the seeds of the second epoch, as if the run had not been cut.
+    for played, epoch in ((run, 0), (resumed, 1)):
+        training, _ = split(played)
+        assert len(training) == STEPS * GROUPS * SAMPLES
+        assert all(t.seed == EpisodeSeeds(0, t.task_index or 0, t.sample, epoch).episode for t in training)
     # The first rollouts are the trained model's: OpenRLHF hands the loaded weights to the engine before it samples.
     first = [t for t in resumed.trajectories() if not t.metadata["evaluation"]][: GROUPS * SAMPLES]
     now, then = mean_difference(first, run.final_model), mean_difference(first, checkpoint)

@@ -98,7 +98,11 @@ def trajectories(reward_scale: float = 1.0) -> list[Trajectory]:
         if solo:
             segments = [s for s in segments if s.source is not Source.AGENT]
         reward = reward_scale * float(torch.rand((), generator=generator) < 0.5)
-        made.append(Trajectory("test-v0", "0", segments, reward=reward, group=group, assisted=not solo))
+        # What help cost is charged to the policy's tokens alone.
+        cost = 0.0 if solo else -0.25 * reward_scale
+        made.append(
+            Trajectory("test-v0", "0", segments, reward + cost, {"consult_cost": cost}, group=group, assisted=not solo)
+        )
     return made
 
 
@@ -135,12 +139,8 @@ def relative_difference(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> f
 
 
 def scale_of(config: ObjectiveConfig) -> float:
-    """Rewards so large that OpenRLHF's std + 1e-9 and our std + 1e-4 are the same number where both divide."""
-    return 1e4 if config.policy_rule.advantage == "mean_std" and "group" in baselines_of(config) else 1.0
-
-
-def baselines_of(config: ObjectiveConfig) -> tuple[str, str]:
-    return config.policy_baseline, config.agent_baseline
+    """Rewards so large that OpenRLHF's std + 1e-9 and our std + 1e-4 are the same number where OpenRLHF divides."""
+    return 1e4 if config.policy_rule.advantage == "mean_std" and config.policy_baseline == "group" else 1.0
 
 
 @pytest.mark.parametrize("off_policy", [False, True], ids=["first update", "later update"])
