@@ -41,8 +41,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import aipo_env
 from aipo_env.installation import DISTRIBUTION
-from aipo_env.protocol import ConsultRequest, Reply
 from benchmarks import report
+from benchmarks.rollout_speed import Helper
 
 PACKAGES = (
     DISTRIBUTION,
@@ -141,23 +141,13 @@ def reasoning(short: bool) -> str:
     return "" if short else 10 * step + "\n"
 
 
-class Echo:
-    """A helper that replies at once."""
-
-    name = "verify"
-
-    async def respond(self, request: ConsultRequest) -> Reply:
-        """Says the same every time."""
-        return Reply("correct")
-
-
 def our_case(name: str, rows: Sequence[Problem], folder: Path, question: str = "") -> Case:
     """`gsm8k` on these problems; `gsm8k-consult` with a helper where a question is timed."""
     path = folder / "test.jsonl"
     lines = (json.dumps({"question": row.question, "answer": f"Compute.\n#### {row.gold}"}) for row in rows)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if question:
-        env = aipo_env.make("gsm8k-consult", data=str(path), agents={"verify": Echo()})
+        env = aipo_env.make("gsm8k-consult", data=str(path), agents={"verify": Helper()})
     else:
         env = aipo_env.make("gsm8k", data=str(path))
 

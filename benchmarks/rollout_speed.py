@@ -29,7 +29,6 @@ import asyncio
 import dataclasses
 import math
 import re
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -352,7 +351,6 @@ def benchmark(settings: Settings) -> report.Result:
     }
     over_machine = {name: report.ratios(own, turns["AIPO state machine"]) for name, own in turns.items()}
     over_ideal = {name: report.spread([s / ideal for s in own]) for name, own in flights.items()}
-    seconds = {name: statistics.median(own) for name, own in flights.items()}
     turn_table = report.Table(
         "A turn, helper and policy instant",
         ["", "us a turn", "by the state machine's"],
@@ -367,7 +365,7 @@ def benchmark(settings: Settings) -> report.Result:
     flight_table = report.Table(
         f"{settings.in_flight} in flight, helpers of {settings.helper_seconds} s",
         ["", "seconds", "by the ideal"],
-        [[name, f"{seconds[name]:.3f}", own.text(2, "x")] for name, own in over_ideal.items()],
+        [[name, report.spread(flights[name]).text(3), own.text(2, "x")] for name, own in over_ideal.items()],
         [f"Ideal: {ideal:g} s.", met("Target by the ideal", over_ideal["AIPO rollout"], TARGET_IN_FLIGHT_RATIO)],
     )
     data = {
@@ -376,7 +374,6 @@ def benchmark(settings: Settings) -> report.Result:
         "over_state_machine": over_machine,
         "ideal_seconds": ideal,
         "over_ideal": over_ideal,
-        "seconds_in_flight": seconds,
         "notes": notes,
     }
     return report.Result([turn_table, flight_table], data)

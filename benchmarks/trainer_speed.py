@@ -115,7 +115,7 @@ class Run:
     tokens: int = 0
     """Sampled by the policy."""
     trained_tokens: int = 0
-    """Those of them that had an advantage other than zero."""
+    """Those of them that had an advantage other than zero: of groups whose rewards differ."""
     reply_tokens: int = 0
     """Helpers' tokens: fed and trained on, not sampled."""
     rollouts: int = 0
@@ -131,7 +131,8 @@ class Run:
     def count(self, rewards: Sequence[float], lengths: Sequence[int], group: int) -> None:
         """Counts a step's rollouts; both lists are group by group, `group` rollouts each."""
         self.rollouts, self.reward, self.tokens = len(rewards), sum(rewards), sum(lengths)
-        self.trained_tokens = trained_tokens(rewards, lengths, group)
+        starts = range(0, len(rewards), group)
+        self.trained_tokens = sum(sum(lengths[i : i + group]) for i in starts if len(set(rewards[i : i + group])) > 1)
 
     def stop(self, started: tuple[float, float]) -> None:
         """Notes the time since `clock` was read."""
@@ -198,12 +199,6 @@ def right_reward(completion: str, gold: str) -> float:
     box = completion.rfind("\\boxed{")
     end = completion.find("}", box)
     return float(box >= 0 and end >= 0 and "".join(completion[box + len("\\boxed{") : end].split()) == gold)
-
-
-def trained_tokens(rewards: Sequence[float], lengths: Sequence[int], group: int) -> int:
-    """The tokens of the groups whose rewards differ; both lists are group by group, `group` rollouts each."""
-    starts = range(0, len(rewards), group)
-    return sum(sum(lengths[i : i + group]) for i in starts if len(set(rewards[i : i + group])) > 1)
 
 
 def make_policy(settings: Settings, seed: int) -> Policy:

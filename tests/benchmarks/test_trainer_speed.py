@@ -93,9 +93,11 @@ def test_the_table_shows_the_ratio() -> None:
     ]
 
 
-def test_only_groups_whose_rewards_differ_are_trained_on() -> None:
-    assert trainer_speed.trained_tokens([1, 1, 0, 1], [3, 4, 5, 6], group=2) == 11
-    assert trainer_speed.trained_tokens([1, 1, 0, 0], [3, 4, 5, 6], group=2) == 0
+@pytest.mark.parametrize(("rewards", "trained"), [([1, 1, 0, 1], 11), ([1, 1, 0, 0], 0)])
+def test_only_groups_whose_rewards_differ_are_trained_on(rewards: list[float], trained: int) -> None:
+    run = Run()
+    run.count(rewards, [3, 4, 5, 6], group=2)
+    assert run == Run(tokens=18, trained_tokens=trained, rollouts=4, reward=sum(rewards))
 
 
 def test_both_sides_see_the_same_prompts() -> None:
