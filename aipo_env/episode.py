@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from aipo_env import markup
 from aipo_env.checks import check_count, check_number
@@ -42,6 +42,7 @@ _BUDGETS = {
 }
 
 
+@runtime_checkable
 class TokenCodec(Protocol):
     """What token-exact episodes need of a tokenizer."""
 
@@ -288,7 +289,7 @@ class Episode:
         """
         if not self.config.assisted or markup.CONSULT_CLOSE not in text:
             return False
-        turn = self._read_anew(text)
+        turn = self._read(text)
         if turn.consults:
             return len(turn.consults) == self.config.fan_out or not markup.may_be_consult(text[turn.end :])
         return self.parser().feed(text)
@@ -348,12 +349,9 @@ class Episode:
         return Trajectory(**{**values, **fields})  # type: ignore[arg-type]
 
     def _read(self, action: Action) -> _Turn:
-        # Whoever grades ahead, or checks a batch of actions, has asked about this one just now.
-        if self._last_read is None or self._last_read[0] is not action:
-            self._last_read = action, self._read_anew(action)
-        return self._last_read[1]
-
-    def _read_anew(self, action: Action) -> _Turn:
+        if self._last_read is not None and self._last_read[0] is action:
+            # Whoever grades ahead, or checks a batch of actions, has asked about this one just now.
+            return self._last_read[1]
         text = self._lower(action)
         tokens = action if isinstance(action, TokenAction) else None
         finish = action.finish_reason if isinstance(action, TokenAction | TextAction) else "stop"
@@ -377,7 +375,9 @@ class Episode:
                 f"{text[:120]!r} there, which is understood as: {shown} Leave tags and unbalanced braces out of its texts, or "
                 "act with a str."
             )
-        return _Turn(text, tokens, finish, understood, consults, end)
+        turn = _Turn(text, tokens, finish, understood, consults, end)
+        self._last_read = action, turn
+        return turn
 
     def _says(
         self,

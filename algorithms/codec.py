@@ -14,15 +14,15 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from aipo_agents.backends.tokenizing import Tokenizing, stop_ids
 from aipo_env.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-_MARKUP_STARTS = ("<consult", "</consult", "<feedback", "</feedback", "<notice", "</notice", "\\boxed")
 _ENDS = ("<|eot_id|>", "<|eom_id|>", "<|observation|>", "<|call|>", "<|return|>", "<end_of_turn>")
 """What ends a turn where a chat template names it, besides what it ends turns with: Llama's, GLM's, harmony's, Gemma's."""
 _ROLES = ("user", "assistant", "user")
@@ -32,12 +32,12 @@ _Frame = tuple[list[int], str, str, list[int]]
 """What stands around a text in a chat: ids, the plain characters that touch the text, the same behind it, ids."""
 
 
-class TransformersCodec:
+class TransformersCodec(Tokenizing):
     """Adapts a fast `transformers` tokenizer; implements `aipo_env.episode.TokenCodec`.
 
     Args:
         tokenizer: a fast tokenizer (one with a Rust backend).
-        stops: ids that end a turn, besides the tokenizer's own and those of the chat template: see `stop_ids`.
+        stops: ids that end a turn, besides the tokenizer's own and those of the chat template: see `load_stop_ids`.
 
     Raises:
         ConfigurationError: for a slow tokenizer.
@@ -50,23 +50,20 @@ class TransformersCodec:
                 f"a fast tokenizer is needed, got {type(tokenizer).__name__}. Load it with "
                 "AutoTokenizer.from_pretrained(..., use_fast=True)."
             )
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer)
+        self._template = str(tokenizer.chat_template or "")
         # The rollouts of a group share their prompt.
         self._prompt_ids = functools.lru_cache(maxsize=1024)(self._encode_prompt)
         state = json.loads(backend.to_str())
         # Callers switch padding and truncation; they do not decide how text and ids map.
         del state["padding"], state["truncation"]
         self.fingerprint = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
-        added = tokenizer.added_tokens_decoder
-        special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
-        self._added_ids = frozenset({*added, *special})
-        # A tokenizer may hold our tags as single tokens; they are text of the episode, not control tokens.
-        tags = {i for i in self._added_ids if str(tokenizer.convert_ids_to_tokens(i)).startswith(_MARKUP_STARTS)}
-        self._control_ids, self.reserved_ids = frozenset(special - tags), self._added_ids - tags
+        self.reserved_ids = self._added_ids - self._tag_ids
         self._plain = _with_added(state, [])
-        kept = [token for token in state["added_tokens"] if token["id"] in tags]
-        self._tags = _with_added(state, kept) if kept else self._plain
-        named = {i for i, token in added.items() if token.content in _ENDS and token.content in self._template}
+        tags = [token for token in state["added_tokens"] if token["id"] in self._tag_ids]
+        self._tags = _with_added(state, tags) if tags else self._plain
+        contents = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
+        named = {i for i, content in contents.items() if content in _ENDS and content in self._template}
         self._num_closing, ends = self._closing() if self._template else (0, set())
         self.eos_ids = frozenset(int(i) for i in {tokenizer.eos_token_id, *stops, *named, *ends} if i is not None)
 
@@ -107,25 +104,15 @@ class TransformersCodec:
         """`text` as a user's turn behind a finished one, with the policy's next turn opened; plain without a template."""
         return self._fill(self._next_turn, text) if self._template else self.encode(text)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text, without control tokens."""
-        kept = [i for i in ids if i not in self._control_ids]
-        text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text if isinstance(text, str) else "".join(text)
-
     def tokens_that_may_close_a_tag(self) -> frozenset[int]:
         """The ids whose text contains ">": only behind one of these can a consult be complete."""
         size = len(self.tokenizer)
         return frozenset(i for i in range(size) if ">" in self.decode([i]))
 
-    @property
-    def _template(self) -> str:
-        return str(self.tokenizer.chat_template or "")
-
     def _closing(self) -> tuple[int, set[int]]:
         """How many added tokens end a turn of the policy in the chat template, and with which id it ends."""
         with contextlib.suppress(ConfigurationError):
-            last, middle = (self._leading(self._behind_assistant(turns)) for turns in (2, 3))
+            last, middle = (self._leading(self._render(turns).split(_TEXTS[1])[1]) for turns in (2, 3))
             same = [one == other for (one, _), (other, _) in zip(last, middle, strict=False)]
             # The end of a conversation may follow that of its last turn, or stand in its place (harmony's `<|return|>`).
             count = max([*same, False].index(False), min(1, len(last)))
@@ -139,7 +126,7 @@ class TransformersCodec:
 
     @functools.cached_property
     def _next_turn(self) -> _Frame:
-        between = self._behind_assistant(3, opened=True)
+        between = self._render(3, opened=True).split(_TEXTS[1])[1]
         if ended := self._leading(between)[: self._num_closing]:
             # The policy's turn has ended in the record, with whichever of the ends it took.
             between = between[ended[-1][1] :]
@@ -168,9 +155,6 @@ class TransformersCodec:
                 f"tokenizer's makes {rendered[:200]!r} of {chat}. Use the model's own template."
             )
         return rendered
-
-    def _behind_assistant(self, turns: int, *, opened: bool = False) -> str:
-        return self._render(turns, opened=opened).split(_TEXTS[1])[1]
 
     def _tokens(self, rendered: str) -> list[tuple[int, int, int]]:
         """The ids of a template's own text, and where each stands."""
@@ -201,19 +185,8 @@ class TransformersCodec:
         return ids[1 : before + 1], left, right, ids[after:-1]
 
 
-def stop_ids(settings: GenerationConfig | None) -> frozenset[int]:
-    """The ids with which a model's generation settings end a turn."""
-    configured = getattr(settings, "eos_token_id", None)
-    return frozenset(int(i) for i in (configured if isinstance(configured, list) else [configured]) if i is not None)
-
-
 def load_stop_ids(source: str | os.PathLike[str], *, local: bool = False) -> frozenset[int]:
-    """`stop_ids` of a folder or hub id; none where it has no generation settings.
-
-    Args:
-        source: the model.
-        local: ask no hub.
-    """
+    """`stop_ids` of a folder or hub id, of what is `local` alone; none where it has no generation settings."""
     from transformers import GenerationConfig
 
     try:

@@ -9,7 +9,7 @@ from aipo_agents.backends.base import Message
 from aipo_env.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 _MARKUP_STARTS = ("<consult", "</consult", "<feedback", "</feedback", "<notice", "</notice", "\\boxed")
 
@@ -23,11 +23,12 @@ class Tokenizing:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        special |= set(tokenizer.all_special_ids)
+        added = tokenizer.added_tokens_decoder
+        special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+        self._added_ids = frozenset({*added, *special})
         # A tokenizer may hold the markup's tags as single tokens; they are text, not control tokens.
-        tags = {i for i in special if str(tokenizer.convert_ids_to_tokens(i)).startswith(_MARKUP_STARTS)}
-        self._control_ids = frozenset(special - tags)
+        tags = {i for i in self._added_ids if str(tokenizer.convert_ids_to_tokens(i)).startswith(_MARKUP_STARTS)}
+        self._tag_ids, self._control_ids = frozenset(tags), frozenset(special - tags)
 
     def chat_ids(self, messages: Sequence[Message]) -> list[int]:
         """The ids of a chat with the assistant's next message opened.
@@ -49,6 +50,12 @@ class Tokenizing:
         kept = [i for i in ids if i not in self._control_ids]
         text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text if isinstance(text, str) else "".join(text)
+
+
+def stop_ids(settings: GenerationConfig | None) -> frozenset[int]:
+    """The ids with which a model's generation settings end a turn."""
+    configured = getattr(settings, "eos_token_id", None)
+    return frozenset(int(i) for i in (configured if isinstance(configured, list) else [configured]) if i is not None)
 
 
 def stop_position(text: str, stop: Sequence[str]) -> tuple[int, int] | None:

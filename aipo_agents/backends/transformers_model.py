@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aipo_agents.backends.base import ChatSampling, CompletionSampling, Generation, Message
-from aipo_agents.backends.tokenizing import Tokenizing, stop_position
+from aipo_agents.backends.tokenizing import Tokenizing, stop_ids, stop_position
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
 from aipo_env.installation import install_command
 from aipo_env.protocol import FinishReason, Usage
@@ -95,7 +95,7 @@ class TransformersModel:
         self.max_batch, self.max_wait_ms = max_batch, max_wait_ms
         self._network = loaded.eval()
         self._tokenizing = Tokenizing(tokenizer)
-        self._eos_ids = _eos_ids(loaded, tokenizer)
+        self._eos_ids = stop_ids(loaded.generation_config) | ({tokenizer.eos_token_id} - {None})
         self._vocabulary = loaded.get_input_embeddings().num_embeddings
         self._context = int(getattr(loaded.config.get_text_config(decoder=True), "max_position_embeddings", 2**31))
         self._waiting: deque[_Request] = deque()
@@ -277,10 +277,3 @@ def _resolve(request: _Request, outcome: FinishReason | Exception) -> None:
             request.future.set_result(outcome)
     except concurrent.futures.InvalidStateError:
         pass
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The ids that end a generation: the tokenizer's and those of the model's generation settings."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)

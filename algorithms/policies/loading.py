@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aipo_agents.backends.tokenizing import stop_ids
 from aipo_env.errors import ConfigurationError, DataNotFoundError
-from algorithms.codec import TransformersCodec, stop_ids
+from algorithms.codec import TransformersCodec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

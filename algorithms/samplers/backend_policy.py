@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 from aipo_agents.backends.base import CompletionBackend, CompletionSampling, Generation
+from aipo_env.episode import TokenCodec
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.protocol import FinishReason, TokenAction, TurnRequest
-
-
-@runtime_checkable
-class TurnDecoder(Protocol):
-    """What a policy needs of its tokenizer; every `aipo_env.episode.TokenCodec` is one."""
-
-    eos_ids: frozenset[int]
-    """The ids with which the policy ends a turn."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text, without control tokens."""
-        ...
 
 
 class BackendPolicy:
@@ -44,7 +32,7 @@ class BackendPolicy:
     def __init__(
         self,
         backend: CompletionBackend,
-        codec: TurnDecoder,
+        codec: TokenCodec,
         sampling: CompletionSampling | None = None,
         *,
         context_length: int | None = None,

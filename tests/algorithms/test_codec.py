@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
+from aipo_agents.backends.tokenizing import stop_ids
 from aipo_env import Episode, Reply, Source, TokenAction
 from aipo_env.errors import ConfigurationError
-from algorithms.codec import TransformersCodec, load_stop_ids, stop_ids
+from algorithms.codec import TransformersCodec, load_stop_ids
 from algorithms.server_rollout import load_codec
 from tests.algorithms.tiny import tokenizer
 from tests.algorithms.vocabularies import (
