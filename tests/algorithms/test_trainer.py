@@ -654,16 +654,16 @@ def test_repair_34_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path, limit
     """The system's own limit on the size of files, which fails as a full disk does."""
     import resource
 
-    whole = make(tmp_path / "whole", steps=5, checkpoint_every=2).train()
+    whole = make(tmp_path / "whole", steps=5, checkpoint_every=2, trace_every=0).train()
     out = tmp_path / "cut"
-    make(out, steps=2, checkpoint_every=2).train()
+    make(out, steps=2, checkpoint_every=2, trace_every=0).train()
     before, rows = ((out / name).read_text() for name in ("config.json", "metrics.jsonl"))
     kept = list_checkpoints(out / "checkpoints")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(StorageError, match=r"that failed: File too large.*goes on from the last checkpoint"):
-            make(out, steps=5, checkpoint_every=2).train(trackers=())
+            make(out, steps=5, checkpoint_every=2, trace_every=0).train(trackers=())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list_checkpoints(out / "checkpoints") == kept
@@ -671,7 +671,7 @@ def test_repair_34_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path, limit
     assert json.loads((out / "config.json").read_text())["steps"] == (2 if fails_at == "config.json" else 5)
     assert fails_at != "config.json" or (out / "config.json").read_text() == before
     assert (out / "metrics.jsonl").read_text().startswith(rows)
-    again = make(out, steps=5, checkpoint_every=2).train()
+    again = make(out, steps=5, checkpoint_every=2, trace_every=0).train()
     assert without_times(again)[3:] == without_times(whole)[3:]
     assert not list(out.glob(".*.partial"))
 
