@@ -23,10 +23,22 @@ T = TypeVar("T")
 
 log = logging.getLogger("aipo_env")
 
-_deadline: contextvars.ContextVar[float] = contextvars.ContextVar("aipo_env_deadline", default=math.inf)
-"""When, by the monotonic clock, the helper is late in whose reply this code runs."""
-_limit: contextvars.ContextVar[asyncio.Timeout | None] = contextvars.ContextVar("aipo_env_limit", default=None)
-"""The time limit of that helper."""
+
+class _Limit:
+    """The time limit of a consult, within those of the consults in whose replies it is asked."""
+
+    def __init__(self, scope: asyncio.Timeout | None = None, outer: _Limit | None = None) -> None:
+        self.scope, self.outer = scope, outer
+
+    def end(self) -> float:
+        """When, by the monotonic clock, this reply is late, or one that waits for it."""
+        when = None if self.scope is None else self.scope.when()
+        return min(math.inf if when is None else when, math.inf if self.outer is None else self.outer.end())
+
+
+_NO_LIMIT = _Limit()
+_limit: contextvars.ContextVar[_Limit] = contextvars.ContextVar("aipo_env_limit", default=_NO_LIMIT)
+"""That of the helper in whose reply this code runs."""
 
 
 async def consult(agent: Agent, request: ConsultRequest, timeout: float | None = None) -> Reply:
@@ -41,21 +53,22 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
         request = dataclasses.replace(request, deadline=timeout)
     if request.hints and not getattr(agent, "uses_hints", False):
         request = dataclasses.replace(request, hints=())
-    outer = _deadline.get()
-    end = math.inf if timeout is None else time.monotonic() + timeout
-    _deadline.set(min(outer, end))
+    outer = _limit.get()
     try:
         async with asyncio.timeout(timeout) as scope:
-            token = _limit.set(scope)
+            own = _Limit(scope, outer)
+            _limit.set(own)
             try:
                 reply = await agent.respond(request)
             finally:
-                _limit.reset(token)
+                own.scope = None  # what the helper leaves running has none any more
+                _limit.set(outer)
     except TimeoutError:
-        if time.monotonic() >= outer:
+        now, end = time.monotonic(), scope.when()
+        if now >= outer.end():
             raise  # late is the helper in whose reply this one was asked
         # One of the helper's own may come at any time.
-        late = scope.expired() or time.monotonic() >= end
+        late = scope.expired() or (end is not None and now >= end)
         return Reply("", error=f"no reply within {timeout:g} s" if late else "it timed out")
     except ServiceError as error:
         # The policy reads the short form: the same words for the same fault, and no address.
@@ -65,8 +78,6 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
         return Reply("", error=f"its service failed{status}", usage=error.usage)
     except ConnectionError as error:
         return Reply("", error=f"connection failed ({type(error).__name__})")
-    finally:
-        _deadline.set(outer)
     if not isinstance(reply, Reply):
         raise InvalidActionError(
             f"{agent.name}.respond must return an aipo_env.Reply, got {type(reply).__name__}. A plain `str -> str` "
@@ -83,7 +94,7 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
 @contextlib.contextmanager
 def in_our_own_line() -> Iterator[None]:
     """Inside, the time of the helper in whose reply this runs stands still: a limit of ours is waited for, and not it."""
-    limit = _limit.get()
+    limit = _limit.get().scope
     end = None if limit is None else limit.when()
     if limit is None or end is None:
         yield
@@ -212,7 +223,7 @@ def _run_elsewhere(coroutine: Coroutine[object, object, T]) -> T:
             _loop_threads.append(free := _LoopThread())
     future = asyncio.run_coroutine_threadsafe(coroutine, free.loop)
     try:
-        return future.result(min(_deadline.get() - time.monotonic(), threading.TIMEOUT_MAX))
+        return future.result(min(_limit.get().end() - time.monotonic(), threading.TIMEOUT_MAX))
     except BaseException:
         future.cancel()
         raise

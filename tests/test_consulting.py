@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import aipo_env
-from aipo_env import ConsultEnv, ConsultRequest, Reply
+from aipo_env import ConsultEnv, ConsultRequest, Reply, consulting
 from aipo_env.consulting import consult
 from aipo_env.errors import InvalidActionError
 from tests.helpers import Recorder, SumTasks
@@ -200,13 +200,29 @@ def test_repair_19_a_helper_that_hangs_in_another_environment_is_late(
 
 
 def test_repair_19_the_limit_of_a_consult_ends_with_it() -> None:
-    async def two() -> tuple[Reply, Reply]:
-        first = await consult(Recorder(), ConsultRequest("q"), 0.05)
-        await asyncio.sleep(0.1)
-        return first, await consult(Playing(make(Recorder("deep"))), ConsultRequest("q"), None)
+    inner = make(Recorder("deep"))
 
-    first, second = within(30, lambda: asyncio.run(two()))  # type: ignore[misc]
-    assert (first.text, "deep" in second.text) == ("ok", True)
+    class Starting(Recorder):
+        """Leaves something running behind its reply."""
+
+        async def later(self) -> str:
+            await asyncio.sleep(0.1)
+            return asked(inner)
+
+        async def respond(self, request: ConsultRequest) -> Reply:
+            self.task = asyncio.create_task(self.later())
+            return self.reply
+
+    async def two() -> tuple[Reply, str, Reply]:
+        starting = Starting()
+        outer = consulting._limit.get()
+        first = await consult(starting, ConsultRequest("q"), 0.05)
+        assert consulting._limit.get() is outer
+        behind = await starting.task
+        return first, behind, await consult(Playing(inner), ConsultRequest("q"), None)
+
+    first, behind, second = within(30, lambda: asyncio.run(two()))  # type: ignore[misc]
+    assert (first.text, "deep" in behind, "deep" in second.text) == ("ok", True, True)
 
 
 def test_repair_19_an_inner_limit_is_the_inner_helpers() -> None:
