@@ -42,6 +42,8 @@ def train(
         quiet: no bar; words on standard error alone, for errors, problems of the run and evaluations that take long.
         json: one JSON object at the end: "out", "step", and "metrics" of the last step.
     """
+    import torch
+
     from algorithms.checkpoint import PREFIX, list_checkpoints
     from algorithms.progress import TrainingDisplay, quiet_libraries
     from algorithms.run_folder import CHECKPOINTS
@@ -57,6 +59,9 @@ def train(
     check_trackers(tracker)
     quiet_libraries()
     trainer = Trainer(config)
+    if trainer.policy.tiny and "OMP_NUM_THREADS" not in os.environ:
+        # On matrices this small threads wait for each other longer than they compute.
+        torch.set_num_threads(1)
     with (
         TrainingDisplay(config.steps, shown=not quiet) as display,
         finish_first("finishing this step and writing a checkpoint; Ctrl-C again stops at once.") as stop,

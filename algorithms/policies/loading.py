@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "embedded"
 POLICIES = ("embedded", "smollm2")
 """Names that need no path: the tiny policy in this package, and SmolLM2-135M-Instruct."""
-TINY = 10_000_000
-"""Parameters below which a policy learns with the embedded one's learning rate."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +37,11 @@ class Policy:
     def eos_ids(self) -> frozenset[int]:
         """The ids that end a turn: the tokenizer's and those of the model's generation settings."""
         return self.codec.eos_ids | stop_ids(self.model.generation_config)
+
+    @property
+    def tiny(self) -> bool:
+        """Whether it is of the embedded one's kind: below ten million parameters."""
+        return self.model.num_parameters() < 10_000_000
 
     def save(self, folder: Path) -> None:
         """Writes the model and its tokenizer as `transformers` does."""
@@ -102,7 +105,7 @@ def load_policy(name: str, device: str = "cpu") -> Policy:
 
 def default_learning_rate(policy: Policy) -> float:
     """AdamW's peak where a run names none: 3e-4 for tiny policies, what is usual for language models for larger ones."""
-    return 3e-4 if policy.model.num_parameters() < TINY else 1e-6
+    return 3e-4 if policy.tiny else 1e-6
 
 
 def _ask_hub(name: str) -> Exception | None:
