@@ -539,9 +539,12 @@ def test_repair_01_failed_replies_and_cut_rollouts_are_measured(tmp_path: Path) 
         async def respond(self, request: ConsultRequest) -> Reply:
             return Reply("", error="its service failed")
 
-    working = make(tmp_path / "working")
+    # So many tokens that a random policy asks.
+    many: dict[str, Any] = {"prompts_per_step": 16, "sampling": SamplingConfig(max_tokens=48)}
+    working = make(tmp_path / "working", **many)
     assert working.train_step()[0]["train/reply_errors"] == 0
-    silent = Trainer(config(tmp_path / "silent"), policy=talkative(tiny_policy()), agents={"knowledge": Silent()})
+    policy = talkative(tiny_policy())
+    silent = Trainer(config(tmp_path / "silent", **many), policy=policy, agents={"knowledge": Silent()})
     metrics, trajectories = silent.train_step()
     assert metrics["train/reply_errors"] == 1
     assert set(find_problems(silent.history)) >= {"all_replies_failed"}
