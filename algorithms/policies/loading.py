@@ -41,7 +41,7 @@ class Policy:
     @property
     def tiny(self) -> bool:
         """Whether it is of the embedded one's kind: below ten million parameters."""
-        return self.model.num_parameters() < 10_000_000
+        return bool(self.model.num_parameters() < 10_000_000)
 
     def save(self, folder: Path) -> None:
         """Writes the model and its tokenizer as `transformers` does."""
