@@ -213,7 +213,8 @@ def test_what_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert tasks.grade(task, f"{task.gold}.0").correct  # by a new process
     monkeypatch.setattr("aipo_env.tasks.reasoning_gym.tasks.SCORE_SECONDS", 0.0)
-    assert tasks.grade(task, f"{task.gold}.0").verdict is Verdict.TIMEOUT
+    # No time at all: where the machine is quick to switch, a reply makes even that.
+    assert any(tasks.grade(task, f"{task.gold}.0").verdict is Verdict.TIMEOUT for _ in range(100))
     monkeypatch.undo()
     assert tasks.grade(task, f"{task.gold}.0").correct
 
