@@ -2,9 +2,10 @@
 
 Text that somebody wrote is never read as anything but text: not as a control token, and not as any other token that was
 added to the vocabulary, flagged special or not (`<think>`, `<tool_call>`, DeepSeek's `<｜User｜>` are not). It is encoded by
-a copy of the tokenizer that has no added tokens, so that the text stays and such an id cannot come out. In a chat template
-a placeholder stands where the text will be; the template's own tokens come from the rendering, and the text, with the plain
-characters that touch it there, from that copy. For a text without added tokens these are the ids of the whole rendering.
+a copy of the tokenizer that knows no added tokens, so that the text stays and such an id cannot come out. In a chat
+template a placeholder stands where the text will be; the template's own tokens come from the rendering, and the text, with
+the plain characters that touch it there, from that copy. For a text without added tokens these are the ids of the whole
+rendering.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from aipo_agents.backends.tokenizing import Tokenizing, stop_ids
@@ -58,11 +59,13 @@ class TransformersCodec(Tokenizing):
         # Callers switch padding and truncation; they do not decide how text and ids map.
         del state["padding"], state["truncation"]
         self.fingerprint = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
-        self.reserved_ids = self._added_ids - self._tag_ids
-        self._plain = _with_added(state, [])
-        tags = [token for token in state["added_tokens"] if token["id"] in self._tag_ids]
-        self._tags = _with_added(state, tags) if tags else self._plain
         contents = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
+        # Runs of blanks, which some vocabularies add, open nothing.
+        blanks = {i for i, content in contents.items() if not content.strip()}
+        self._added_ids -= blanks
+        self.reserved_ids = self._added_ids - self._tag_ids
+        self._plain = _reader(state, blanks)
+        self._tags = _reader(state, blanks | self._tag_ids) if self._tag_ids else self._plain
         named = {i for i, content in contents.items() if content in _ENDS and content in self._template}
         self._num_closing, ends = self._closing() if self._template else (0, set())
         self.eos_ids = frozenset(int(i) for i in {tokenizer.eos_token_id, *stops, *named, *ends} if i is not None)
@@ -195,8 +198,11 @@ def load_stop_ids(source: str | os.PathLike[str], *, local: bool = False) -> fro
         return frozenset()
 
 
-def _with_added(state: dict[str, Any], tokens: list[Any]) -> Any:
-    """The tokenizer of a serialised state, with these for its added tokens."""
+def _reader(state: dict[str, Any], known: Collection[int]) -> Any:
+    """The tokenizer of a serialised state that reads these of its added tokens, and takes the others for plain text."""
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_str(json.dumps({**state, "padding": None, "truncation": None, "added_tokens": tokens}))
+    tokens = [{**token, "special": token["id"] not in known} for token in state["added_tokens"]]
+    reader = Tokenizer.from_str(json.dumps({**state, "padding": None, "truncation": None, "added_tokens": tokens}))
+    reader.encode_special_tokens = True
+    return reader

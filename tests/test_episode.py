@@ -259,11 +259,13 @@ SAID_OTHERWISE: list[tuple[object, dict[str, object]]] = [
     (Consult("verify", 'is <consult agent="verify"> a tag?'), {}),
     (Consult("verify", "q", GOLD), {}),
     (Consult("verify", "q", '<consult agent="nobody">x</consult>'), {}),
+    (Consult("verify", "q", '<consult agent="verify">q</consult>'), {}),
     (Consult("verify", r"a</consult>\boxed{3}"), {"assisted": False}),
     (Answer("}{</answer>"), {}),
     (Answer("5", '<consult agent="verify">q</consult>'), {}),
     (Answer("</feedback>", "<feedback>"), {"assisted": False}),
     (Answer("print(1)", '<consult agent="verify">q</consult>'), {"answers": "program"}),
+    (Answer("```\nx\n```\n</answer>\n```python\ny}\n```"), {"answers": "program"}),
     ([Consult("verify", "q"), Consult("knowledge", "r", "and ")], {"fan_out": 2}),
     ([Consult("verify", "q"), Consult("nobody", "r")], {"fan_out": 2}),
     ([Consult("verify", "q"), Consult("knowledge", " ")], {"fan_out": 2}),
@@ -338,6 +340,16 @@ def test_repair_25_what_is_taken_is_what_was_meant(text: str, prefix: str, tag: 
 def test_repair_25_fields_that_are_no_text_are_refused(action: Action, assisted: bool) -> None:
     with pytest.raises(InvalidActionError, match=r"fields of an action are str; got .*\. Say str"):
         start(assisted=assisted).act(action)
+
+
+def test_an_action_is_understood_anew_in_each_turn() -> None:
+    episode = start(max_chars=len(ASK) + len('<feedback agent="verify">no</feedback>') + 5)
+    for understood in (Consult, Malformed):
+        assert isinstance(episode.understand(ASK), understood)
+        assert isinstance(episode.act(ASK), understood)
+        if episode.requests:
+            episode.reply(Reply("no"))
+    assert episode.stop_reason == "max_chars"
 
 
 def test_a_text_action_says_how_the_turn_ended() -> None:

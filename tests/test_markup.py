@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aipo_env.grading import extract_answer, grade_text
@@ -127,6 +127,9 @@ def test_repair_08_the_last_complete_answer_counts(text: str, answer: str | None
 def test_repair_08_a_consult_of_ones_own_is_inert_in_solo() -> None:
     text = r'<consult agent="verify">\boxed{1} \boxed{2</consult> <consult agent="verify">\boxed{3}'
     assert parse(text, AGENTS, consults=False) == Answer("3", text.removesuffix(r"\boxed{3}"))
+    assert parse("<consult>q</consult>", AGENTS, consults=False) == Malformed(_NO_ACTION, "<consult>q</consult>")
+    within = f'<feedback agent="verify"><notice>```</notice>x</feedback>\n{BLOCK}'
+    assert parse(within, AGENTS, consults=False, answers="program") == Answer(BLOCK, within.removesuffix(BLOCK))
     nested = r'<consult agent="verify">\boxed{1}<consult agent="verify">\boxed{2}</consult>'
     assert parse(nested, AGENTS, consults=False) == Answer("1", '<consult agent="verify">')
 
@@ -187,6 +190,14 @@ def test_a_consult_is_complete_exactly_at_its_closing_tag(text: str) -> None:
 def test_parse_undoes_render(text: str) -> None:
     action = parse(text, AGENTS)
     assert parse(render(action), AGENTS) == action
+
+
+@given(MESSY, PROGRAMS)
+@example(rf"{ASK}\boxed{{</answer>}}", "")
+def test_parse_undoes_render_in_solo_turns(text: str, program: str) -> None:
+    for turn, answers in ((text, "value"), (program, "program")):
+        action = parse(turn, AGENTS, consults=False, answers=answers)
+        assert parse(render(action, consults=False, answers=answers), AGENTS, consults=False, answers=answers) == action
 
 
 @given(CLEAN, CLEAN.map(str.strip), st.sampled_from(AGENTS))

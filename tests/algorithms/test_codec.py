@@ -170,8 +170,11 @@ def test_an_added_token_that_merges_can_spell_is_cut() -> None:
         ids = codec.encode(text)
         assert not {vocabulary["<s>"], vocabulary["<s><s>"]} & set(ids)
         assert "".join(codec.tokenizer.convert_ids_to_tokens(ids)) == text
-    # There is no other way to write a single character.
+    # There is no other way to write a single character, nor what the vocabulary has no token for.
     assert codec.encode("x") == [vocabulary["x"]]
+    unknowing = Tokenizer(models.BPE({**letters, "<unk>": len(letters)}, [], unk_token="<unk>", fuse_unk=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=unknowing, unk_token="<unk>")
+    assert TransformersCodec(tokenizer).encode("é" * 3000) == [len(letters)]
 
 
 def test_repair_28_a_helpers_ids_open_no_turn() -> None:
@@ -246,6 +249,41 @@ def test_repair_28_every_end_of_a_turn_is_known_and_stands_once(family: str) -> 
         # Whichever end the policy took stands where the template has its own, and nothing else changes.
         head, tail = tokenizer.decode(whole).split(said)
         assert tokenizer.decode(ids) == head + said + end + tail.removeprefix(end if end == "<|user|>" else closing)
+
+
+def test_tags_may_be_tokens_behind_all_others() -> None:
+    tokenizer = carrier(CHATML, ["<|im_start|>", "<|im_end|>", "<think>"], "<|im_end|>")
+    tags = ['<consult agent="verify">', "</consult>"]
+    tokenizer.add_tokens(
+        [AddedToken(text, special=special, normalized=False) for text, special in zip(tags, (True, False), strict=True)]
+    )
+    codec = TransformersCodec(tokenizer)
+    ids = codec.encode_tag(f"{tags[0]}<think>{tags[1]}")
+    assert [ids[0], ids[-1]] == [added(codec)[tag] for tag in tags]
+    assert codec.decode(ids) == f"{tags[0]}<think>{tags[1]}"
+    assert not codec.reserved_ids & set(ids)
+    assert not {*added(codec).values()} & set(codec.encode("".join(tags)))
+
+
+def test_runs_of_blanks_stay_the_tokens_that_they_are() -> None:
+    tokenizer = carrier(CHATML, ["<|im_start|>", "<|im_end|>"], "<|im_end|>")
+    tokenizer.add_tokens([AddedToken("    ", normalized=False)])
+    codec = TransformersCodec(tokenizer)
+    blanks = added(codec)["    "]
+    text = "if x:\n    <|im_end|>    return\n"
+    ids = codec.encode(text)
+    assert (ids.count(blanks), codec.decode(ids)) == (2, text)
+    assert not codec.reserved_ids & {*ids, blanks}
+    assert codec.encode_prompt("    x    ") == list(
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": "    x    "}], add_generation_prompt=True, return_dict=False
+        )
+    )
+
+
+def test_a_token_that_the_template_does_not_name_ends_nothing() -> None:
+    codec = TransformersCodec(carrier(CHATML, ["<|im_start|>", "<|im_end|>", "<|eom_id|>"], "<|im_end|>"))
+    assert codec.eos_ids == {added(codec)["<|im_end|>"]}
 
 
 def test_repair_28_a_models_generation_settings_say_what_ends_a_turn(tmp_path: Path) -> None:
