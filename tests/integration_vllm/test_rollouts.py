@@ -176,9 +176,9 @@ def test_policy_logprobs_are_those_of_transformers(played: Played, policy: Polic
 
 def test_log_mu_is_the_helpers_own_log_probability(played: Played, policy: Policy) -> None:
     codec = policy.codec
-    answered = {
-        tuple(i for i in g.token_ids or () if i not in codec.eos_ids): messages for messages, _, g in played.calls
-    }
+    generated = [
+        (messages, tuple(i for i in g.token_ids or () if i not in codec.eos_ids)) for messages, _, g in played.calls
+    ]
     replies = [s for t in played.trajectories for s in t.segments if s.source is Source.AGENT]
     known = [s for s in replies if s.mu_known]
     # A helper's context is long; two replies of each are enough.
@@ -189,8 +189,10 @@ def test_log_mu_is_the_helpers_own_log_probability(played: Played, policy: Polic
         ids, log_mu = segment.token_ids[before:-behind], segment.logprobs[before:-behind]
         # The tags are the environment's.
         assert set(segment.logprobs[:before] + segment.logprobs[-behind:]) == {0.0}
+        # A reply that ran out of tokens ends behind its last whole sentence.
+        messages = next(messages for messages, said in generated if said[: len(ids)] == ids)
         context = policy.tokenizer.apply_chat_template(
-            [{"role": m.role, "content": m.content} for m in answered[ids]],
+            [{"role": m.role, "content": m.content} for m in messages],
             add_generation_prompt=True,
             return_dict=False,
         )
@@ -321,10 +323,12 @@ def test_killing_the_server_loses_no_finished_episode(
 
     resumed = asyncio.run(rest())
     print(
-        f"killed behind {killed_behind} episodes: {len(finished)} finished, {len(failed)} failed, {len(resumed)} resumed; "
+        f"killed behind {killed_behind} episodes: {len(finished)} finished, {len(failed)} failed, {len(resumed)} in the end; "
         f"server starts took {[round(s) for s in server.start_seconds]} s"
     )
-    assert {(t.task_index, t.sample) for t in resumed} == {(t.task_index, t.sample) for t in failed}
+    # The whole run comes back: what was finished as it was, and what had failed.
+    assert sorted((t.task_index, t.sample) for t in resumed) == sorted(wanted)
+    assert {repr(t) for t in on_disk} <= {repr(t) for t in resumed}
     assert all(t.stop_reason != "error" for t in resumed)
     assert sorted(keys(path)) == sorted(wanted)
     assert list(read_traces(path))[: len(on_disk)] == on_disk
