@@ -409,6 +409,10 @@ def make_vec(
     )
 
 
+HELPER_RULES = ("agents", "max_consults", "max_reply_chars", "consult_cost", "helper_view", "fan_out")
+"""Options that say something about helpers, and so nothing where nobody is asked."""
+
+
 def make_game(
     env_id: str,
     *,
@@ -465,8 +469,7 @@ def make_game(
         "fan_out": fan_out,
         "extraction": extraction,
     }
-    solo_too = ("max_turns", "max_chars", "extraction")
-    idle = [n for n, v in {"agents": agents, **given}.items() if v is not None and n not in solo_too]
+    idle = [n for n, v in {"agents": agents, **given}.items() if v is not None and n in HELPER_RULES]
     if idle and not spec.assisted:
         raise ConfigurationError(
             f"{spec.id} is solo and asks nobody: {', '.join(idle)} would change nothing. Leave it out, or make the id that "

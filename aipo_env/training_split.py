@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from aipo_env.errors import ConfigurationError
-from aipo_env.registry import env_spec, list_envs, make_game
+from aipo_env.registry import HELPER_RULES, env_spec, list_envs, make_game
 from aipo_env.tasks.base import TaskSet, is_for_evaluation
 
 _Value = TypeVar("_Value")
@@ -69,4 +69,6 @@ def evaluation_env(
     if eval_env is None or eval_env == env_id:
         return env_id, {**options, **eval_options}
     rules = inspect.signature(make_game).parameters.keys() - {"split", "tasks"}
+    if not env_spec(eval_env).assisted:
+        rules -= set(HELPER_RULES)
     return eval_env, {**{name: value for name, value in options.items() if name in rules}, **eval_options}

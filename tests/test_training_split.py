@@ -69,7 +69,11 @@ def test_repair_02_no_mixture_hides_a_test_set(split: str) -> None:
 
 
 def test_a_family_without_splits_may_be_trained_on() -> None:
-    aipo_env.require_training_split(SumTasks(), "rulebook")
+    tasks = SumTasks()
+    aipo_env.require_training_split(tasks, "rulebook")
+    tasks.split = "test"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match="no evaluation uses"):
+        aipo_env.require_training_split(tasks, "rulebook")
 
 
 def test_training_sets_have_a_training_split() -> None:
@@ -85,3 +89,5 @@ def test_an_evaluation_elsewhere_keeps_the_rules_and_not_the_choice_of_tasks() -
     )
     elsewhere = evaluation_env("gsm8k-consult", options, "math500-consult", {"max_consults": 1})
     assert elsewhere == ("math500-consult", {"prompt": "plain", "max_consults": 1})
+    # Where nobody is asked, rules about helpers are left out.
+    assert evaluation_env("gsm8k-consult", options, "math500", {}) == ("math500", {"prompt": "plain"})

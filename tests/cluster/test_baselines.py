@@ -313,7 +313,9 @@ def test_estimators_without_groups_leave_the_comparison_to_openrlhf() -> None:
     for config in (config_of("group", "group"), ObjectiveConfig(agent_loss="mask", policy_baseline="group")):
         maker = Maker("mean")
         maker.strategy.args.algo.advantage.estimator = "reinforce"
+        stock = maker.compute_advantages_and_returns
         install_baselines(maker, config)
+        assert maker.compute_advantages_and_returns != stock
 
 
 @pytest.mark.parametrize(("num_samples", "num_solo"), [(2, 1), (3, 1), (3, 2), (8, 7)])
