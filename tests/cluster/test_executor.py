@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import json
 import math
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -373,25 +374,25 @@ def test_log_mu_counts_under_the_policys_own_tokenizer_alone(helper: str, known:
 
 
 class FlakyEngine(ScriptedEngine):
-    """Fails the requests whose numbers it is told."""
+    """Fails the requests of which `fails(turn, number)` says so: the turn of the episode, and how many asked for one before."""
 
-    def __init__(self, failing: Collection[int]) -> None:
+    def __init__(self, fails: Callable[[int, int], bool]) -> None:
         super().__init__(CODEC, ask_then_answer)
-        self.failing, self.requests = failing, 0
+        self.fails, self.asked = fails, Counter[int]()
 
-    async def generate(self, *args: Any, **kwargs: Any) -> Output | None:  # type: ignore[override]
-        number, self.requests = self.requests, self.requests + 1
-        answer = await super().generate(*args, **kwargs)
-        return None if number in self.failing else answer
+    async def generate(self, prompt_token_ids: list[int], *args: Any, **kwargs: Any) -> Output | None:  # type: ignore[override]
+        turn = CODEC.decode(prompt_token_ids).count("</feedback>")
+        number, self.asked[turn] = self.asked[turn], self.asked[turn] + 1
+        answer = await super().generate(prompt_token_ids, *args, **kwargs)
+        return None if self.fails(turn, number) else answer
 
 
 def test_repair_11_a_fault_of_the_engine_ends_one_episode(tmp_path: Path) -> None:
-    """The first turn of the second sample, and the second turn of the first one."""
     rules = config(traces=tmp_path)
     executor = EpisodeExecutor(rules)
-    responses = play(FlakyEngine({1, 4}), rules, num_samples=4, executor=executor)
+    responses = play(FlakyEngine(lambda turn, number: number == 0), rules, num_samples=4, executor=executor)
     executor.close()
-    assert [logs(r)["aipo/faults"] for r in responses] == [1.0, 1.0, 0.0, 0.0]
+    assert sorted(logs(r)["aipo/faults"] for r in responses) == [0.0, 0.0, 1.0, 1.0]
     for response in responses:
         # Of an episode that was cut the prompt is left, in which nothing bears loss.
         faulted = logs(response)["aipo/faults"] == 1.0
@@ -399,12 +400,12 @@ def test_repair_11_a_fault_of_the_engine_ends_one_episode(tmp_path: Path) -> Non
         assert (max(response["rollout_log_probs"]) < 1) is faulted  # type: ignore[type-var]
         assert response["truncated"] is False
     (file,) = tmp_path.glob("rollouts-*.jsonl")
-    recorded = sorted(read_traces(file), key=lambda t: t.sample)
+    recorded = sorted(read_traces(file), key=lambda t: (t.stop_reason == "answer", t.num_consults))
     assert [t.stop_reason for t in recorded] == ["error", "error", "answer", "answer"]
     assert [str(t.metadata.get("error", ""))[:33] for t in recorded] == ["ServiceError: OpenRLHF's engine w"] * 2 + [
         ""
     ] * 2
-    assert recorded[0].num_consults == 1
+    assert [t.num_consults for t in recorded[:2]] == [0, 1]
 
 
 def test_repair_11_a_fault_of_the_grader_ends_one_episode(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,11 +427,11 @@ def test_repair_11_a_fault_of_the_grader_ends_one_episode(monkeypatch: pytest.Mo
 def test_repair_11_an_engine_that_died_ends_the_run() -> None:
     """After so many faults in a row that nothing can be left of it."""
     executor = EpisodeExecutor(config())
-    play(FlakyEngine(range(1000)), config(), num_samples=63, executor=executor)
-    play(FlakyEngine(()), config(), executor=executor)
-    play(FlakyEngine(range(1000)), config(), num_samples=63, executor=executor)
+    play(FlakyEngine(lambda turn, number: True), config(), num_samples=63, executor=executor)
+    play(FlakyEngine(lambda turn, number: False), config(), executor=executor)
+    play(FlakyEngine(lambda turn, number: True), config(), num_samples=63, executor=executor)
     with pytest.raises(ServiceError, match="gave none"):
-        play(FlakyEngine(range(1000)), config(), executor=executor)
+        play(FlakyEngine(lambda turn, number: True), config(), executor=executor)
 
 
 def test_repair_09_the_outcome_is_reported_beside_the_reward() -> None:
