@@ -1,18 +1,24 @@
-"""A model of `transformers` in this process, for helpers and policies, with dynamic batching.
+"""A model of `transformers` in this process, for helpers and policies, with continuous batching.
 
 Requests that come while others run join their batch at the next token; each leaves it when it is done. A request with a
-seed gets the same tokens whatever stands beside it, up to the rounding of the matrix products.
+seed gets the same tokens whatever stands beside it, up to the rounding of the matrix products. What a request left behind
+is kept for a while: one that goes on from its ids, as the next turn of an episode does, computes only what is new.
+
+Between two tokens the event loops of those whose requests have ended turn a few times before the batch goes on: what asks
+again without waiting for anything joins it at once. Then who stands beside whom does not depend on time, and a rollout with
+such helpers is reproducible to the bit.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from aipo_agents.backends.base import ChatSampling, CompletionSampling, Generation, Message
@@ -25,7 +31,14 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from aipo_agents.backends.running_batch import RunningBatch
+    from aipo_agents.backends.row_batch import RowBatch
+
+_LOOP_TURNS = 30
+"""Turns of an event loop that are granted: what an asker needs that waits for nothing, however slow the machine is."""
+_STANDSTILL = 2.0
+"""Seconds for which a loop may not turn at all before it is left behind: something in it may wait for this very model."""
+_IDLE = 1.0
+"""Seconds after which the thread ends when nothing is asked."""
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -36,7 +49,7 @@ class _Request:
     sampling: ChatSampling | CompletionSampling
     max_tokens: int
     generator: torch.Generator
-    future: concurrent.futures.Future[FinishReason]
+    future: asyncio.Future[FinishReason]
     ids: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
 
@@ -50,8 +63,9 @@ class TransformersModel:
         model: a model of `transformers` (used as it is, switched to evaluation mode), or a directory or hub id, which is
             loaded in fp32.
         tokenizer: the model's tokenizer; None loads that of the directory or hub id.
+        eos_ids: ids that end a generation, besides those of the model's generation settings and of the tokenizer.
         name: names the weights; None takes the directory or hub id.
-        max_batch: rows that are decoded together; further requests wait.
+        max_batch: rows that are decoded together; further requests wait. As many that have left are kept to be gone on from.
         max_wait_ms: how long a request that finds nothing running waits for others, in milliseconds.
         device: where a model that is loaded here goes.
 
@@ -65,6 +79,7 @@ class TransformersModel:
         model: PreTrainedModel | str,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
+        eos_ids: Iterable[int] = (),
         name: str | None = None,
         max_batch: int = 16,
         max_wait_ms: float = 5.0,
@@ -95,10 +110,13 @@ class TransformersModel:
         self.max_batch, self.max_wait_ms = max_batch, max_wait_ms
         self._network = loaded.eval()
         self._tokenizing = Tokenizing(tokenizer)
-        self._eos_ids = stop_ids(loaded.generation_config) | ({tokenizer.eos_token_id} - {None})
+        self._eos_ids = stop_ids(loaded.generation_config) | ({tokenizer.eos_token_id} - {None}) | set(eos_ids)
+        self._ending = functools.cache(self._ids_with)
         self._vocabulary = loaded.get_input_embeddings().num_embeddings
         self._context = int(getattr(loaded.config.get_text_config(decoder=True), "max_position_embeddings", 2**31))
         self._waiting: deque[_Request] = deque()
+        self._running: list[_Request] = []
+        self._batch: RowBatch | None = None
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -128,13 +146,20 @@ class TransformersModel:
             text = text[: found[1]]
         return _generation(request, text, finish_reason, ids=True)
 
+    def forget(self) -> None:
+        """Frees what ended requests have left behind, if none runs; to be called when none will be gone on with."""
+        with self._wake:
+            if not (self._running or self._waiting):
+                self._batch = None
+
     async def aclose(self) -> None:
         """Ends the thread; requests that still run fail with ServiceError. Calling it again does nothing."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            thread = self._thread
+        if thread is not None:
+            await asyncio.to_thread(thread.join)
 
     async def _generate(
         self, prompt: list[int], sampling: ChatSampling | CompletionSampling
@@ -159,7 +184,7 @@ class TransformersModel:
             )
         generator = torch.Generator()
         generator.seed() if sampling.seed is None else generator.manual_seed(sampling.seed)
-        future: concurrent.futures.Future[FinishReason] = concurrent.futures.Future()
+        future: asyncio.Future[FinishReason] = asyncio.get_running_loop().create_future()
         request = _Request(prompt, sampling, min(sampling.max_tokens, room), generator, future)
         with self._wake:
             if self._closed:
@@ -170,7 +195,7 @@ class TransformersModel:
                 self._thread.start()
             self._wake.notify_all()
         # Cancelling the caller cancels the future, and the thread drops the row at its next token.
-        return request, await asyncio.wrap_future(future)
+        return request, await future
 
     def _closed_error(self) -> ServiceError:
         return ServiceError(f"the backend of {self.model} was closed; make a new one.", transient=False)
@@ -178,84 +203,99 @@ class TransformersModel:
     def _run(self) -> None:
         import torch
 
-        from aipo_agents.backends.running_batch import RunningBatch
+        from aipo_agents.backends.row_batch import RowBatch
 
-        batch, running = RunningBatch(self._network), list[_Request]()
-        logits: torch.Tensor | None = None
-        while True:
-            arrived = self._take(batch, running)
-            if arrived is None:
-                break
+        while (arrived := self._take()) is not None:
             try:
+                if self._batch is None:
+                    self._batch = RowBatch(self._network, keep=self.max_batch)
                 with torch.no_grad():
-                    logits = self._advance(batch, running, arrived, logits)
+                    ended = self._advance(self._batch, self._running, arrived)
+                _hand_out(ended)
             # Whatever went wrong in the model is the callers' to see; the thread goes on with the next batch.
             except Exception as error:
-                for request in {*running, *arrived}:
-                    _resolve(request, error)
-                batch, running, logits = RunningBatch(self._network), [], None
-        for request in [*running, *self._waiting]:
-            _resolve(request, self._closed_error())
+                _hand_out([(request, error) for request in {*self._running, *arrived}])
+                self._batch, self._running = None, []
 
-    def _take(self, batch: RunningBatch, running: list[_Request]) -> list[_Request] | None:
-        """The requests that join now; waits for one when nothing runs. None when the backend was closed."""
+    def _take(self) -> list[_Request] | None:
+        """The requests that join now; waits for one when nothing runs. None when the backend was closed, or nobody asks."""
         with self._wake:
-            if not running:
-                self._wake.wait_for(lambda: self._waiting or self._closed)
-                deadline = time.monotonic() + self.max_wait_ms / 1000
-                while len(self._waiting) < self.max_batch and not self._closed:
-                    if (left := deadline - time.monotonic()) <= 0:
-                        break
-                    self._wake.wait(left)
-            if self._closed:
+            if not self._running:
+                self._wake.wait_for(lambda: self._waiting or self._closed, _IDLE)
+            first = [] if self._running else [request.future.get_loop() for request in self._waiting][:1]
+        _let_turn(first)
+        with self._wake:
+            deadline = time.monotonic() + self.max_wait_ms / 1000
+            while not self._running and 0 < len(self._waiting) < self.max_batch and not self._closed:
+                if (left := deadline - time.monotonic()) <= 0:
+                    break
+                self._wake.wait(left)
+            if self._closed or not (self._running or self._waiting):
+                self._thread = None
+                unfinished = [*self._running, *self._waiting]
+                self._running, self._waiting = [], deque()
+                _hand_out([(request, self._closed_error()) for request in unfinished], wait=False)
                 return None
-            free = self.max_batch - len(running) if batch.joinable or not running else 0
+            free = self.max_batch - len(self._running)
             return [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
 
     def _advance(
-        self, batch: RunningBatch, running: list[_Request], arrived: list[_Request], logits: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        """Lets requests join, draws one token for every row, drops the rows that are done; returns the next logits."""
+        self, batch: RowBatch, running: list[_Request], arrived: list[_Request]
+    ) -> list[tuple[_Request, FinishReason]]:
+        """Computes and draws the next token of every row, those of requests that join included; returns what has ended."""
         import torch
 
         from aipo_agents.backends.drawing import draw
 
-        arrived = [request for request in arrived if not request.future.cancelled()]
-        if arrived:
-            joined = batch.join([request.prompt for request in arrived])
-            logits = joined if logits is None else torch.cat([logits, joined])
+        if gone := [row for row, request in enumerate(running) if request.future.cancelled()]:
+            running[:] = [running[row] for row in batch.leave(gone)]
+        logits = [batch.step([request.ids[-1] for request in running])] if running else []
+        if arrived := [request for request in arrived if not request.future.cancelled()]:
+            logits.append(batch.join([request.prompt for request in arrived]))
             running += arrived
-        if not running or logits is None:
-            return None
+        if not running:
+            return []
         ids, logprobs = draw(
-            logits,
+            torch.cat(logits) if len(logits) > 1 else logits[0],
             [request.sampling.temperature for request in running],
             [request.sampling.top_p for request in running],
             [request.generator for request in running],
         )
-        alive = []
+        ended: dict[int, FinishReason] = {}
         for row, request in enumerate(running):
             request.ids.append(ids[row])
             request.logprobs.append(logprobs[row])
-            finish_reason = self._finish_reason(request)
-            if finish_reason is not None:
-                _resolve(request, finish_reason)
-            elif not request.future.cancelled():
-                alive.append(row)
-        if len(alive) < len(running):
-            batch.keep(alive)
-            running[:] = [running[row] for row in alive]
-        return batch.step([request.ids[-1] for request in running]) if running else None
+            if (finish_reason := self._finish_reason(request)) is not None:
+                ended[row] = finish_reason
+        if not ended:
+            return []
+        # Where a stop string was asked for, something may be said behind it; behind an end token that is rarer.
+        keep = {
+            row: ((*running[row].prompt, *running[row].ids[:-1]), running[row].ids[-1] not in self._eos_ids)
+            for row, finish_reason in ended.items()
+            if finish_reason == "stop" and running[row].sampling.stop
+        }
+        outcomes = [(running[row], finish_reason) for row, finish_reason in ended.items()]
+        running[:] = [running[row] for row in batch.leave(ended, keep)]
+        return outcomes
 
     def _finish_reason(self, request: _Request) -> FinishReason | None:
-        if request.ids[-1] in self._eos_ids:
+        last, stop = request.ids[-1], request.sampling.stop
+        if last in self._eos_ids:
             return "stop"
-        if stop := request.sampling.stop:
+        if any(last in self._ending(string[-1]) for string in stop):
             # A character takes at most four tokens, and the whole text matters only where its end may hold a stop string.
             tail = self._tokenizing.decode(request.ids[-4 * max(map(len, stop)) - 8 :])
             if stop_position(tail, stop) and stop_position(self._tokenizing.decode(request.ids), stop):
                 return "stop"
         return "length" if len(request.ids) >= request.max_tokens else None
+
+    def _ids_with(self, character: str) -> frozenset[int] | range:
+        """The ids behind which a text that ends with this character may be complete."""
+        # A character beyond ASCII may take several tokens, none of which shows it.
+        if not character.isascii():
+            return range(self._vocabulary)
+        return frozenset(i for i in range(self._vocabulary) if character in self._tokenizing.decode([i]))
 
 
 def _generation(request: _Request, text: str, finish_reason: FinishReason, *, ids: bool) -> Generation:
@@ -268,12 +308,42 @@ def _generation(request: _Request, text: str, finish_reason: FinishReason, *, id
     )
 
 
-def _resolve(request: _Request, outcome: FinishReason | Exception) -> None:
-    """Hands a request its end, unless its caller has gone."""
-    try:
-        if isinstance(outcome, Exception):
-            request.future.set_exception(outcome)
-        else:
-            request.future.set_result(outcome)
-    except concurrent.futures.InvalidStateError:
-        pass
+def _hand_out(outcomes: Iterable[tuple[_Request, FinishReason | Exception]], *, wait: bool = True) -> None:
+    """Hands requests their ends, unless their callers have gone, and lets those go on if it is to wait."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Request, FinishReason | Exception]]] = defaultdict(list)
+    for request, outcome in outcomes:
+        by_loop[request.future.get_loop()].append((request, outcome))
+
+    def resolve(mine: list[tuple[_Request, FinishReason | Exception]]) -> None:
+        for request, outcome in mine:
+            if request.future.done():
+                continue
+            if isinstance(outcome, Exception):
+                request.future.set_exception(outcome)
+            else:
+                request.future.set_result(outcome)
+
+    for loop, mine in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(resolve, mine)
+    if wait:
+        _let_turn(by_loop)
+
+
+def _let_turn(loops: Iterable[asyncio.AbstractEventLoop]) -> None:
+    """Lets event loops turn a few times: what they have to do runs, and what that leads to, but for what takes time."""
+    for loop in loops:
+        left, done = [_LOOP_TURNS], threading.Event()
+
+        def turn(loop: asyncio.AbstractEventLoop = loop, left: list[int] = left, done: threading.Event = done) -> None:
+            left[0] -= 1
+            if left[0]:
+                loop.call_soon(turn)
+            else:
+                done.set()
+
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(turn)
+            before = 0
+            while not done.wait(_STANDSTILL) and left[0] != before:
+                before = left[0]

@@ -11,7 +11,7 @@ import torch
 
 from aipo_agents.backends import ChatBackend, ChatSampling, CompletionBackend, CompletionSampling, Generation, Message
 from aipo_agents.backends.drawing import draw
-from aipo_agents.backends.running_batch import RunningBatch
+from aipo_agents.backends.row_batch import RowBatch
 from aipo_agents.backends.transformers_model import TransformersModel
 from aipo_env.errors import ConfigurationError, ServiceError
 from tests.algorithms.tiny import ARCHITECTURES, HYBRIDS, tiny_policy, tokenizer
@@ -86,7 +86,12 @@ def test_logprobs_are_those_of_a_plain_forward(architecture: str, temperature: f
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_seeded_sample_does_not_depend_on_its_batch(architecture: str) -> None:
     requests = [
-        (prompt, CompletionSampling(max_tokens=12 + 6 * i, seed=7 + i, top_p=0.9 if i % 2 else 1.0))
+        (
+            prompt,
+            CompletionSampling(
+                temperature=0.6 + 0.2 * i, max_tokens=12 + 6 * i, seed=7 + i, top_p=0.9 if i % 2 else 1.0
+            ),
+        )
         for i, prompt in enumerate(PROMPTS)
     ]
     together = asyncio.run(complete_all(tiny(architecture), requests))
@@ -122,7 +127,7 @@ def test_a_request_joins_a_batch_that_runs_and_gets_its_own_sample() -> None:
 @pytest.mark.filterwarnings("ignore:.*fast path is not available.*")
 @pytest.mark.parametrize("architecture", HYBRIDS)
 def test_repair_14_models_with_states_are_helpers_too(architecture: str) -> None:
-    """Rows share their prompt and leave at different times; no row joins while others run."""
+    """Rows share their prompt, leave at different times, and join while others run."""
     requests = [(PROMPTS[i], CompletionSampling(max_tokens=4 + 3 * i, seed=i)) for i in range(len(PROMPTS))]
     found = asyncio.run(complete_all(tiny(architecture, max_batch=3), requests))
     for (prompt, _), generation in zip(requests, found, strict=True):
@@ -130,32 +135,6 @@ def test_repair_14_models_with_states_are_helpers_too(architecture: str) -> None
         assert generation.logprobs is not None
         expected = forward_logprobs(architecture, prompt, generation.token_ids, 1.0, 1.0)
         assert generation.logprobs == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_batch_that_rows_join_and_leave_computes_what_a_plain_forward_does() -> None:
-    model = tiny_policy().model
-    batch = RunningBatch(model)
-    sequences = [encode("12+"), encode("a long one to begin with"), encode("9")]
-
-    def plain(sequence: list[int]) -> torch.Tensor:
-        return model(input_ids=torch.tensor([sequence])).logits[0, -1]
-
-    with torch.no_grad():
-        logits = batch.join(sequences[:2])
-        torch.testing.assert_close(logits, torch.stack([plain(s) for s in sequences[:2]]), atol=1e-5, rtol=1e-5)
-        new = batch.join(sequences[2:])
-        torch.testing.assert_close(new[0], plain(sequences[2]), atol=1e-5, rtol=1e-5)
-        for token in (20, 30):
-            sequences = [[*s, token + i] for i, s in enumerate(sequences)]
-            logits = batch.step([s[-1] for s in sequences])
-        torch.testing.assert_close(logits, torch.stack([plain(s) for s in sequences]), atol=1e-5, rtol=1e-5)
-        batch.keep([2, 0])
-        sequences = [[*sequences[row], 40] for row in (2, 0)]
-        logits = batch.step([40, 40])
-        torch.testing.assert_close(logits, torch.stack([plain(s) for s in sequences]), atol=1e-5, rtol=1e-5)
-        batch.keep([])
-        assert len(batch) == 0
-        torch.testing.assert_close(batch.join([encode("7")])[0], plain(encode("7")), atol=1e-5, rtol=1e-5)
 
 
 def test_draws_follow_the_distribution_and_each_row_its_own_settings() -> None:
@@ -325,13 +304,13 @@ def test_closing_fails_what_runs_ends_the_thread_and_may_be_repeated() -> None:
 
 def test_requests_are_batched_and_several_loops_may_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    step = RunningBatch.step
+    step = RowBatch.step
 
-    def count(self: RunningBatch, ids: Sequence[int]) -> torch.Tensor:
+    def count(self: RowBatch, ids: Sequence[int]) -> torch.Tensor:
         rows.append(len(ids))
         return step(self, ids)
 
-    monkeypatch.setattr(RunningBatch, "step", count)
+    monkeypatch.setattr(RowBatch, "step", count)
     backend = tiny(max_wait_ms=200.0, max_batch=6)
     sampling = CompletionSampling(max_tokens=8, temperature=0.0)
     results: list[Generation] = []
@@ -353,15 +332,175 @@ def test_requests_are_batched_and_several_loops_may_ask(monkeypatch: pytest.Monk
     asyncio.run(backend.aclose())
 
 
+class Fed:
+    """Counts the tokens that go through a model."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.passes: list[tuple[int, int]] = []
+        model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, module: torch.nn.Module, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        self.passes.append(tuple(kwargs["input_ids"].shape))  # type: ignore[arg-type]
+
+    @property
+    def tokens(self) -> int:
+        return sum(rows * width for rows, width in self.passes)
+
+
+@pytest.mark.filterwarnings("ignore:.*fast path is not available.*")
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "qwen3_next"])
+def test_a_turn_behind_a_reply_computes_the_reply_alone(architecture: str) -> None:
+    """And samples what it would sample if all of it were computed again."""
+    policy = tiny_policy(architecture)
+    fed = Fed(policy.model)
+
+    async def play() -> None:
+        backend = TransformersModel(policy.model, policy.tokenizer, name="tiny")
+        turn = CompletionSampling(max_tokens=300, temperature=1.5, seed=4, stop=("7", "q"))
+        other = asyncio.create_task(backend.complete(encode("a neighbour"), CompletionSampling(max_tokens=90, seed=1)))
+        for prompt in ("1+2=", "another one, a longer one"):
+            ids = encode(prompt)
+            first = await backend.complete(ids, turn)
+            assert first.finish_reason == "stop"
+            reply = encode("5+6=11;8")
+            whole = [*ids, *(first.token_ids or ()), *reply]
+            before = len(fed.passes)
+            second = await backend.complete(whole, CompletionSampling(max_tokens=20, seed=6))
+            joined = [p for p in fed.passes[before:] if p[1] > 1]
+            # The last token of a turn was sampled, and never computed.
+            assert joined == [(1, 1 + len(reply))]
+            assert second.token_ids is not None
+            expected = tiny(architecture)
+            again = await expected.complete(whole, CompletionSampling(max_tokens=20, seed=6))
+            assert (second.token_ids, second.logprobs) == (again.token_ids, pytest.approx(again.logprobs, abs=2e-5))
+            await expected.aclose()
+        await other
+        # What went on from a kept turn left it as it was.
+        assert (await backend.complete(whole, CompletionSampling(max_tokens=20, seed=6))).token_ids == again.token_ids
+        await backend.aclose()
+
+    asyncio.run(play())
+
+
+def test_a_prompt_is_computed_once_for_all_its_samples() -> None:
+    """Whether they come together or later, when others have grown out of it."""
+    policy = tiny_policy()
+    fed = Fed(policy.model)
+    sampling = [CompletionSampling(max_tokens=6, seed=i) for i in range(12)]
+
+    async def play() -> list[Generation]:
+        backend = TransformersModel(policy.model, policy.tokenizer, name="tiny", max_batch=4)
+        found = await asyncio.gather(*(backend.complete(encode("1+2="), each) for each in sampling))
+        await backend.aclose()
+        return found
+
+    found = asyncio.run(play())
+    assert [width for _, width in fed.passes if width > 1] == [len(encode("1+2="))]
+    alone = [asyncio.run(complete_all(tiny(), [("1+2=", each)]))[0] for each in sampling]
+    assert [g.token_ids for g in found] == [g.token_ids for g in alone]
+
+
+def test_what_was_kept_is_forgotten_when_the_weights_change() -> None:
+    policy = tiny_policy()
+    sampling, stop = CompletionSampling(max_tokens=20, seed=6), CompletionSampling(max_tokens=60, seed=4, stop=("7",))
+
+    def optimizer_step() -> None:
+        for parameter in policy.model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        torch.optim.AdamW(policy.model.parameters(), lr=0.1).step()
+
+    def other_storage() -> None:
+        policy.model.lm_head.weight.data = torch.randn_like(policy.model.lm_head.weight)
+
+    async def play() -> None:
+        backend = TransformersModel(policy.model, policy.tokenizer, name="tiny")
+        other = tiny_policy(seed=3).model.state_dict()
+        for change in (optimizer_step, lambda: policy.model.load_state_dict(other), other_storage):
+            ids = encode("1+2=")
+            turn = await backend.complete(ids, stop)
+            whole = [*ids, *(turn.token_ids or ()), 20]
+            change()
+            for prompt in (ids, whole):
+                found = await backend.complete(prompt, sampling)
+                fresh = TransformersModel(policy.model, policy.tokenizer, name="tiny")
+                expected = await fresh.complete(prompt, sampling)
+                assert (found.token_ids, found.logprobs) == (
+                    expected.token_ids,
+                    pytest.approx(expected.logprobs, abs=1e-5),
+                )
+                await fresh.aclose()
+        await backend.aclose()
+
+    asyncio.run(play())
+
+
+def test_forgetting_frees_what_was_kept() -> None:
+    policy = tiny_policy()
+    fed = Fed(policy.model)
+
+    async def play() -> None:
+        backend = TransformersModel(policy.model, policy.tokenizer, name="tiny")
+        running = asyncio.create_task(
+            backend.complete(encode("1+2="), CompletionSampling(max_tokens=40, temperature=0))
+        )
+        await asyncio.sleep(0.02)
+        backend.forget()  # not while something runs
+        await running
+        for forgotten in (False, True):
+            before = len(fed.passes)
+            await backend.complete(encode("1+2="), CompletionSampling(max_tokens=4, temperature=0))
+            assert any(width > 1 for _, width in fed.passes[before:]) is forgotten
+            backend.forget()
+        await backend.aclose()
+
+    asyncio.run(play())
+
+
+def test_who_asks_again_without_waiting_joins_at_once() -> None:
+    """So what stands beside what is no matter of time: eight conversations of three turns take their steps together."""
+    policy = tiny_policy()
+    fed = Fed(policy.model)
+
+    async def converse(backend: TransformersModel, number: int) -> None:
+        ids = encode(f"{number}+1=")
+        for turn in range(3):
+            sampling = CompletionSampling(max_tokens=5, temperature=0.0)
+            ids += (await backend.complete(ids, sampling)).token_ids or ()
+            for _ in range(number):
+                await asyncio.sleep(0)
+            ids += [30 + turn]
+
+    async def play() -> None:
+        backend = TransformersModel(policy.model, policy.tokenizer, name="tiny", max_wait_ms=0.0)
+        await asyncio.gather(*(converse(backend, number) for number in range(8)))
+        await backend.aclose()
+
+    asyncio.run(play())
+    assert [p for p in fed.passes if p[1] == 1] == [(8, 1)] * 12
+    assert [rows for rows, width in fed.passes if width > 1] == [8, 8, 8]
+
+
+def test_the_thread_ends_when_nothing_is_asked_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aipo_agents.backends.transformers_model._IDLE", 0.05)
+    backend = tiny()
+    for _ in range(2):
+        request = backend.complete(encode("1+2="), CompletionSampling(max_tokens=3, seed=1))
+        assert asyncio.run(request).token_ids
+        deadline = time.monotonic() + 10
+        while any(t.name == "aipo-transformers" for t in threading.enumerate()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not any(t.name == "aipo-transformers" for t in threading.enumerate())
+
+
 def test_an_error_of_the_model_reaches_the_caller_and_the_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async def play() -> None:
         backend = tiny()
         with monkeypatch.context() as patch:
 
-            def out_of_memory(self: RunningBatch, ids: Sequence[int]) -> torch.Tensor:
+            def out_of_memory(self: RowBatch, ids: Sequence[int]) -> torch.Tensor:
                 raise MemoryError("no room")
 
-            patch.setattr(RunningBatch, "step", out_of_memory)
+            patch.setattr(RowBatch, "step", out_of_memory)
             with pytest.raises(MemoryError, match="no room"):
                 await backend.complete(encode("1+2="), CompletionSampling(max_tokens=5, temperature=0.0))
         generation = await backend.complete(encode("1+2="), CompletionSampling(max_tokens=5, temperature=0.0))
