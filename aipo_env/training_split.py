@@ -67,7 +67,8 @@ def evaluation_env(
         eval_options: what differs for the evaluation.
     """
     if eval_env is None or eval_env == env_id:
-        return env_id, {**options, **eval_options}
+        # What is left out of the training tasks is no matter of the test tasks.
+        return env_id, {**{n: v for n, v in options.items() if n not in ("keep", "rates")}, **eval_options}
     rules = inspect.signature(make_game).parameters.keys() - {"split", "tasks"}
     if not env_spec(eval_env).assisted:
         rules -= set(HELPER_RULES)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aipo_env.errors import ConfigurationError
 from aipo_env.groups import num_solo
+from aipo_env.tasks.curriculum import CurriculumName
 from algorithms.config import ObjectiveConfig, check_modes
 from algorithms.field_types import check_fields
 
@@ -65,6 +66,13 @@ class TrainConfig:
     """Decides the tasks, the sampling and the helpers' seeds."""
     steps: int = 100
     """Optimizer batches."""
+    curriculum: CurriculumName = "uniform"
+    """The prompts that are drawn. "hard": those that the policy solves alone at most at `max_solo_rate`; "frontier": half of
+    them such that are solved with help at a higher rate. Both go by the run's own rollouts, and by `rates` before."""
+    max_solo_rate: float = 0.2
+    """The solo pass rate up to which a curriculum takes a prompt for a hard one."""
+    rates: Path | None = None
+    """The results.json of an `aipo eval` of the training tasks, for a curriculum."""
     prompts_per_step: int = 32
     """Groups in a batch."""
     samples_per_prompt: int = 8
@@ -149,6 +157,16 @@ class TrainConfig:
             )
         if self.overlong_buffer > self.sampling.max_tokens:
             raise ConfigurationError("overlong_buffer must fit into sampling.max_tokens.")
+        if self.curriculum == "uniform" and (self.rates is not None or self.max_solo_rate != 0.2):
+            raise ConfigurationError('rates and max_solo_rate are for curriculum="hard" or "frontier"; leave them out.')
+        if not 0 <= self.max_solo_rate < 1:
+            raise ConfigurationError(f"max_solo_rate is at least 0 and below 1, got {self.max_solo_rate}.")
+        needs_solo, needs_help = self.curriculum != "uniform", self.curriculum == "frontier"
+        if (needs_solo and not self.num_solo(0)) or (needs_help and not self.ever_assisted):
+            raise ConfigurationError(
+                f"curriculum={self.curriculum!r} goes by rollouts alone{' and with help' if needs_help else ''}, and "
+                f"solo_share={self.solo_share} has none of a kind. Choose another solo_share or curriculum."
+            )
         for share in (self.solo_share, self._final_share):
             check_modes(self.objective, self.samples_per_prompt, num_solo(share, self.samples_per_prompt))
 

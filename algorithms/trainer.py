@@ -24,6 +24,7 @@ from torch import Tensor
 import aipo_env
 from aipo_env.errors import ConfigurationError
 from aipo_env.registry import AgentLike, env_spec, parse_agents
+from aipo_env.tasks.curriculum import Curriculum
 from aipo_env.trace_files import FAULTS
 from aipo_env.training_split import evaluation_env, require_other_rows
 from aipo_env.trajectory import Source, Trajectory
@@ -86,6 +87,9 @@ class Trainer:
                 "environment with eval_env, such as math500-consult."
             )
         self.roller = Roller(self.policy, self.env, config.sampling)
+        self.curriculum = Curriculum(
+            config.curriculum, self.env.tasks, max_solo_rate=config.max_solo_rate, rates=config.rates
+        )
         self._reference = self._reference_copy() if config.objective.kl_coef > 0 else None
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not self._trained:
@@ -121,7 +125,7 @@ class Trainer:
         finished = time.perf_counter()
         self.step += 1
         self.num_rollouts += len(trajectories)
-        metrics |= rollout_metrics(trajectories)
+        metrics |= rollout_metrics(trajectories) | self.curriculum.metrics()
         metrics |= {
             "step": self.step,
             "rollouts": self.num_rollouts,
@@ -140,7 +144,9 @@ class Trainer:
         kept: list[Trajectory] = []
         made = 0
         for attempt in range(1 + config.dynamic_sampling):
-            fresh = self.roller.rollout(self._requests(attempt), self.sampling_seed(attempt))
+            requests = self._requests(attempt)
+            fresh = self.roller.rollout(requests, self.sampling_seed(attempt))
+            self._observe(requests, fresh)
             if config.dynamic_sampling == 0:
                 return fresh
             made += len(fresh)
@@ -334,6 +340,7 @@ class Trainer:
             "num_rollouts": self.num_rollouts,
             "seconds": self.seconds,
             "history": self.history,
+            "curriculum": self.curriculum.state_dict(),
             "torch_rng": torch.get_rng_state(),
         }
 
@@ -343,6 +350,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.num_rollouts = state["step"], state["num_rollouts"]
         self.seconds, self.history = state["seconds"], list(state["history"])
+        self.curriculum.load_state_dict(state["curriculum"])
         torch.set_rng_state(state["torch_rng"])
 
     def resume(self, out: Path) -> bool:
@@ -369,12 +377,23 @@ class Trainer:
         rng = np.random.default_rng(self._seed(_TASKS, attempt))
         num_solo = config.num_solo(self.step)
         requests = []
-        for group in range(config.prompts_per_step):
-            index = self.env.tasks.sample_index(rng)
+        for group, index in enumerate(self.curriculum.draw(rng, config.prompts_per_step)):
             for sample, seed in enumerate(rng.integers(2**31, size=config.samples_per_prompt)):
                 assisted = sample >= num_solo
                 requests.append(RolloutRequest(index, assisted=assisted, seed=int(seed), group=group, sample=sample))
         return requests
+
+    def _observe(self, requests: Sequence[RolloutRequest], trajectories: Sequence[Trajectory]) -> None:
+        """Tells the curriculum which rollouts of each group were correct."""
+        if self.config.curriculum == "uniform":
+            return
+        groups: dict[int, tuple[int, dict[bool, list[bool]]]] = {}
+        for request, t in zip(requests, trajectories, strict=True):
+            if t.stop_reason not in FAULTS:
+                _, outcomes = groups.setdefault(request.group, (request.task_index, {False: [], True: []}))
+                outcomes[request.assisted].append(t.verdict == "correct")
+        for index, outcomes in groups.values():
+            self.curriculum.observe(index, outcomes[False], outcomes[True])
 
     def _advantages(
         self, trajectories: Sequence[Trajectory]

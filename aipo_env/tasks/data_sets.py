@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from aipo_env.tasks.hub import HubSource, Kind
+from aipo_env.tasks.selection import conditions
 
 AnswerType = Literal["math", "integer", "aime", "choice", "exact"]
 """How answers are compared: as mathematics, whole numbers, marked whole numbers from 0 to 999, letters, texts."""
@@ -44,8 +45,8 @@ class DataSet(HubSource):
     """Metadata that not every copy has."""
     constants: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Metadata that every task has."""
-    keep: Mapping[str, tuple[object, ...]] = dataclasses.field(default_factory=dict)
-    """Path and values; rows with other values are left out."""
+    keep: str = ""
+    """Conditions (`aipo_env.tasks.selection`); rows that do not fulfil them are left out."""
     cut: tuple[str, ...] = ()
     """The problem ends where the first of these stands; one of them must."""
     hints: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -61,7 +62,8 @@ class DataSet(HubSource):
         """Derives what rows must have."""
         paths: dict[str, Kind] = {self.problem: "text"}
         paths[self.answer] = "text" if self.answer_from != "field" else "value" if self.several == "no" else "values"
-        paths |= dict.fromkeys([*self.facts.values(), *self.keep, *filter(None, [self.choices])], "any")
+        kept = [condition.path for condition in conditions(self.keep)]
+        paths |= dict.fromkeys([*self.facts.values(), *kept, *filter(None, [self.choices])], "any")
         paths |= dict.fromkeys([path for some in self.hints.values() for path in some], "any")
         object.__setattr__(self, "fields", paths)
 
@@ -79,7 +81,6 @@ _MATH_SUBJECTS = (
     "prealgebra",
     "precalculus",
 )
-_GRADABLE = ("Integer", "Float", "Fraction", "Percentage", "Expression")
 
 _ALL = (
     # -- for evaluation -------------------------------------------------------------------------------------------------
@@ -169,7 +170,8 @@ _ALL = (
     DataSet(
         family="webinstruct", repository="TIGER-Lab/WebInstruct-verified", splits=_TRAIN,
         description="WebInstruct-verified, answers that rules can grade", problem="question",
-        facts={"category": "category", "difficulty": "difficulty"}, keep={"answer_type": _GRADABLE},
+        facts={"category": "category", "difficulty": "difficulty"},
+        keep="answer_type = Integer|Float|Fraction|Percentage|Expression",
     ),
     DataSet(
         family="scaf-grpo", repository="hkuzxc/scaf-grpo-dataset", splits=_TRAIN, file="train.parquet",

@@ -26,7 +26,7 @@ Row = dict[str, object]
 Kind = Literal["text", "value", "values", "any"]
 """What stands in a field: a text; a text or a number; one or several of these; anything, nothing included."""
 
-_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_STEP = re.compile(r"(?:([^.\[\]]+)|\[(\d+)\])\.?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -273,21 +273,23 @@ def at(row: Mapping[str, object], path: str) -> object:
     Raises:
         KeyError: nothing stands there.
     """
-    if path in row:
-        return row[path]
     value: object = row
-    for name, index in _STEP.findall(path):
+    while path:
         if isinstance(value, str):
             try:
                 value = json.loads(value)
             except ValueError:
                 raise KeyError(path) from None
-        if name and isinstance(value, Mapping) and name in value:
-            value = value[name]
-        elif index and isinstance(value, list) and int(index) < len(value):
-            value = value[int(index)]
+        if isinstance(value, Mapping) and path in value:  # a name may have dots of its own
+            return value[path]
+        step = _STEP.match(path)
+        if step is not None and step[1] and isinstance(value, Mapping) and step[1] in value:
+            value = value[step[1]]
+        elif step is not None and step[2] and isinstance(value, list) and int(step[2]) < len(value):
+            value = value[int(step[2])]
         else:
             raise KeyError(path)
+        path = path[step.end() :]
     return value
 
 

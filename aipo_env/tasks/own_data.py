@@ -37,6 +37,8 @@ class OwnData(QuestionTasks):
         choices: field of the list of choices.
         id: field of the ids.
         metadata: fields of what is known of a task; names, or one text with commas between.
+        keep: conditions on the fields, "level >= 3"; see `QuestionTasks`.
+        rates: measured pass rates, for conditions; see `QuestionTasks`.
         decontaminate: as for every training set: "containment", "equal" or "none".
         allow_loss: takes even a set of which more than half is left out.
     """
@@ -53,6 +55,8 @@ class OwnData(QuestionTasks):
         choices: str | None = None,
         id: str | None = None,
         metadata: str | Sequence[str] = (),
+        keep: str = "",
+        rates: str | os.PathLike[str] | None = None,
         decontaminate: Decontamination = "containment",
         allow_loss: bool = False,
     ) -> None:
@@ -88,7 +92,10 @@ class OwnData(QuestionTasks):
             facts={name: name for name in facts if name}, filtered=True,
         )  # fmt: skip
         checked = [check_row(row, source, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]
-        super().__init__(role, family=source, data=local, decontaminate=decontaminate, loaded=(checked, known_of_them))
+        super().__init__(
+            role, family=source, data=local, keep=keep, rates=rates, decontaminate=decontaminate,
+            loaded=(checked, known_of_them),
+        )  # fmt: skip
         print(f"{data}: {self.num_rows} rows, {self.num_tasks} left; left out: {self._reasons()}", file=sys.stderr)
         if self.num_tasks * 2 < self.num_rows and not allow_loss:
             raise ConfigurationError(

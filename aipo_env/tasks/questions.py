@@ -29,7 +29,8 @@ from aipo_env.grading import (
 from aipo_env.tasks.base import Task, check_index
 from aipo_env.tasks.data_sets import DATA_SETS, AnswerType, DataSet, Decontamination
 from aipo_env.tasks.decontamination import Copy, TestSets, at_hand, letters_of, problems_of
-from aipo_env.tasks.hub import DataSetTasks, Provenance, Row, at, is_at_hand
+from aipo_env.tasks.hub import DataSetTasks, Provenance, Row, at, is_at_hand, sha256
+from aipo_env.tasks.selection import conditions, read_outcomes, results_file
 
 MAX_GOLD_CHARS = 100
 """Longer answers of training sets are left out: they are sentences or several answers."""
@@ -54,6 +55,8 @@ class QuestionTasks(DataSetTasks):
         family: which declaration, or one of your own.
         data: a local file or folder; see `aipo_env.tasks.hub.load_rows`.
         revision: of the hub's repository.
+        keep: conditions on a row's fields (`aipo_env.tasks.selection`): "difficulty >= 5", "llama8b_solve_rate < 0.6".
+        rates: results.json of an `aipo eval` of these tasks, whose pass rates conditions then call "solo" and "assisted".
         decontaminate: how problems of test sets are told in a training split: "containment", "equal" or "none". Test sets count
             that are at hand: in the folder `data` or AIPO_DATA, or in the cache of `datasets`.
         loaded: rows that were read already, and what they are.
@@ -66,6 +69,8 @@ class QuestionTasks(DataSetTasks):
         family: str | DataSet,
         data: str | os.PathLike[str] | None = None,
         revision: str | None = None,
+        keep: str = "",
+        rates: str | os.PathLike[str] | None = None,
         decontaminate: Decontamination | None = None,
         loaded: tuple[list[Row], Provenance] | None = None,
     ) -> None:
@@ -78,6 +83,9 @@ class QuestionTasks(DataSetTasks):
         self.name, self.source = source.family, source
         self.decontaminate: Decontamination = decontaminate or source.decontaminate
         self._filtered = self.split == "train" or source.filtered
+        self._keep = conditions(source.keep) + conditions(keep)
+        self._rates = {} if rates is None else {i: found.rates() for i, found in read_outcomes(rates).items()}
+        self._rates_sha256 = None if rates is None else sha256(results_file(rates))
         self.num_rows = len(self._rows)
         self.dropped: dict[str, list[int]] = collections.defaultdict(list)
         """Reason to the numbers of the rows that were left out for it, from 0."""
@@ -124,7 +132,8 @@ class QuestionTasks(DataSetTasks):
     def provenance(self) -> dict[str, object]:
         """What the data are; of a training split also how many rows were read, how many left out and why."""
         known = super().provenance()
-        if not self._filtered:
+        known |= {"keep": " and ".join(map(str, self._keep)), "rates": self._rates_sha256} if self._keep else {}
+        if not self._filtered and not self._keep:
             return known
         dropped = {reason: len(rows) for reason, rows in sorted(self.dropped.items())}
         return known | {
@@ -162,9 +171,9 @@ class QuestionTasks(DataSetTasks):
     def _make_task(self, row: Row, number: int, task_id: str) -> Task | str:
         """The task of a row, or why there is none."""
         source = self.source
-        for path, values in source.keep.items():
-            if at(row, path) not in values:
-                return f"other {path}"
+        for condition in self._keep:
+            if not condition.holds({**row, **self._rates.get(task_id, {})}):
+                return f"not {condition}"
         problem = str(at(row, source.problem))
         if source.cut:
             problem = self._cut(problem, number)

@@ -21,7 +21,7 @@ class EvaluationConfig:
 
     suite: str
     """The suites, with commas between: math500, aime24, aime25, aime26, hmmt-feb26, beyondaime,
-    amc23, olympiadbench, minerva, gpqa-diamond, livecodebench, gsm8k, rulebook."""
+    amc23, olympiadbench, minerva, gpqa-diamond, livecodebench, gsm8k, rulebook. Or training sets: 8 samples of their tasks."""
     policy: str = "embedded"
     """ "embedded", "smollm2", or a directory or hub id that transformers loads; with --server it names the tokenizer alone."""
     mode: Mode = "both"

@@ -199,7 +199,7 @@ def _env_options(config: EvaluationConfig, suite: Suite) -> dict[str, str | int 
             options["style"] = "terse"
     for text in config.data:
         name, separator, path = text.partition("=")
-        if not separator or name not in SUITES:
+        if not separator or name not in {*SUITES, *config.suites}:
             options.setdefault("data", text)
         elif name == suite.name:
             options["data"] = path

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from aipo_env.errors import ConfigurationError, unknown_id
+from aipo_env.training_split import training_sets
 
 AnswerKind = Literal["value", "choice", "program"]
 
@@ -100,7 +101,12 @@ SUITES: Mapping[str, Suite] = {
 
 
 def find_suite(name: str) -> Suite:
-    """The suite of this name; UnknownIdError names the nearest."""
+    """The suite of this name, or a training set, whose pass rates are measured; UnknownIdError names the nearest."""
+    if name not in SUITES and name in training_sets():
+        return Suite(
+            name, name, f"{name}-consult", 8, 1.0, 1.0, 4_096, "8 samples at temperature 1: open-r1 (compute_pass_rate.py)",
+            env_options={"split": "train"},
+        )  # fmt: skip
     if name not in SUITES:
         raise unknown_id("suite", name, SUITES)
     return SUITES[name]

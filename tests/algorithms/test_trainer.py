@@ -29,7 +29,7 @@ from algorithms.train_config import SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer, rollout_metrics
 from tests.algorithms.test_rollout import talkative
 from tests.algorithms.tiny import tiny_policy
-from tests.helpers import Recorder
+from tests.helpers import Recorder, SumTasks
 
 ROOT = Path(__file__).parents[2]
 HELPERS = {"knowledge": Recorder("4+4+1;7+7+2;3+3+8", "knowledge")}
@@ -94,6 +94,41 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path, updates: int) -> None:
     assert ids[0] == ids[1]
     rows = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in ("whole", "part")]
     assert rows == [5, 5]
+
+
+@pytest.mark.parametrize("name", ["hard", "frontier"])
+def test_a_curriculum_is_part_of_the_checkpoint(tmp_path: Path, name: str) -> None:
+    def trainer(out: Path, **fields: Any) -> tuple[Trainer, list[list[int]]]:
+        """With outcomes that tell tasks apart, so that what is drawn depends on what was seen."""
+        made, drawn = make(out, curriculum=name, checkpoint_every=3, eval_every=3, **fields), []
+        made.curriculum.tasks = SumTasks()  # few enough to meet one again
+        plain = made.roller.rollout
+
+        def rollout(requests: Sequence[RolloutRequest], seed: int = 0) -> list[Trajectory]:
+            drawn.append([request.task_index for request in requests if request.sample == 0])
+            trajectories = plain(requests, seed)
+            for request, t in zip(requests, trajectories, strict=True):
+                t.verdict = "correct" if t.assisted and name == "frontier" else "wrong"
+                t.verdict = "correct" if name == "hard" and request.task_index % 4 else t.verdict
+            return trajectories
+
+        made.roller.rollout = rollout  # type: ignore[method-assign]
+        return made, drawn
+
+    whole, drawn = trainer(tmp_path / "whole", steps=6, prompts_per_step=4)
+    history = whole.train()
+    trainer(tmp_path / "part", steps=3, prompts_per_step=4)[0].train()
+    part, rest = trainer(tmp_path / "part", steps=6, prompts_per_step=4)
+    assert without_times(part.train()) == without_times(history)
+    assert drawn[3:] == rest
+    assert equal(weights(whole), weights(part))
+    assert whole.curriculum.state_dict() == part.curriculum.state_dict()
+    known = history[-1]["curriculum/known"]
+    if name == "frontier":  # half of each batch after the first is of what was seen before
+        assert history[-1]["curriculum/frontier"] == known < 24 - 4
+    else:
+        assert not {i for batch in drawn[:-1] for i in batch if i % 4} & set(drawn[-1])
+        assert history[-1]["curriculum/hard"] < known
 
 
 def test_a_run_cut_behind_its_checkpoint_writes_each_row_once(tmp_path: Path) -> None:
@@ -376,6 +411,11 @@ def test_checkpoints_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         ({"sampling": SamplingConfig(temperature=0.0)}, "temperature must be above 0"),
         ({"sampling": SamplingConfig(top_p=0.9)}, "top_p=1"),
         ({"overlong_buffer": 17}, "max_tokens"),
+        ({"rates": Path("results.json")}, "are for curriculum="),
+        ({"max_solo_rate": 0.1}, "are for curriculum="),
+        ({"curriculum": "hard", "max_solo_rate": 1.0}, "below 1"),
+        ({"curriculum": "hard", "solo_share": 0.0}, "curriculum='hard' goes by rollouts alone, and solo_share=0.0"),
+        ({"curriculum": "frontier", "solo_share": 1.0}, "alone and with help, and solo_share=1.0"),
     ],
 )
 def test_configs_that_cannot_work(tmp_path: Path, fields: dict[str, Any], message: str) -> None:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from aipo_env.errors import ConfigurationError, UnknownIdError
+from aipo_env.registry import make_tasks
+from aipo_env.tasks.curriculum import Curriculum
+from benchmarks.evaluation import EvaluationConfig, evaluate_policy
 from benchmarks.evaluation.suites import SUITES, Suite, find_suite
 
 
@@ -36,6 +40,23 @@ def test_the_defaults_are_those_that_the_sources_say() -> None:
 def test_unknown_suites_name_the_nearest() -> None:
     with pytest.raises(UnknownIdError, match="Did you mean 'aime24'"):
         find_suite("aime2024")
+
+
+def test_pass_rates_of_training_sets_are_measured_and_a_curriculum_reads_them(tmp_path: Path) -> None:
+    suite = find_suite("dapo-math")
+    assert (suite.env_id, suite.num_samples, suite.temperature) == ("dapo-math-consult", 8, 1.0)
+    assert suite.env_options == {"split": "train"}
+    with pytest.raises(UnknownIdError):
+        find_suite("dapo-math-consult")
+    options = {"split": "train", "level": 1}
+    evaluate_policy(
+        EvaluationConfig(
+            "rulebook", mode="both", num_tasks=3, samples=2, max_tokens=32, out=str(tmp_path), env_options=dict(options)
+        )
+    )
+    curriculum = Curriculum("hard", make_tasks("rulebook", style="terse", **options), rates=tmp_path)
+    assert curriculum.metrics()["curriculum/known"] == 3
+    assert None not in map(curriculum.solo_rate, range(3))
 
 
 def test_a_greedy_suite_takes_one_sample() -> None:
