@@ -1,0 +1,1 @@
+"""How actions and replies look in text."""
