@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import inspect
 import os
-import re
 import sys
-import typing
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
 
-from aipo_env.config_files import expand_config, takes_config
 from aipo_env.console import interrupted
 from aipo_env.errors import AipoError, MissingDependencyError, StorageError, unknown_id
-from aipo_env.installation import DISTRIBUTION, install_command
+from aipo_env.installation import DISTRIBUTION, install_command, requirements
 
 COMMAND_GROUP = "aipo.commands"
 Command = Callable[..., object]
@@ -70,9 +64,14 @@ def _run(arguments: list[str]) -> int:
         return int(code)
     import tyro
 
+    from aipo_env.config_files import expand_config, options_of, takes_config, with_flags
+
     own = expand_config(command, arguments[1:]) if takes_config(command) else arguments[1:]
     try:
-        result = tyro.cli(with_config_option(command), args=own, prog=f"aipo {name}")
+        result = tyro.cli(command, args=own, prog=f"aipo {name}")
+    except AipoError as error:
+        error.args = (with_flags(str(error), options_of(command)),)
+        raise
     except SystemExit as error:
         examples = getattr(command, "examples", ())
         if not error.code and examples and not {"-h", "--help"}.isdisjoint(own):
@@ -90,43 +89,12 @@ def _entries() -> list[importlib.metadata.EntryPoint]:
     return sorted(importlib.metadata.entry_points(group=COMMAND_GROUP), key=lambda entry: entry.name)
 
 
-def with_config_option(command: Command) -> Command:
-    """The command with `--config` in its help and its completions; what the file says is put into the arguments before."""
-    if not takes_config(command):
-        return command
-    import tyro
-
-    hint = Annotated[
-        Path | None,
-        tyro.conf.arg(
-            name="config",
-            help="TOML or YAML file with any of these options; the command line comes first.",
-            help_behavior_hint="(default: none)",
-        ),
-    ]
-
-    @functools.wraps(command)
-    def run(*values: Any, config_file: Path | None = None, **options: Any) -> object:
-        return command(*values, **options)
-
-    signature = inspect.signature(command)
-    option = inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
-    del run.__wrapped__
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
-    run.__annotations__ = {**typing.get_type_hints(command, include_extras=True), "config_file": hint}
-    return run
-
-
 def _extra_with(module: str) -> str | None:
     """The smallest extra that brings a package; None where none does, so that its absence is a bug of whoever imports it."""
     from aipo_env.doctor import EXTRAS
 
-    package = re.escape(module.partition(".")[0]).replace("_", "[-_]")
-    pattern = re.compile(rf"{package}\b.*;\s*extra == ['\"]([\w-]+)['\"]")
-    bring = {
-        found.group(1) for line in importlib.metadata.requires(DISTRIBUTION) or [] if (found := pattern.match(line))
-    }
-    return next((extra for extra in EXTRAS if extra in bring), None)
+    package = module.partition(".")[0].replace("_", "-")
+    return next((extra for extra in EXTRAS if package in {r.name.replace("_", "-") for r in requirements(extra)}), None)
 
 
 def _load(entry: importlib.metadata.EntryPoint) -> Command:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from aipo_env.cli import commands, with_config_option
+from aipo_env.cli import commands
 from aipo_env.errors import ConfigurationError
 from aipo_env.registry import list_envs
 
@@ -47,11 +47,10 @@ def completion_script(shell: Shell) -> str:
         ConfigurationError: when the installed tyro writes another kind of script.
     """
     every = commands()
-    apps = {name: with_config_option(command) for name, command in every.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "script"
         try:
-            tyro.extras.subcommand_cli_from_dict(apps, prog="aipo", args=["--tyro-write-completion", shell, str(path)])
+            tyro.extras.subcommand_cli_from_dict(every, prog="aipo", args=["--tyro-write-completion", shell, str(path)])
         except SystemExit as error:
             if error.code:
                 raise

@@ -1,34 +1,45 @@
 """Options of a command from a TOML or YAML file; what stands on the command line comes first.
 
 A file's keys are the command's options, nested ones (`--sampling.max-tokens`) as tables. Its entries are checked here, so that
-a mistake is reported with the file and the key, and then put behind the user's own arguments.
+a mistake is reported with the file and the key, and then put in front of the user's own arguments, of which the last counts.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import tyro
 
 from aipo_env.errors import ConfigurationError, DataNotFoundError, MissingDependencyError, unknown_id
+from aipo_env.field_types import check_choice, read_value
 
-FLAG = "--config"
+ConfigFile = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        name="config",
+        help="TOML or YAML file with any of these options; the command line comes first.",
+        help_behavior_hint="(default: none)",
+    ),
+]
+"""The type of a command's parameter `config_file`, by which the command's options can stand in a file."""
 
 
 def takes_config(command: Callable[..., object]) -> bool:
-    """Whether a command's options can stand in a file: see `aipo_env.console.command`."""
-    return bool(getattr(command, "takes_config", False))
+    """Whether a command's options can stand in a file."""
+    return "config_file" in inspect.signature(command).parameters
 
 
 def expand_config(command: Callable[..., object], arguments: Sequence[str]) -> list[str]:
-    """The arguments with `--config FILE` replaced by what the file says, less what the arguments say themselves.
-
-    A dictionary (`--env-options`) is merged by key.
+    """The arguments with what the file of `--config FILE` says in front; a dictionary (`--env-options`) is merged by key.
 
     Args:
         command: whose options they are.
@@ -39,74 +50,60 @@ def expand_config(command: Callable[..., object], arguments: Sequence[str]) -> l
         ConfigurationError: for a file that cannot be read, or a value of another type than the option's.
         UnknownIdError: for a key that is no option, with the nearest.
     """
-    rest, path = _split(arguments)
-    if path is None:
-        return rest
-    values = _flatten(_read(path), options_of(command), path)
-    given = _given(rest)
-    for name, (option, value) in values.items():
-        tokens = _tokens(value, option, f"{path}: {name}")
-        flag = name.replace("_", "-")
-        if isinstance(value, Mapping) and flag in given:
-            rest = _merge(rest, flag, value)
-        elif flag not in given and _negated(flag) not in given:
-            if isinstance(value, bool) and _is_flag(option):
-                rest.append(f"--{flag if value else _negated(flag)}")
-            elif len(tokens) == 1 and not _is_list(option):
-                # So that a text may begin with a hyphen.
-                rest.append(f"--{flag}={tokens[0]}")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="append", type=Path, default=[])
+    try:
+        found, own = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigurationError("--config is followed by a file, such as --config run.toml.") from error
+    if len(found.config) > 1:
+        files = ", ".join(map(str, found.config))
+        raise ConfigurationError(f"--config names one file, got {files}. Put all options into one of them.")
+    tokens: list[str] = []
+    for path in found.config:
+        for name, hint, value in _entries(_read(path.expanduser()), options_of(command), path):
+            flag = f"--{name.replace('_', '-')}"
+            at = next((i for i, token in enumerate(own) if token.replace("_", "-") == flag), None)
+            if isinstance(value, Mapping) and at is not None:
+                own[at + 1 : at + 1] = _pairs(value)
+            elif hint is bool:
+                table, dot, last = flag[2:].rpartition(".")
+                tokens.append(flag if value else f"--{table}{dot}no-{last}")
+            elif isinstance(value, Mapping | list):
+                tokens += [flag, *(_pairs(value) if isinstance(value, Mapping) else map(str, value))]
             else:
-                rest += [f"--{flag}", *tokens]
-    return rest
+                tokens.append(f"{flag}={value}")  # so that a text may begin with a hyphen
+    return tokens + own
 
 
 def options_of(command: Callable[..., object]) -> dict[str, Any]:
     """A command's options and their types; nested ones as "sampling.max_tokens"."""
     hints = typing.get_type_hints(command, include_extras=True)
     options: dict[str, Any] = {}
-    for name, parameter in inspect.signature(command).parameters.items():
-        hint, marks = _bare(hints[name])
-        if parameter.kind is parameter.POSITIONAL_ONLY or "Positional" in str(marks):
-            continue
-        # `Annotated[..., tyro.conf.arg(name=...)]`: with "" the fields are options of the command itself.
-        renamed = [own for mark in marks if (own := getattr(mark, "name", None)) is not None]
-        options |= dict(_nested(renamed[0] if renamed else name, hint))
+    for name, hint in hints.items():
+        if name not in ("return", "config_file"):
+            # `Annotated[..., tyro.conf.arg(name=...)]`: with "" the fields are options of the command itself.
+            given = [m.name for m in getattr(hint, "__metadata__", ()) if getattr(m, "name", None) is not None]
+            options |= _nested(given[0] if given else name, hint)
     return options
 
 
-def _nested(name: str, hint: Any) -> Iterator[tuple[str, Any]]:
+def with_flags(message: str, options: Iterable[str]) -> str:
+    """A message that names options as the command line does: `samples_per_prompt` becomes `--samples-per-prompt`."""
+    flags = {name.rpartition(".")[2]: f"--{name.replace('_', '-')}" for name in options if "_" in name}
+    return re.sub(
+        r"(?<![\w.'\"`/-])[a-z]+_[a-z_]+\b(?!\.\w|[('\"`])", lambda found: flags.get(found[0], found[0]), message
+    )
+
+
+def _nested(name: str, hint: Any) -> dict[str, Any]:
+    hint = getattr(hint, "__origin__", hint) if get_origin(hint) is Annotated else hint
     if not (dataclasses.is_dataclass(hint) and isinstance(hint, type)):
-        yield name, hint
-        return
-    hints = typing.get_type_hints(hint, include_extras=True)
-    for field in dataclasses.fields(hint):
-        if field.init:
-            yield from _nested(f"{name}.{field.name}" if name else field.name, _bare(hints[field.name])[0])
-
-
-def _bare(hint: Any) -> tuple[Any, tuple[object, ...]]:
-    """A type without its annotations, and those."""
-    if get_origin(hint) is typing.Annotated:
-        return hint.__origin__, hint.__metadata__
-    return hint, ()
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The arguments without `--config`, and its value."""
-    rest: list[str] = []
-    found: list[str] = []
-    tokens = iter(arguments)
-    for token in tokens:
-        if token == FLAG or token.startswith(f"{FLAG}="):
-            value = token[len(FLAG) + 1 :] or next(tokens, "")
-            if not value or value.startswith("--"):
-                raise ConfigurationError(f"{FLAG} is followed by a file, such as {FLAG} run.toml; got {value!r}.")
-            found.append(value)
-        else:
-            rest.append(token)
-    if len(found) > 1:
-        raise ConfigurationError(f"{FLAG} names one file, got {', '.join(found)}. Put all options into one of them.")
-    return rest, Path(found[0]).expanduser() if found else None
+        return {name: hint}
+    options: dict[str, Any] = {}
+    for inner, own in typing.get_type_hints(hint, include_extras=True).items():
+        options |= _nested(f"{name}.{inner}" if name else inner, own)
+    return options
 
 
 def _read(path: Path) -> Mapping[str, object]:
@@ -115,20 +112,15 @@ def _read(path: Path) -> Mapping[str, object]:
         raise ConfigurationError(f"a config file ends in .toml, .yaml or .yml; got {path}.")
     try:
         text = path.read_text(encoding="utf-8")
+        values: object = tomllib.loads(text) if suffix == ".toml" else _read_yaml(path, text)
     except OSError as error:
-        raise DataNotFoundError(f"the config file {path} cannot be read: {error.strerror}. Correct {FLAG}.") from error
+        raise DataNotFoundError(
+            f"the config file {path} cannot be read: {error.strerror}. Correct --config."
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    values: object
-    if suffix == ".toml":
-        try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError(f"{path} is not TOML: {error}.") from error
-    else:
-        values = _read_yaml(path, text)
-    if values is None:
-        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}.") from error
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         raise ConfigurationError(f"{path} must hold options as `name: value`, got {type(values).__name__}.")
     return values
@@ -142,117 +134,65 @@ def _read_yaml(path: Path, text: str) -> object:
             f"{path} is YAML, which needs the package PyYAML: pip install pyyaml. TOML needs nothing."
         ) from error
     try:
-        return yaml.safe_load(text)
+        return {} if (values := yaml.safe_load(text)) is None else values
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path} is not YAML: {error}.") from error
 
 
-def _flatten(
+def _entries(
     values: Mapping[str, object], options: Mapping[str, Any], path: Path, prefix: str = ""
-) -> dict[str, tuple[Any, object]]:
-    """The file's entries by the full names of their options, with the options' types."""
-    flat: dict[str, tuple[Any, object]] = {}
-    tables = {name.rpartition(".")[0] for name in options}
+) -> Iterator[tuple[str, Any, object]]:
+    """The file's entries: an option's full name, its type, and the value, which is checked."""
+    inside = {name.removeprefix(prefix).partition(".")[0] for name in options if name.startswith(prefix)}
     for key, value in values.items():
         name = prefix + key.replace("-", "_")
-        if name in tables:
-            if not isinstance(value, Mapping):
-                raise ConfigurationError(f"{path}: {name} is a table of options, got {value!r}.")
-            flat |= _flatten(value, options, path, f"{name}.")
-        elif name in options:
-            flat[name] = options[name], value
-        else:
-            inside = [n.removeprefix(prefix).split(".")[0] for n in options if n.startswith(prefix)]
+        if name in options:
+            _check(f"{path}: {name}", value, options[name])
+            yield name, options[name], value
+        elif name not in {prefix + table for table in inside}:
             table = f" in the table {prefix[:-1]}" if prefix else ""
-            raise unknown_id(f"key{table}", key, set(inside), f"It stands in {path}; --help tells every option.")
-    return flat
-
-
-def _given(arguments: Sequence[str]) -> set[str]:
-    """The names of the options on a command line."""
-    return {token[2:].partition("=")[0].replace("_", "-") for token in arguments if token.startswith("--")}
-
-
-def _negated(flag: str) -> str:
-    table, dot, name = flag.rpartition(".")
-    return f"{table}{dot}no-{name}"
-
-
-def _merge(arguments: list[str], flag: str, value: Mapping[str, object]) -> list[str]:
-    """Adds to a dictionary of the command line what the file has more."""
-    start = next(i for i, t in enumerate(arguments) if t.startswith("--") and t[2:].replace("_", "-") == flag) + 1
-    end = next((i for i in range(start, len(arguments)) if arguments[i].startswith("--")), len(arguments))
-    keys = {key.replace("-", "_") for key in arguments[start:end:2]}
-    more = [token for key, item in _pairs(value) if key.replace("-", "_") not in keys for token in (key, item)]
-    return [*arguments[:end], *more, *arguments[end:]]
-
-
-def _pairs(value: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _pairs(item, f"{prefix}{key}.")
+            raise unknown_id(f"key{table}", key, inside, f"It stands in {path}; --help tells every option.")
+        elif isinstance(value, Mapping):
+            yield from _entries(value, options, path, f"{name}.")
         else:
-            yield f"{prefix}{key}", str(item)
+            raise ConfigurationError(f"{path}: {name} is a table of options, got {value!r}.")
 
 
-def _tokens(value: object, hint: Any, where: str) -> list[str]:
-    """A value as the command line has it; ConfigurationError where it does not fit the option."""
-    if not _fits(value, hint):
-        raise ConfigurationError(f"{where} is {_describe(hint)}, got {value!r}.")
-    if isinstance(value, Mapping):
-        return [token for pair in _pairs(value) for token in pair]
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+def _pairs(values: Mapping[str, object], prefix: str = "") -> list[str]:
+    """A dictionary as the command line has it: keys and values in turn; a table inside it as dotted keys."""
+    pairs: list[str] = []
+    for key, item in values.items():
+        pairs += _pairs(item, f"{prefix}{key}.") if isinstance(item, Mapping) else [f"{prefix}{key}", str(item)]
+    return pairs
 
 
-def _is_flag(hint: Any) -> bool:
-    return hint is bool
-
-
-def _is_list(hint: Any) -> bool:
-    return any(get_origin(part) in (tuple, dict) for part in (get_args(hint) if _is_union(hint) else (hint,)))
-
-
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in (typing.Union, types.UnionType)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    hint, _ = _bare(hint)
-    origin, arguments = get_origin(hint), get_args(hint)
-    if _is_union(hint):
-        return any(_fits(value, part) for part in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        if not isinstance(value, list):
-            return False
-        every = arguments[-1] is Ellipsis
-        parts = [arguments[0]] * len(value) if every else list(arguments)
-        return len(parts) == len(value) and all(map(_fits, value, parts))
-    if origin is dict:
-        return isinstance(value, Mapping) and all(
-            _fits(item, arguments[1]) or (isinstance(item, Mapping) and _fits(item, hint)) for item in value.values()
-        )
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is Path:
-        return isinstance(value, str)
-    return value is None if hint is type(None) else isinstance(value, hint)
+def _check(where: str, value: object, hint: Any) -> None:
+    """Refuses a value that is none of the option's type."""
+    if isinstance(value, Mapping) and dict in (kinds := {get_origin(kind): kind for kind in (hint, *get_args(hint))}):
+        for key, item in value.items():
+            _check(f"{where}.{key}", item, hint if isinstance(item, Mapping) else get_args(kinds[dict])[1])
+    elif get_origin(hint) is Literal and isinstance(value, str):
+        check_choice(where, value, get_args(hint))
+    else:
+        try:
+            read_value(value, hint)
+        except TypeError:
+            raise ConfigurationError(f"{where} is {_describe(hint)}, got {value!r}.") from None
 
 
 def _describe(hint: Any) -> str:
     """A type in words."""
-    hint, _ = _bare(hint)
     origin, arguments = get_origin(hint), get_args(hint)
-    if _is_union(hint):
+    if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_describe, arguments))
-    if origin is Literal:
-        return "one of " + ", ".join(map(repr, arguments))
     if origin is tuple:
-        return f"a list of {_describe(arguments[0])}"
-    if origin is dict:
-        return f"a table of values that are {_describe(arguments[1])}"
-    names = {str: "a text", Path: "a path (a text)", int: "a whole number", float: "a number", bool: "true or false"}
-    return "nothing" if hint is type(None) else names.get(hint, getattr(hint, "__name__", str(hint)))
+        return f"a list ({', '.join('...' if kind is Ellipsis else _describe(kind) for kind in arguments)})"
+    words: dict[object, str] = {
+        str: "a text",
+        Path: "a path (a text)",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+    }
+    words |= {dict: "a table of values", Literal: "one of " + ", ".join(map(repr, arguments)), type(None): "nothing"}
+    return words[origin or hint]

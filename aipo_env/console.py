@@ -18,16 +18,15 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 
-def command(*examples: str, config: bool = False) -> Callable[[Command], Command]:
+def command(*examples: str) -> Callable[[Command], Command]:
     """Tells `aipo` more about a command than its signature and its docstring do.
 
     Args:
         examples: command lines that its --help ends with, each with a comment behind two blanks and a "#".
-        config: whether its options may stand in a file (`--config`).
     """
 
     def tell(function: Command) -> Command:
-        function.__dict__.update(examples=examples, takes_config=config)
+        function.__dict__.update(examples=examples)
         return function
 
     return tell

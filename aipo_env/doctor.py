@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from aipo_env.errors import AipoError, ConfigurationError
-from aipo_env.installation import DISTRIBUTION, install_command
+from aipo_env.installation import DISTRIBUTION, install_command, requirements
 
 Status = Literal["ok", "absent", "broken"]
 """Works; is optional and not here; should work and does not."""
@@ -94,24 +93,16 @@ def _requirements(extra: str) -> Finding:
     """Whether the packages of an extra, or of the core (""), are here in versions that fit."""
     name = extra or "core"
     try:
-        required = importlib.metadata.requires(DISTRIBUTION) or []
-        own = importlib.metadata.version(DISTRIBUTION)
+        own, required = importlib.metadata.version(DISTRIBUTION), requirements(extra)
     except importlib.metadata.PackageNotFoundError:
         return Finding("installed", name, "broken", f"{DISTRIBUTION} itself is not installed", install_command())
     here, missing, unfit = [], [], []
     for requirement in required:
-        text, _, marker = requirement.partition(";")
-        of = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", marker)
-        if (of.group(1) if of else "") != extra:
-            continue
-        match = re.match(r"\s*([\w.-]+)\s*(?:\[[^]]*\])?\s*(.*)", text)
-        assert match is not None, text
-        package, wanted = match.group(1), match.group(2).strip(" ()")
-        found = _installed(package)
+        found = _installed(requirement.name)
         if found is None:
-            missing.append(package)
-        elif not _fits(found[1], wanted):
-            unfit.append(f"{found[0]} {found[1]} (wanted {wanted})")
+            missing.append(requirement.name)
+        elif not requirement.specifier.contains(found[1], prereleases=True):
+            unfit.append(f"{found[0]} {found[1]} (wanted {requirement.specifier})")
         else:
             here.append(f"{found[0]} {found[1]}")
     install = install_command(extra)
@@ -132,15 +123,6 @@ def _installed(package: str) -> tuple[str, str] | None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return name, importlib.metadata.version(name)
     return None
-
-
-def _fits(version: str, wanted: str) -> bool:
-    """Whether a version is in a range; True where nothing here can tell."""
-    try:
-        from packaging.specifiers import SpecifierSet
-    except ModuleNotFoundError:
-        return True
-    return SpecifierSet(wanted).contains(version, prereleases=True)
 
 
 def _accelerators() -> list[Finding]:

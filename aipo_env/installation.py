@@ -10,7 +10,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 DISTRIBUTION = "aipo-rl"
 """The distribution's name. `aipo` on the package index is another project's."""
@@ -23,6 +26,14 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def requirements(extra: str = "") -> list[Requirement]:
+    """What an extra needs, or the library alone, as its metadata have it."""
+    from packaging.requirements import Requirement
+
+    every = map(Requirement, importlib.metadata.requires(DISTRIBUTION) or [])
+    return [r for r in every if (r.marker.evaluate({"extra": extra}) if r.marker else not extra)]
 
 
 def install_command(extra: str = "") -> str:

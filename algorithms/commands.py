@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from aipo_env.config_files import ConfigFile
 from aipo_env.console import command, finish_first, interrupted, print_json
 from aipo_env.errors import ConfigurationError
 from algorithms.cluster.plan import RunShape
@@ -21,7 +22,6 @@ from algorithms.train_config import SamplingConfig, TrainConfig
     "aipo train --env-options level 2 style terse prompt bare --steps 150 --out runs/mine",
     "aipo train --config run.toml --objective.agent-loss mask --out runs/mask  # the file, with one thing changed",
     "aipo train --backend openrlhf --help  # on a cluster",
-    config=True,
 )
 def train(
     config: Annotated[TrainConfig, tyro.conf.arg(name="")],
@@ -29,6 +29,7 @@ def train(
     tracker: tuple[str, ...] = ("tensorboard",),
     quiet: bool = False,
     json: bool = False,
+    config_file: ConfigFile = None,
 ) -> int:
     """Train a policy on this machine; resumes what lies in --out.
 
@@ -41,6 +42,7 @@ def train(
         tracker: who is told the metrics beside metrics.jsonl: any of tensorboard, wandb, trackio.
         quiet: no bar; words on standard error alone, for errors, problems of the run and evaluations that take long.
         json: one JSON object at the end: "out", "step", and "metrics" of the last step.
+        config_file: is among the options already (`aipo_env.config_files`).
     """
     import torch
 
@@ -114,7 +116,6 @@ train.pass_on = _train_on_cluster  # type: ignore[attr-defined]
     "aipo rollout --num-tasks 8 --samples 2 --check",
     "aipo rollout --env math500-consult --server http://localhost:8000/v1 --model my-model --policy path/to/its/tokenizer",
     "aipo rollout --solo --json --quiet  # for scripts",
-    config=True,
 )
 def rollout(
     env: str = "rulebook-consult",
@@ -140,6 +141,7 @@ def rollout(
     requests_per_minute: float | None = None,
     quiet: bool = False,
     json: bool = False,
+    config_file: ConfigFile = None,
 ) -> int:
     """Roll out a policy on an environment and write token-exact traces; the same command goes on where it was cut.
 
@@ -169,6 +171,7 @@ def rollout(
         requests_per_minute: requests that a server is sent a minute, by policy and helpers together; no limit if left out.
         quiet: no bar, no words but errors.
         json: one JSON object at the end: "traces", and accuracy, consults and cut episodes of "assisted" and "solo" ones.
+        config_file: is among the options already (`aipo_env.config_files`).
     """
     import aipo_env
     from algorithms import server_rollout

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from aipo_env.errors import ConfigurationError
-from algorithms.field_types import check_choice, check_fields
+from aipo_env.field_types import check_choice, check_fields
 
 Algorithm = Literal["group_mean", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_baseline", "gspo", "cispo"]
 AdvantageEstimator = Literal["mean", "mean_std", "leave_one_out", "mean_whitened"]

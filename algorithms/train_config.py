@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 
 from aipo_env.errors import ConfigurationError
+from aipo_env.field_types import check_fields
 from aipo_env.groups import num_solo
 from aipo_env.tasks.curriculum import CurriculumName
 from algorithms.config import ObjectiveConfig, check_modes
-from algorithms.field_types import check_fields
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from aipo_env.config_files import ConfigFile
 from aipo_env.console import command, interrupted, print_json
 from aipo_env.errors import AipoError
 from benchmarks.evaluation.config import EvaluationConfig
@@ -18,10 +19,12 @@ from benchmarks.evaluation.config import EvaluationConfig
     "aipo eval --suite rulebook --num-tasks 50 --samples 4",
     "aipo eval --suite math500,aime24 --policy Qwen/Qwen2.5-1.5B-Instruct --backend vllm --out runs/eval",
     "aipo eval --config eval.toml --mode solo",
-    config=True,
 )
 def eval_policy(
-    config: Annotated[EvaluationConfig, tyro.conf.arg(name="")], quiet: bool = False, json: bool = False
+    config: Annotated[EvaluationConfig, tyro.conf.arg(name="")],
+    quiet: bool = False,
+    json: bool = False,
+    config_file: ConfigFile = None,
 ) -> int:
     """Evaluate a policy on benchmarks, alone and with help; the same command goes on where it was cut.
 
@@ -32,6 +35,7 @@ def eval_policy(
         config: of the evaluation.
         quiet: no bar, no words but errors.
         json: what results.json holds, in place of the words.
+        config_file: is among the options already (`aipo_env.config_files`).
     """
     from algorithms.progress import quiet_libraries
     from benchmarks.evaluation.runner import evaluate_policy

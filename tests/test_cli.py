@@ -50,7 +50,9 @@ def test_unknown_commands_and_wrong_values_are_explained(capsys: pytest.CaptureF
     code, _, err = run(capsys, "rollout", "--policy", str(tmp_path / "nothing"), "--out", str(tmp_path))
     assert (code, "no policy" in err) == (2, True)
     code, _, err = run(capsys, "train", "--samples-per-prompt", "1")
-    assert (code, "at least 2" in err) == (2, True)
+    assert (code, "at least 2" in err, "raise --samples-per-prompt." in err) == (2, True, True)
+    code, _, err = run(capsys, "rollout", "--max-tokens", "0", "--out", str(tmp_path))
+    assert (code, "got temperature=0.6, top_p=1.0, --max-tokens=0" in err) == (2, True), err
 
 
 def test_rollout_writes_checked_traces(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

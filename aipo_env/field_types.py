@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -29,7 +30,7 @@ def check_fields(config: Any) -> None:
     for field in dataclasses.fields(config):
         name, value, hint = field.name, getattr(config, field.name), _hints(type(config))[field.name]
         try:
-            object.__setattr__(config, name, _read(value, hint))
+            object.__setattr__(config, name, read_value(value, hint))
         except TypeError:
             written = f"({value!r},)" if get_origin(hint) is tuple else value
             written = f"{field.type}(...)" if dataclasses.is_dataclass(hint) else written
@@ -54,17 +55,20 @@ def check_choice(name: str, value: str, choices: Iterable[str], hint: str = "") 
         )
 
 
-def _read(value: Any, hint: Any) -> Any:
-    """The value as the hint's type; a TypeError when it is of another kind."""
+def read_value(value: Any, hint: Any) -> Any:
+    """The value as the hint's type; a TypeError when it is of another kind. What a dictionary holds is not looked at."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return None if value is None else _read(value, arguments[0])
+        for kind in arguments:
+            with contextlib.suppress(TypeError):
+                return read_value(value, kind)
+        raise TypeError
     if origin is tuple:
         items = _of(value, list | tuple)
         kinds = arguments[:1] * len(items) if arguments[-1] is Ellipsis else arguments
         if len(kinds) != len(items):
             raise TypeError
-        return tuple(_read(item, kind) for item, kind in zip(items, kinds, strict=True))
+        return tuple(read_value(item, kind) for item, kind in zip(items, kinds, strict=True))
     if hint is Path:
         return Path(_of(value, str | os.PathLike))
     if hint in (int, float):
