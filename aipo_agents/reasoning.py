@@ -7,7 +7,7 @@ from typing import Final
 from aipo_agents.arithmetic_steps import arithmetic_step
 from aipo_agents.checking import read_side
 from aipo_agents.claims import Claim, find_statements
-from aipo_agents.equation_steps import equation_step, expression_step, system_step
+from aipo_agents.equation_steps import equation_step, expression_step
 from aipo_agents.rulebook_queries import MAX_QUERY_CHARS
 from aipo_agents.rulebook_steps import rulebook_step
 from aipo_agents.text import shorten
@@ -27,9 +27,8 @@ class ReasoningAgent:
     - Rulebook: `473@128` gives the first place `4+4+1`, `473@128:4+4+1` the next one, and so on (see
       `aipo_agents.rulebook_steps`).
     - Arithmetic: the innermost operation of an expression; a single operation is taken apart, not computed.
-    - Equations and inequalities in one unknown, two linear equations in two: expand, collect, move, divide,
-      factor.
-    - A problem in words: one calculation with its numbers, of those that the solution needs (see `aipo_agents.word_steps`).
+    - Equations and inequalities in one unknown: expand, collect, move, divide, factor.
+    - A problem in words: a product that the words spell out (see `aipo_agents.word_steps`).
     - Otherwise the statement that there is none: a sentence that fits any problem is no step.
 
     Args:
@@ -59,22 +58,17 @@ class ReasoningAgent:
 def next_step(query: str, transcript: str = "") -> str:
     """The next step for a query, as text."""
     step = rulebook_step(query, transcript) or _symbolic_step(query) or word_step(query, transcript)
-    if step is None and transcript:
-        # The problem stands at the beginning of the transcript.
-        step = word_step(transcript[:MAX_QUERY_CHARS], transcript)
-    return step or NO_STEP
+    # The problem stands at the beginning of the transcript.
+    return step or word_step(transcript, transcript) or NO_STEP
 
 
 def _symbolic_step(query: str) -> str | None:
     """A step for the last piece of mathematics: what was written last is where the solution stands."""
     budget = Budget()
-    equations: list[Relation] = []
     last: Node | None = None
     try:
         for statement in find_statements(query):
             tree = _read(statement)
-            if isinstance(tree, Relation):
-                equations.append(tree)
             if isinstance(tree, Relation) or (tree is not None and _calculates(statement) and not statement.prose):
                 last = tree
         if last is None:
@@ -82,10 +76,7 @@ def _symbolic_step(query: str) -> str | None:
         if isinstance(last, Relation):
             if not variables(last):
                 return IS_CLAIM
-            step = equation_step(last, budget)
-            if step is None and len(equations) >= 2:
-                step = system_step(equations[-2], equations[-1], budget)
-            return step
+            return equation_step(last, budget)
         return expression_step(last, budget) if variables(last) else arithmetic_step(last, budget)
     except OutOfBudget:
         return None

@@ -47,23 +47,25 @@ def render(node: Node) -> str:
 
 def _plain(node: Node) -> tuple[str, int]:
     """The text and how strongly it binds: 1 a sum, 2 a product, 3 a power, 4 an atom."""
+    negative, size = _sign(node)
+    if negative:
+        return "-" + _bracket(size, 1), 1
     match node:
-        case Num(value):
-            if value.denominator == 1 or node.decimals > 0:
-                text = format_decimal(value) if node.decimals > 0 else str(value)
-                return text or str(value), 1 if value < 0 else _ATOM
-            return str(value), 1 if value < 0 else 2
+        case Num(value, decimals):
+            text = format_decimal(value) if decimals > 0 else None
+            return text or str(value), _ATOM if text or value.denominator == 1 else 2
         case Sym(name):
             return spoken(name), _ATOM
         case Add(terms):
-            text = _plain(terms[0])[0]
-            for term in terms[1:]:
+            text = ""
+            for term in terms:
                 negative, size = _sign(term)
                 shown, level = _plain(size)
-                text += ("-" if negative else "+") + (f"({shown})" if level <= 1 else shown)
+                glue = "-" if negative else "+" if text else ""
+                text += glue + (f"({shown})" if level <= 1 and glue else shown)
             return text, 1
         case Mul(factors):
-            return _product(factors)
+            return _product(factors), 2
         case Pow(base, exponent):
             if isinstance(exponent, Num) and exponent.value < 0:
                 return "1/" + _bracket(_inverse(node), 2), 2
@@ -74,9 +76,6 @@ def _plain(node: Node) -> tuple[str, int]:
             return _bracket(argument, 3) + "!", 3
         case Call("root", [argument, Num(degree)]) if degree == 2:
             return f"sqrt({render(argument)})", _ATOM
-        case Call("abs", [argument]):
-            inner = render(argument)
-            return (f"abs({inner})" if "|" in inner else f"|{inner}|"), _ATOM
         case Call("mod", [left, right]):
             return f"{_bracket(left, 2)} mod {_bracket(right, 2)}", 2
         case Call(name, args):
@@ -84,49 +83,34 @@ def _plain(node: Node) -> tuple[str, int]:
     return "?", _ATOM
 
 
-def _sign(term: Node) -> tuple[bool, Node]:
+def _sign(node: Node) -> tuple[bool, Node]:
     """Whether a term is subtracted, and its size."""
-    if isinstance(term, Num) and term.value < 0:
-        return True, Num(-term.value, term.decimals, term.digits)
-    if isinstance(term, Mul) and isinstance(term.factors[0], Num) and term.factors[0].value < 0:
-        first = Num(-term.factors[0].value, term.factors[0].decimals)
-        rest = term.factors[1:]
-        if first.value != 1 or not rest:
-            rest = [first, *rest]
-        return True, rest[0] if len(rest) == 1 else Mul(rest)
-    return False, term
+    if isinstance(node, Num) and node.value < 0:
+        return True, Num(-node.value, node.decimals, node.digits)
+    if isinstance(node, Mul) and len(node.factors) > 1 and isinstance(node.factors[0], Num):
+        negative, size = _sign(node.factors[0])
+        rest = node.factors[1:] if size == Num(Fraction(1)) else [size, *node.factors[1:]]
+        return (True, rest[0] if len(rest) == 1 else Mul(rest)) if negative else (False, node)
+    return False, node
 
 
-def _product(factors: list[Node]) -> tuple[str, int]:
-    if factors[0] == Num(Fraction(-1)) and len(factors) > 1:
-        rest = factors[1] if len(factors) == 2 else Mul(factors[1:])
-        return "-" + _bracket(rest, 1), 1
+def _product(factors: list[Node]) -> str:
     text = ""
     for factor in factors:
         if isinstance(factor, Pow) and isinstance(factor.exponent, Num) and factor.exponent.value < 0:
             text = (text or "1") + "/" + _bracket(_inverse(factor), 2)
             continue
         shown = _bracket(factor, 1 if not text else 2 if not isinstance(factor, Num) else 3)
-        letters = _letters(text), _letters(shown)
-        glued = (
-            bool(text)
-            and not shown[0].isdigit()
-            and bool(letters[1])
-            and (shown[0] == "(" or letters[1] == 1)
-            and letters[0] <= 1
-        )
-        text += ("" if glued and "/" not in text else "*" if text else "") + shown
-    return text, 2
-
-
-def _letters(text: str) -> int:
-    return sum(char.isalpha() for char in text)
+        letters = [sum(map(str.isalpha, part)) for part in (text, shown)]
+        single = letters[1] == 1 or (letters[1] > 1 and shown[0] == "(")
+        glued = single and letters[0] <= 1 and not shown[0].isdigit() and "/" not in text
+        text += shown if glued or not text else "*" + shown
+    return text
 
 
 def _inverse(power: Pow) -> Node:
     assert isinstance(power.exponent, Num)
-    exponent = Num(-power.exponent.value)
-    return power.base if exponent.value == 1 else Pow(power.base, exponent)
+    return power.base if power.exponent.value == -1 else Pow(power.base, Num(-power.exponent.value))
 
 
 def _bracket(node: Node, above: int) -> str:

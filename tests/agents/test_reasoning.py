@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from aipo_agents import ReasoningAgent, VerifyAgent
 from aipo_agents.reasoning import IS_CLAIM, NO_STEP
 from aipo_env.errors import ConfigurationError
+from aipo_env.grading.mathematics import evaluate, read
 from aipo_env.protocol import Agent, ConsultRequest
 from aipo_env.tasks.rulebook import RulebookTasks
 from tests.agents.asking import ask
@@ -25,10 +26,14 @@ STEPS = {
     "1/2+1/3+1/4": "1/2+1/3=5/6, so 5/6+1/4 is left",
     "47*12": "47*12 = 47*10+47*2",
     "47*12=?": "47*12 = 47*10+47*2",
-    "7+5": "7+5 = 10+2",
-    "17+25": "first the ones: 7+5, write 2, and carry 1; then the tens",
+    "17+25": "17+25 = 17+20+5",
+    "84/7": "84/7 = 70/7+14/7",
+    "12/18": "12/18 = 6/9",
+    "(2/3)/(4/5)": "2/3/(4/5) = (2*5)/(3*4)",
+    "47*3": "47*3 = 3*40+3*7",
+    "9*8": "9*8 = 9*7+9",
+    "7+5": NO_STEP,
     "52-17": "52-17 = 52-10-7",
-    "-3+5": "-3+5 = 5-3",
     "1/2+1/3": "1/2+1/3 = 3/6+2/6",
     "2^10": "2^10 = (2^5)^2",
     "3^7": "3^7 = 3*3^6",
@@ -58,14 +63,13 @@ STEPS = {
     "x^4-5x^2+4=0": "put u=x^2: u^2-5u+4=0",
     "1/x=2": "multiply both sides by x, and exclude the values that make it 0",
     "Solve 2x+3=7; subtracting gives 2x=4": "divide both sides by 2",
-    "x+y=10, x-y=2": "solve the first equation for x and put it into the second",
-    "2x+3y=12 and 4x-5y=2": "multiply the first by 5 and the second by 3, then add them: y drops out",
+    "(x+1)^2": "multiply out and collect: x^2+2x+1",
     "x^2-5x+6": "to factor it, find two numbers with the sum -5 and the product 6",
-    "(x+1)^2": "use (a+b)^2 = a^2+2ab+b^2 with a=x, b=1",
     # with constants that are no variables
     "ef": NO_STEP,
     "pi*x=2": NO_STEP,
     "x/e+x=2": NO_STEP,
+    "x+y=10, x-y=2": NO_STEP,
     # neither
     "17+25=43": IS_CLAIM,
     "help": NO_STEP,
@@ -157,6 +161,12 @@ def test_steps_keep_the_solution(a: int, b: int, x: int) -> None:
         assert ask(VerifyAgent(), f"{equation}, x={x}") == "correct: all 2 claims"
     else:
         assert step == f"divide both sides by {a}"
+
+
+@pytest.mark.parametrize("query", [query for query, step in STEPS.items() if f"{query} = " in step])
+def test_what_is_taken_apart_keeps_its_value(query: str) -> None:
+    left, _, right = STEPS[query].partition(" = ")
+    assert evaluate(read(left)) == evaluate(read(right))
 
 
 @pytest.mark.parametrize(
