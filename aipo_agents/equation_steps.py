@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import Final
 
-from aipo_agents.algebra import coefficients, has_work, minus
+from aipo_agents.algebra import coefficients, has_work
 from aipo_agents.render import render, spoken
 from aipo_env.grading.mathematics import Budget, variables
 from aipo_env.grading.nodes import Add, Mul, Node, Num, Pow, Relation, Sym, children

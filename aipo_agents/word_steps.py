@@ -28,7 +28,9 @@ _FORMS: Final = (
         rf" {_SIZE}(?: {_NAME}){{0,2}}? (?:each|apiece)\b(?= ?[.?!,]| and\b)"
     ),
     re.compile(rf"{_SIZE} {_NAME} {_PERIOD} for {_COUNT} (?P=unit)s\b"),
-    re.compile(rf"{_SIZE} {_PERIOD}[^\d.?!]{{0,20}} works? (?:for )?{_COUNT} (?P=unit)s\b(?! (?:an?|per|each|every)\b)"),
+    re.compile(
+        rf"{_SIZE} {_PERIOD}[^\d.?!]{{0,20}} works? (?:for )?{_COUNT} (?P=unit)s\b(?! (?:an?|per|each|every)\b)"
+    ),
 )
 
 

@@ -15,8 +15,6 @@ from aipo_env.grading.mathematics import (
     Unreadable,
     equal,
     evaluate,
-    exact_value,
-    holds,
     read,
     variables,
 )
@@ -26,8 +24,6 @@ def test_values_are_exact_while_they_are_rational() -> None:
     assert evaluate(read(r"\frac{1}{2} + 0.25")) == Fraction(3, 4)
     assert evaluate(read("2x+1"), {"x": Fraction(3)}) == 7
     assert evaluate(read(r"\sqrt{2}")) == pytest.approx(2**0.5)
-    with pytest.raises(NoValue, match="not rational"):
-        exact_value(read(r"\sqrt{2}"))
     for text in ("2y", "f(2)", "1/0"):
         with pytest.raises(NoValue):
             evaluate(read(text))
@@ -59,39 +55,6 @@ def test_expressions_are_compared_for_all_values() -> None:
     assert equal(read("x^2-1"), read("(x-1)(x+1)")) is True
     assert equal(read("x^2-1"), read("(x-1)^2")) is False
     assert equal(read(r"\int x^x dx"), read("x")) is None
-
-
-@pytest.mark.parametrize(
-    ("claim", "verdict"),
-    [
-        ("2+2=4", True),
-        ("2+2=5", False),
-        ("10/3 = 3.33", True),
-        ("10/3 = 3.34", False),
-        ("1 < 2 < 3", True),
-        ("1 < 3 < 2", False),
-        ("x^2-1 = (x-1)(x+1)", True),
-        ("2x = 4", None),
-        (r"17 \equiv 2 \pmod{5}", True),
-        (r"17 \equiv 3 \pmod{5}", False),
-        (r"\pi \approx 3.14", True),
-        (r"2 \text{ hours} = 120 \text{ minutes}", True),
-        (r"2 \text{ hours} = 12 \text{ minutes}", False),
-        (r"2 \text{ hours} = 2 \text{ metres}", None),
-        ("3:4 = 9:12", True),
-        ("2 + 2", None),
-        ("1+1=2, 1+2=4", False),
-        (r"2 \ne 3", True),
-    ],
-)
-def test_claims(claim: str, verdict: bool | None) -> None:
-    assert holds(read(claim)) is verdict
-
-
-def test_claims_at_values_and_without_rounding() -> None:
-    assert holds(read("2x=4"), {"x": Fraction(2)}) is True
-    assert holds(read("2x=4"), {"x": Fraction(3)}) is False
-    assert holds(read("10/3 = 3.33"), rounding=False) is False
 
 
 def test_readable_golds() -> None:
