@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Final
 
 from aipo_env.grading.functions import EXACT, UNARY
 from aipo_env.grading.mathematics import Budget, NoValue, Value, evaluate, variables
-from aipo_env.grading.nodes import Add, Call, Mul, Node, Num, Pow, Quantity, Sym, children
+from aipo_env.grading.nodes import Add, Call, Mul, Node, Num, Pow, Sym, children, walk
+from aipo_env.grading.trees import rebuilt
 
 MINUS_ONE: Final = Num(Fraction(-1))
 _BIG: Final = frozenset(("sum", "prod", "int", "lim", "base", "det", "side+"))
-_DIGITS: Final = 60
+_REASONS: Final = {"ZeroDivisionError": "division by zero", "0^0": "0^0 has no agreed value"}
 MAX_DEPTH: Final = 6
 
 
@@ -24,18 +24,10 @@ def value_of(node: Node, values: Mapping[str, Fraction] | None, budget: Budget) 
         NoValue: it has none; the message says why.
         OutOfBudget: it takes too long.
     """
-    for part in _parts(node):
-        if (
-            isinstance(part, Pow)
-            and isinstance(part.base, Num)
-            and isinstance(part.exponent, Num)
-            and not part.base.value
-        ) and part.exponent.value <= 0:
-            raise NoValue("0^0 has no agreed value" if not part.exponent.value else "division by zero")
     try:
         return evaluate(node, values, budget)
     except NoValue as error:
-        raise NoValue({"ZeroDivisionError": "division by zero"}.get(str(error), "a side has no value")) from None
+        raise NoValue(_REASONS.get(str(error), "a side has no value")) from None
 
 
 def minus(left: Node, right: Node) -> Node:
@@ -43,17 +35,9 @@ def minus(left: Node, right: Node) -> Node:
     return Add([left, Mul([MINUS_ONE, right])])
 
 
-def _parts(node: Node) -> list[Node]:
-    found, stack = list[Node](), [node]
-    while stack:
-        found.append(stack.pop())
-        stack.extend(children(found[-1]))
-    return found
-
-
 def unknown_function(node: Node) -> str | None:
     """The name of a function in it whose values are not known, such as f."""
-    for part in _parts(node):
+    for part in walk(node):
         if isinstance(part, Call) and part.name not in UNARY and part.name not in EXACT and part.name not in _BIG:
             return part.name
     return None
@@ -67,24 +51,11 @@ def substitute(
         known = values.get(node.name)
         return node if known is None or depth > MAX_DEPTH else substitute(known, values, functions, depth + 1)
 
-    def inner(part: Node) -> Node:
-        return substitute(part, values, functions, depth)
-
-    match node:
-        case Call(name, [argument]) if name in functions and depth <= MAX_DEPTH:
-            variable, body = functions[name]
-            return substitute(body, {**values, variable: inner(argument)}, functions, depth + 1)
-        case Add(parts):
-            return Add([inner(part) for part in parts])
-        case Mul(parts):
-            return Mul([inner(part) for part in parts])
-        case Call(name, parts):
-            return Call(name, [inner(part) for part in parts])
-        case Pow(base, exponent):
-            return Pow(inner(base), inner(exponent))
-        case Quantity(value, unit):
-            return Quantity(inner(value), unit)
-    return node
+    parts = [substitute(part, values, functions, depth) for part in children(node)]
+    if isinstance(node, Call) and len(parts) == 1 and node.name in functions and depth <= MAX_DEPTH:
+        variable, body = functions[node.name]
+        return substitute(body, {**values, variable: parts[0]}, functions, depth + 1)
+    return rebuilt(node, parts)
 
 
 def coefficients(node: Node, name: str, max_degree: int, budget: Budget) -> list[Fraction] | None:
@@ -155,45 +126,6 @@ def _rest(term: Node) -> list[Node]:
     """What multiplies the number in a term: x in 2x."""
     factors = term.factors if isinstance(term, Mul) else [term]
     return [factor for factor in factors if variables(factor)] or [Num(Fraction(1))]
-
-
-def precise_value(node: Node) -> Decimal | None:
-    """The value to about 60 digits, for numbers made with the four operations, powers and roots; else None."""
-    with localcontext(prec=_DIGITS):
-        try:
-            value = _precise(node)
-        except (ArithmeticError, ValueError):
-            return None
-        return value if value.is_finite() else None
-
-
-def _precise(node: Node) -> Decimal:
-    match node:
-        case Num(value):
-            return Decimal(value.numerator) / value.denominator
-        case Add(parts):
-            return sum((_precise(part) for part in parts), Decimal(0))
-        case Mul(parts):
-            product = Decimal(1)
-            for part in parts:
-                product *= _precise(part)
-            return product
-        case Pow(base, exponent):
-            return _precise_power(_precise(base), _precise(exponent))
-        case Call("root", [radicand, Num(degree)]) if degree:
-            return _precise_power(_precise(radicand), 1 / (Decimal(degree.numerator) / degree.denominator))
-    raise ValueError("no such number")
-
-
-def _precise_power(base: Decimal, exponent: Decimal) -> Decimal:
-    if abs(exponent) > 10_000:
-        raise ValueError("too large")
-    return base.sqrt() if exponent == Decimal("0.5") else base**exponent
-
-
-def differ(left: Decimal, right: Decimal) -> bool:
-    """Whether two precise values differ by more than the last digits of what they were made of."""
-    return abs(left - right) > max(abs(left), abs(right), Decimal(1)) * Decimal(10) ** (8 - _DIGITS)
 
 
 def names_e(node: Node) -> bool:

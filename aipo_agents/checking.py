@@ -14,12 +14,10 @@ from typing import Final, Literal
 
 from aipo_agents.algebra import (
     coefficients,
-    differ,
     has_sign,
     has_work,
     minus,
     names_e,
-    precise_value,
     substitute,
     unknown_function,
     value_of,
@@ -30,7 +28,7 @@ from aipo_agents.render import format_decimal, format_fraction, format_value, sp
 from aipo_agents.text import quote
 from aipo_env.grading.arithmetic import to_complex
 from aipo_env.grading.mathematics import Budget, NoValue, OutOfBudget, Unreadable, Value, equal, read, variables
-from aipo_env.grading.nodes import Call, Mul, Node, Num, Pow, Sym
+from aipo_env.grading.nodes import Call, Mul, Node, Num, Pow, Relation, Sym
 from aipo_env.grading.trees import mentions
 
 _POINTS: Final = tuple(map(Fraction, ("2", "3", "1", "5", "1/2", "-1", "-2", "7", "0", "10")))
@@ -38,7 +36,6 @@ _PLACE_SUM: Final = re.compile(r"[0-9]\+[0-9]\+[0-9]")
 _AMBIGUOUS: Final = re.compile(
     r"/\s*(?:[0-9]+(?:\.[0-9]+)?|[A-Za-z]|\([^()]*\))\s*(?:[A-Za-z]|\((?!\s*\\bmod)|\\(?!cdot|times|div|bmod|pmod|right|rfloor|rceil|le|ge))"
 )
-_ORDER: Final = {"=": 0, "<": -1, "<=": -1, ">": 1, ">=": 1}
 _NAMES: Final = ("e", "i", "\\pi")
 
 Verdict = Literal["correct", "incorrect", "unknown", "definition"]
@@ -172,7 +169,7 @@ class Checker:
             return _approximate(link, to_complex(left).real, to_complex(right).real)
         if isinstance(left, Fraction) and isinstance(right, Fraction):
             return CORRECT if _compare(link.relation, left, right) else _wrong(link, left, right)
-        return _irrational(link, to_complex(left), to_complex(right))
+        return _irrational(link, to_complex(left), to_complex(right), self._budget)
 
     def _excused(self, link: _Link, claim: Claim) -> Outcome | None:
         """What may be said in place of "incorrect" where people write loosely; None where nothing may."""
@@ -232,29 +229,12 @@ class Checker:
 
     def _follows(self, link: _Link) -> bool:
         """Whether an equation or an inequality is an earlier one in another form: a multiple of it."""
-        if link.relation not in _ORDER:
+        relation = _relation(link)
+        names = variables(relation)
+        if not names or link.relation in ("==", "|", "~=") or unknown_function(relation):
             return False
-        names = sorted(variables(link.left) | variables(link.right))
-        for earlier in self._conditions[-6:]:
-            if earlier.relation not in _ORDER or names != sorted(variables(earlier.left) | variables(earlier.right)):
-                continue
-            found: list[complex] = []
-            for shift in range(4):
-                point = {name: _POINTS[(shift + 3 * k) % len(_POINTS)] + Fraction(1, 7) for k, name in enumerate(names)}
-                try:
-                    a, b = (
-                        to_complex(value_of(minus(one.left, one.right), point, self._budget)) for one in (link, earlier)
-                    )
-                except NoValue:
-                    continue
-                if abs(b) > 1e-9:
-                    found.append(a / b)
-            sign = _ORDER[link.relation] * _ORDER[earlier.relation]
-            strict = ("=" in link.relation) == ("=" in earlier.relation)
-            first = found[0] if len(found) >= 3 and strict else 0
-            if abs(first) > 1e-9 and not first.imag and all(abs(ratio - first) < 1e-9 * abs(first) for ratio in found):
-                return sign * first.real > 0 if sign else link.relation == earlier.relation
-        return False
+        earlier = map(_relation, self._conditions[-6:])
+        return any(names == variables(one) and equal(relation, one, self._budget) is True for one in earlier)
 
     def _shown(self, node: Node) -> str:
         return format_value(value_of(node, None, self._budget))
@@ -354,6 +334,10 @@ class Checker:
         )
 
 
+def _relation(link: _Link) -> Relation:
+    return Relation([link.left, link.right], [link.relation])
+
+
 def read_side(side: Side) -> Node:
     """The tree of a side.
 
@@ -404,31 +388,28 @@ def _approximate(link: _Link, left: float, right: float) -> Outcome:
     return Outcome("incorrect", f"{texts[0]} is about {left:.6g}, {texts[1]} about {right:.6g}")
 
 
-def _irrational(link: _Link, left: complex, right: complex) -> Outcome:
+def _irrational(link: _Link, left: complex, right: complex, budget: Budget) -> Outcome:
     size = max(abs(left), abs(right), 1.0)
     if max(abs(left.imag), abs(right.imag)) > 1e-9 * size and link.relation not in ("=", "!="):
         return Outcome("unknown", "a side is not real")
-    a, b = precise_value(link.left), precise_value(link.right)
-    if abs(left - right) > 1e-7 * size:
-        if size > 1e15 and (a is None or b is None):
-            return Outcome("unknown", "a number is too large")  # tan(pi/2) comes out as 1.6e16
-        holds = link.relation == "!=" or _compare(link.relation, Fraction(left.real), Fraction(right.real))
-        if holds and not (link.relation == "=" and abs(left.imag - right.imag) > 1e-7 * size):
+    same = abs(left - right) <= 1e-7 * size and equal(link.left, link.right, budget)
+    if same is None or (size > 1e15 and not same and abs(left - right) > 1e-7 * size):
+        return Outcome("unknown", "the sides are too close, or too large, to tell")  # tan(pi/2) comes out as 1.6e16
+    if link.relation in ("=", "!="):
+        if same == (link.relation == "="):
             return CORRECT
-        facts = [
-            f"{quote(side.text)} is {format_value(value)}"
-            for node, side, value in zip((link.left, link.right), link.sides, (left, right), strict=True)
-            if not isinstance(node, Num)
-        ]
-        return Outcome("incorrect", ", ".join(facts))
-    if a is not None and b is not None:
-        if differ(a, b):  # close but different: no tolerance may call that equal
-            if _compare(link.relation, Fraction(a), Fraction(b)):
-                return CORRECT
-            return Outcome("incorrect", f"the sides are close but differ by about {abs(a - b):.2g}")
-    elif abs(left - right) > 1e-11 * size:
-        return Outcome("unknown", "the sides agree to seven digits, which is no proof")
-    return CORRECT if link.relation in ("=", "<=", ">=") else Outcome("incorrect", "the two sides are equal")
+    elif (same and "=" in link.relation) or (
+        not same and _compare(link.relation, *map(Fraction, (left.real, right.real)))
+    ):
+        return CORRECT
+    if abs(left - right) <= 1e-7 * size:
+        return Outcome("incorrect", "the two sides are equal" if same else "the sides are close but differ")
+    facts = [
+        f"{quote(side.text)} is {format_value(value)}"
+        for node, side, value in zip((link.left, link.right), link.sides, (left, right), strict=True)
+        if not isinstance(node, Num)
+    ]
+    return Outcome("incorrect", ", ".join(facts))
 
 
 def _fails(relation: str, values: Sequence[Value], a: complex, b: complex) -> bool:

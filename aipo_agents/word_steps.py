@@ -24,8 +24,8 @@ _NAME: Final = r"(?!(?:each|and|or|more|less|fewer)\b)[a-z'-]+"
 _PERIOD: Final = r"(?:per|an?|each|every) (?P<unit>minute|hour|day|night|week|month|year)"
 _FORMS: Final = (
     re.compile(
-        rf"{_COUNT} (?:{_NAME} ){{1,3}}?(?:at|for|costing|that cost|worth|with|of|containing|holding|that (?:hold|have|contain|weigh))"
-        rf" {_SIZE}(?: {_NAME}){{0,2}}? (?:each|apiece)\b(?= ?[.?!,]| and\b)"
+        rf"{_COUNT} (?:{_NAME} ){{1,3}}?(?:at|for|costing|worth|with|of|containing|holding|that (?:cost|hold|have|contain)) "
+        rf"{_SIZE}(?: {_NAME}){{0,2}}? (?:each|apiece)\b(?= ?[.?!,]| and\b)"
     ),
     re.compile(rf"{_SIZE} {_NAME} {_PERIOD} for {_COUNT} (?P=unit)s\b"),
     re.compile(

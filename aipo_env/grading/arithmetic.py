@@ -114,16 +114,15 @@ class Floats:
 
     def power(self, base: Value, exponent: Value) -> Value:
         """Return a power: exact if it is rational, the real one of the odd roots of a negative number."""
+        if base == 0 and exponent == 0:
+            raise NoValue("0^0")
         if isinstance(exponent, Fraction) and isinstance(base, Fraction):
             if exponent.denominator == 1:
                 if base not in (0, 1, -1) and abs(exponent.numerator) * (bits(base) - 1) > MAX_BITS:
                     raise NoValue("size")
                 return base**exponent.numerator
             return self._rational_power(base, exponent)
-        number, power = self.inexact(base), self.inexact(exponent)
-        if number == 0 and power == 0:
-            raise NoValue("0^0")
-        return self.checked(number**power)
+        return self.checked(self.inexact(base) ** self.inexact(exponent))
 
     def _rational_power(self, base: Fraction, exponent: Fraction) -> Value:
         degree = exponent.denominator

@@ -65,7 +65,7 @@ from aipo_env.grading.trees import (
 from aipo_env.grading.units import unit_size
 from aipo_env.grading.words import compare_words
 
-__all__ = ["Outcome", "compare"]
+__all__ = ["Outcome", "compare", "compare_trees"]
 
 MAX_ITEMS = 64
 # Blanks that separate nothing, and braces around the whole text.
@@ -97,13 +97,18 @@ def compare(
         return Outcome(True, "identical.spacing")
     if gold is None or answer is None:
         return Outcome(None, "unreadable")
-    outcome = _Comparison(policy, budget).equal(gold, answer)
+    outcome = compare_trees(gold, answer, policy, budget)
     if outcome.equal is not True:
         for left, right in other_readings(gold_text, gold, answer_text, answer):
-            other = _Comparison(policy, budget).equal(left, right)
+            other = compare_trees(left, right, policy, budget)
             if other.equal:
                 return other
     return outcome
+
+
+def compare_trees(gold: Node, answer: Node, policy: GradingPolicy, budget: Budget) -> Outcome:
+    """Compare two trees; see `compare`."""
+    return _Comparison(policy, budget).equal(gold, answer)
 
 
 def _compare_integers(gold: Node | None, answer: Node | None, budget: Budget) -> Outcome:

@@ -18,12 +18,12 @@ from fractions import Fraction
 
 from aipo_env.grading.arithmetic import Budget, NoValue, OutOfBudget, Value
 from aipo_env.grading.clean import Refused, clean
+from aipo_env.grading.compare import compare_trees
 from aipo_env.grading.lexer import Unreadable
 from aipo_env.grading.nodes import Node
 from aipo_env.grading.numeric import Evaluator
 from aipo_env.grading.parser import parse
 from aipo_env.grading.policy import GradingPolicy
-from aipo_env.grading.scalars import compare_scalars
 from aipo_env.grading.trees import variables
 
 __all__ = [
@@ -87,9 +87,10 @@ def evaluate(node: Node, values: Mapping[str, Fraction] | None = None, budget: B
 def equal(left: Node, right: Node, budget: Budget | None = None) -> bool | None:
     """Return whether two expressions have the same value for all values of their variables; None: cannot tell.
 
-    Variables with roots or logarithms count as positive, indices of sums and binomials as whole numbers.
+    Variables with roots or logarithms count as positive, indices of sums and binomials as whole numbers. Two equations or
+    inequalities are equal if one is a multiple of the other.
     """
     try:
-        return compare_scalars(left, right, _EXACT, budget).equal
+        return compare_trees(left, right, _EXACT, budget or Budget()).equal
     except OutOfBudget:
         return None

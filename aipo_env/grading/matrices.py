@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from aipo_env.grading.arithmetic import Budget, NoValue
-from aipo_env.grading.nodes import Add, Matrix, Mul, Node, Num, Pow, Sequence, Sym, size
+from aipo_env.grading.nodes import Add, Matrix, Mul, Node, Num, Pow, Sequence, Sym, walk
 from aipo_env.grading.numeric import Evaluator
 from aipo_env.grading.trees import has_variables
 
@@ -88,7 +88,7 @@ class _Matrices:
                     return Num(value)
         except NoValue:
             pass
-        self.budget.spend(size(node))
+        self.budget.spend(sum(1 for _ in walk(node)))
         return node
 
 

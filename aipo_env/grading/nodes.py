@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -135,6 +135,8 @@ def children(node: Node) -> list[Node]:
     return _CHILDREN[type(node)](node)
 
 
-def size(node: Node) -> int:
-    """Return the number of nodes of a tree."""
-    return 1 + sum(map(size, children(node)))
+def walk(node: Node) -> Iterator[Node]:
+    """All parts of a tree, a node before its parts."""
+    yield node
+    for part in children(node):
+        yield from walk(part)
