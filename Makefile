@@ -77,7 +77,6 @@ bench: $(call venv,bench)/ready
 	"$(call venv,bench)/bin/python" -m benchmarks.roofline
 	"$(call venv,bench)/bin/python" -m benchmarks.env_speed
 	"$(call venv,bench)/bin/python" -m benchmarks.rollout_speed
-	"$(call venv,bench)/bin/python" -m benchmarks.code_sandbox
 
 bench-boundary: $(call venv,demo)/ready
 	"$(call venv,demo)/bin/python" -m benchmarks.boundary $(ARGS)

@@ -21,8 +21,7 @@ to every one of these texts.
   (`gymnasium.make`) are in none.
 - gem's MathEnv by default grades in a second process; it is timed without (`use_mp=False`), which is faster here.
 
-The **consult turn** (a question to a helper that replies at once, and its reply in the next observation) has no counterpart in
-these peers; it is a row of its own and has no ratio.
+A turn that asks a helper is timed by `benchmarks.rollout_speed`.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import aipo_env
 from aipo_env.installation import DISTRIBUTION
 from benchmarks import report
-from benchmarks.rollout_speed import Helper
 
 PACKAGES = (
     DISTRIBUTION,
@@ -55,8 +53,7 @@ PACKAGES = (
     "datasets",
     "pylatexenc",
 )
-TARGET_MICROSECONDS = 50.0
-"""Of a step of ours with an integer answer."""
+OURS = "AIPO gsm8k"
 WRONG_EVERY = 4
 BOXED, HASHES, LABELLED = "The answer is \\boxed{%d}.", "#### %d", "Answer: %d"
 """How ours and gem's, skyrl-gym's gsm8k, and its aime read an answer."""
@@ -72,8 +69,6 @@ class Settings(report.Settings):
     """Each gives one ratio."""
     short: bool = False
     """Leaves the reasoning in front of the answers out."""
-    peers: bool = True
-    """Whether the peers take part."""
 
     least: ClassVar = {"episodes": 1, "repeats": 1}
 
@@ -105,17 +100,13 @@ class Case:
     """The answer as the environment reads it, the number being `%d`."""
     share: float = 1.0
     """Share of the episodes that it plays; less for slow ones."""
-    question: str = ""
-    """Is the timed step where there is one; the answer follows untimed."""
 
     def play(self, index: int, text: str) -> tuple[float, float]:
         """Plays an episode; returns the reward of this text and the seconds of the step alone."""
         env = self.reset(index)
-        action = self.question or text
         started = time.perf_counter()
-        output = env.step(action)
-        seconds = time.perf_counter() - started
-        return self.reward(env.step(text) if self.question else output), seconds
+        output = env.step(text)
+        return self.reward(output), time.perf_counter() - started
 
 
 def problems() -> list[Problem]:
@@ -141,21 +132,18 @@ def reasoning(short: bool) -> str:
     return "" if short else 10 * step + "\n"
 
 
-def our_case(name: str, rows: Sequence[Problem], folder: Path, question: str = "") -> Case:
-    """`gsm8k` on these problems; `gsm8k-consult` with a helper where a question is timed."""
+def our_case(rows: Sequence[Problem], folder: Path) -> Case:
+    """`gsm8k` on these problems."""
     path = folder / "test.jsonl"
     lines = (json.dumps({"question": row.question, "answer": f"Compute.\n#### {row.gold}"}) for row in rows)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if question:
-        env = aipo_env.make("gsm8k-consult", data=str(path), agents={"verify": Helper()})
-    else:
-        env = aipo_env.make("gsm8k", data=str(path))
+    env = aipo_env.make("gsm8k", data=str(path))
 
     def reset(index: int) -> Steps:
         env.reset(options={"task_index": index})
         return env
 
-    return Case(name, reset, lambda output: output[1], BOXED, question=question)
+    return Case(OURS, reset, lambda output: output[1], BOXED)
 
 
 def skyrl_case(name: str, class_name: str, key: str, form: str, rows: Sequence[Problem]) -> Case:
@@ -228,22 +216,17 @@ def measure(case: Case, plays: Sequence[tuple[int, str, float]]) -> dict[str, fl
     }
 
 
-def summarise(samples: dict[str, list[dict[str, float]]], ours: str) -> dict[str, dict[str, report.Spread]]:
-    """Speed of each environment and, for peers, how many times faster ours is, repeat by repeat.
-
-    Args:
-        samples: of each environment, one per repeat.
-        ours: the name of the environment that peers are compared with.
-    """
+def summarise(samples: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, report.Spread]]:
+    """Speed of each environment and, for peers, how many times faster ours is, repeat by repeat."""
 
     def figures(name: str, key: str) -> list[float]:
         return [sample[key] for sample in samples[name]]
 
     summary = {name: report.spreads(own) for name, own in samples.items()}
     for name in samples:
-        if not name.startswith("AIPO"):
-            rates = [figures(side, "episodes_per_second") for side in (ours, name)]
-            steps = [figures(side, "microseconds_per_step") for side in (name, ours)]
+        if name != OURS:
+            rates = [figures(side, "episodes_per_second") for side in (OURS, name)]
+            steps = [figures(side, "microseconds_per_step") for side in (name, OURS)]
             summary[name] |= {"ratio": report.ratios(*rates), "step_ratio": report.ratios(*steps)}
     return summary
 
@@ -253,32 +236,20 @@ def benchmark(settings: Settings) -> report.Result:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     rows, before = problems(), reasoning(settings.short)
     with tempfile.TemporaryDirectory() as folder, report.quiet():
-        question = f'{before}<consult agent="verify">12+30=42</consult>'
-        cases = [
-            our_case("AIPO gsm8k", rows, Path(folder)),
-            our_case("AIPO consult turn", rows, Path(folder), question),
-        ]
-        others, notes = report.installed(peers(rows) if settings.peers else {})
-        cases += others
+        others, notes = report.installed(peers(rows))
+        cases = [our_case(rows, Path(folder)), *others]
         plays = {case.name: schedule(case, rows, before, settings.episodes) for case in cases}
         for case in cases:
             check(case, plays[case.name])
         measures = {case.name: partial(measure, case, plays[case.name]) for case in cases}
         samples = report.in_turns(measures, settings.repeats)
-    summary = summarise(samples, "AIPO gsm8k")
-    target = {
-        "microseconds_per_step": TARGET_MICROSECONDS,
-        "met": summary["AIPO gsm8k"]["microseconds_per_step"].median <= TARGET_MICROSECONDS,
-    }
-    data = {"samples": samples, "summary": summary, "target": target, "notes": notes}
-    notes = [
-        *notes,
-        f"Target of our step: at most {TARGET_MICROSECONDS} us: {'met' if target['met'] else 'not met'}.",
+    summary = summarise(samples)
+    notes += [
         "Medians of the repeats (least .. largest). A step is the median of a repeat's steps.",
         "A ratio above 1: ours is faster.",
         "What is equal and what is not: `python -c 'import benchmarks.env_speed as e; help(e)'`.",
     ]
-    return report.Result([speed_table(summary, notes)], data)
+    return report.Result([speed_table(summary, notes)], {"samples": samples, "summary": summary})
 
 
 def speed_table(summary: dict[str, dict[str, report.Spread]], notes: Sequence[str]) -> report.Table:

@@ -15,10 +15,9 @@ limit of new tokens, temperature 1, reward, one update per batch, sequences in o
 the same constants, no KL term, fp32 on the CPU with the same number of threads, no dropout, no checkpoints, no
 evaluation, no logging.
 
-**Reward.** With `--reward coin`, the default, a rollout earns 1 if the sum of its token ids is even: that is cheap and
-splits every group, so every token of both sides has a gradient. With `--reward right` it earns 1 if its boxed answer is
-right. The start policy has none right, so all advantages are zero; our trainer then makes no forward and backward pass,
-TRL does. Then the table counts sampled tokens, and the ratio says what a step without signal costs, no more.
+**Reward.** A rollout earns 1 if the sum of its token ids is even: that is cheap and splits every group, so every token of
+both sides has a gradient. (The start policy has no answer right: with those as the reward our trainer makes no forward and
+backward pass, TRL does, and a ratio says nothing.)
 
 **Not equal:**
 
@@ -32,9 +31,6 @@ TRL does. Then the table counts sampled tokens, and the ratio says what a step w
   group's mean. On a batch without helpers both are a clipped token mean.
 
 TRL gets its best settings for a CPU: no gradient checkpointing, no bf16 (its defaults are on), no data-loading workers.
-
-**With helpers**, ours alone, as a row of its own and no comparison (TRL has none): the same prompts with half of each
-group assisted. There the replies' tokens are fed to the model and trained on, but not sampled.
 """
 
 from __future__ import annotations
@@ -91,10 +87,6 @@ class Settings(report.Settings):
     """That torch computes with."""
     start: Literal["embedded", "random"] = "embedded"
     """The package's warmed-up weights, or the same architecture freshly initialised, whose completions seldom end early."""
-    reward: Literal["coin", "right"] = "coin"
-    """What a rollout earns; see the module's docstring."""
-    helpers: bool = True
-    """Also times our trainer with helpers, by itself."""
 
     least: ClassVar = {"steps": 1, "repeats": 1, "threads": 1, "warmup": 0}
 
@@ -116,10 +108,7 @@ class Run:
     """Sampled by the policy."""
     trained_tokens: int = 0
     """Those of them that had an advantage other than zero: of groups whose rewards differ."""
-    reply_tokens: int = 0
-    """Helpers' tokens: fed and trained on, not sampled."""
     rollouts: int = 0
-    reward: float = 0.0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
@@ -130,7 +119,7 @@ class Run:
 
     def count(self, rewards: Sequence[float], lengths: Sequence[int], group: int) -> None:
         """Counts a step's rollouts; both lists are group by group, `group` rollouts each."""
-        self.rollouts, self.reward, self.tokens = len(rewards), sum(rewards), sum(lengths)
+        self.rollouts, self.tokens = len(rewards), sum(lengths)
         starts = range(0, len(rewards), group)
         self.trained_tokens = sum(sum(lengths[i : i + group]) for i in starts if len(set(rewards[i : i + group])) > 1)
 
@@ -138,20 +127,13 @@ class Run:
         """Notes the time since `clock` was read."""
         self.seconds, self.cpu_seconds = (now - then for now, then in zip(clock(), started, strict=True))
 
-    def figures(self, *, trained: bool) -> dict[str, float]:
-        """Speeds and means.
-
-        Args:
-            trained: whether speed counts sampled-and-trained tokens, or sampled ones.
-        """
-        tokens = self.trained_tokens if trained else self.tokens
+    def figures(self) -> dict[str, float]:
+        """Speeds, in sampled-and-trained tokens, and means."""
         return {
-            "tokens_per_second": tokens / self.seconds,
-            "tokens_per_cpu_second": tokens / self.cpu_seconds,
+            "tokens_per_second": self.trained_tokens / self.seconds,
+            "tokens_per_cpu_second": self.trained_tokens / self.cpu_seconds,
             "mean_length": self.tokens / self.rollouts,
             "trained_share": self.trained_tokens / self.tokens,
-            "replies_per_second": self.reply_tokens / self.seconds,
-            "reward": self.reward / self.rollouts,
         }
 
 
@@ -172,33 +154,24 @@ class InOrder(RulebookTasks):
 
 
 class OurTrainer(Trainer):
-    """Our trainer on tasks in order and, if asked for, with the reward that splits every group."""
+    """Our trainer on tasks in order, with the reward that splits every group."""
 
-    def __init__(self, config: TrainConfig, policy: Policy, *, coin: bool) -> None:
+    def __init__(self, config: TrainConfig, policy: Policy) -> None:
         super().__init__(config, policy=policy)
-        self.env.game.tasks = InOrder(**TASK_OPTIONS)  # type: ignore[arg-type]
-        self._coin = coin
+        self.env.game.tasks = self.curriculum.tasks = InOrder(**TASK_OPTIONS)  # type: ignore[arg-type]
 
     def collect(self) -> list[Trajectory]:
         """As always, then the reward."""
         trajectories = super().collect()
-        if self._coin:
-            for trajectory in trajectories:
-                own = (i for s in trajectory.segments if s.source is Source.POLICY for i in s.token_ids)
-                trajectory.reward = coin_reward(own)
+        for trajectory in trajectories:
+            own = (i for s in trajectory.segments if s.source is Source.POLICY for i in s.token_ids)
+            trajectory.reward = coin_reward(own)
         return trajectories
 
 
 def coin_reward(token_ids: Iterable[int]) -> float:
     """1 if the sum of the ids is even: a coin that both sides toss alike."""
     return float(sum(token_ids) % 2 == 0)
-
-
-def right_reward(completion: str, gold: str) -> float:
-    r"""1 if the last `\boxed{...}` holds the gold answer; as lean as a user would write it for TRL."""
-    box = completion.rfind("\\boxed{")
-    end = completion.find("}", box)
-    return float(box >= 0 and end >= 0 and "".join(completion[box + len("\\boxed{") : end].split()) == gold)
 
 
 def make_policy(settings: Settings, seed: int) -> Policy:
@@ -213,8 +186,8 @@ def make_policy(settings: Settings, seed: int) -> Policy:
     return Policy("random", build_model(tokenizer, seed=seed), TransformersCodec(tokenizer))
 
 
-def make_ours(settings: Settings, seed: int, *, solo_share: float = 1.0) -> OurTrainer:
-    """Our trainer; with `solo_share=1` no helper ever answers."""
+def make_ours(settings: Settings, seed: int) -> OurTrainer:
+    """Our trainer; no helper ever answers, for TRL has none."""
     config = TrainConfig(
         env="rulebook-consult",
         env_options=TASK_OPTIONS | {"prompt": "bare"},
@@ -222,7 +195,7 @@ def make_ours(settings: Settings, seed: int, *, solo_share: float = 1.0) -> OurT
         steps=settings.warmup + settings.steps,
         prompts_per_step=settings.prompts,
         samples_per_prompt=settings.samples,
-        solo_share=solo_share,
+        solo_share=1.0,
         sampling=SamplingConfig(max_tokens=settings.max_tokens, batch_size=settings.prompts * settings.samples),
         learning_rate=LEARNING_RATE,
         warmup_steps=0,
@@ -233,7 +206,7 @@ def make_ours(settings: Settings, seed: int, *, solo_share: float = 1.0) -> OurT
         updates_per_batch=1,
         micro_batch_size=settings.micro_batch,
     )
-    return OurTrainer(config, make_policy(settings, seed), coin=settings.reward == "coin")
+    return OurTrainer(config, make_policy(settings, seed))
 
 
 def our_step(trainer: Trainer) -> Run:
@@ -241,12 +214,8 @@ def our_step(trainer: Trainer) -> Run:
     run, started = Run(), clock()
     _, trajectories = trainer.train_step()
     run.stop(started)
-    run.count(
-        [t.reward for t in trajectories],
-        [t.count(Source.POLICY) for t in trajectories],
-        trainer.config.samples_per_prompt,
-    )
-    run.reply_tokens = sum(t.count(Source.AGENT) for t in trajectories)
+    lengths = [t.count(Source.POLICY) for t in trajectories]
+    run.count([t.reward for t in trajectories], lengths, trainer.config.samples_per_prompt)
     return run
 
 
@@ -256,11 +225,9 @@ def peer_missing() -> str | None:
     return f"TRL did not take part: no {', '.join(missing)} ({install_command('bench')})" if missing else None
 
 
-def run_ours(
-    settings: Settings, seed: int, advance: Callable[[], None], *, solo_share: float = 1.0
-) -> tuple[Run, Callable[[], None]]:
+def run_ours(settings: Settings, seed: int, advance: Callable[[], None]) -> tuple[Run, Callable[[], None]]:
     """A run of ours, and what takes the next step of it; warm-up steps do not count."""
-    run, trainer = Run(), make_ours(settings, seed, solo_share=solo_share)
+    run, trainer = Run(), make_ours(settings, seed)
 
     def step() -> None:
         timed = our_step(trainer)
@@ -278,20 +245,17 @@ def run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
     from trl import GRPOConfig, GRPOTrainer
 
     policy = make_policy(settings, seed)
-    codec, total = policy.codec, Run()
+    total = Run()
     num_steps = settings.warmup + settings.steps
     family = RulebookTasks(**TASK_OPTIONS)  # type: ignore[arg-type]
     tasks = [family.task(index) for index in range(num_steps * settings.prompts)]
     # The tokenizer reads the start token in text, so that the ids are those of our prompts.
     start = policy.tokenizer.bos_token
-    rows = {"prompt": [f"{start}{task.problem}" for task in tasks], "gold": [task.gold for task in tasks]}
+    rows = {"prompt": [f"{start}{task.problem}" for task in tasks]}
     current, started = Run(), clock()
 
-    def reward(completion_ids: list[list[int]], gold: list[str], **_: object) -> list[float]:
-        if settings.reward == "coin":
-            rewards = [coin_reward(ids) for ids in completion_ids]
-        else:
-            rewards = [right_reward(codec.decode(i), g) for i, g in zip(completion_ids, gold, strict=True)]
+    def reward(completion_ids: list[list[int]], **_: object) -> list[float]:
+        rewards = [coin_reward(ids) for ids in completion_ids]
         counted = Run()
         counted.count(rewards, [len(ids) for ids in completion_ids], settings.samples)
         current.add(counted)
@@ -353,77 +317,56 @@ def run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
     return total
 
 
-def compare(ours: Sequence[Run], theirs: Sequence[Run], *, trained: bool) -> dict[str, report.Spread]:
+def compare(ours: Sequence[Run], theirs: Sequence[Run]) -> dict[str, report.Spread]:
     """Ours over theirs, repeat by repeat: in wall time, in processor time, and of the mean lengths."""
-    sides = [[run.figures(trained=trained) for run in runs] for runs in (ours, theirs)]
+    sides = [[run.figures() for run in runs] for runs in (ours, theirs)]
     names = ("tokens_per_second", "tokens_per_cpu_second", "mean_length")
     return {name: report.ratios(*([figures[name] for figures in side] for side in sides)) for name in names}
 
 
 def benchmark(settings: Settings) -> report.Result:
-    """Runs the pairs, and ours with helpers."""
+    """Runs the pairs."""
     import torch
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(settings.threads)
     quiet_libraries()
     missing = peer_missing()
-    notes = [missing] if missing else []
-    runs: dict[str, list[Run]] = {"aipo": [], "trl": [], "aipo_with_helpers": []}
+    runs: dict[str, list[Run]] = {"AIPO": [], "TRL GRPOTrainer": []}
     num_steps = settings.warmup + settings.steps
-    total = settings.repeats * num_steps * (1 + settings.helpers)
-    with count_progress("steps", total) as advance, report.quiet():
+    with count_progress("steps", settings.repeats * num_steps) as advance, report.quiet():
         for seed in range(settings.repeats):
             ours, step = run_ours(settings, seed, advance)
-            runs["aipo"].append(ours)
+            runs["AIPO"].append(ours)
             if missing:
                 for _ in range(num_steps):
                     step()
             else:
-                runs["trl"].append(run_trl(settings, seed, step))
-            if settings.helpers:
-                helped, step = run_ours(settings, seed, advance, solo_share=0.5)
-                runs["aipo_with_helpers"].append(helped)
-                for _ in range(num_steps):
-                    step()
+                runs["TRL GRPOTrainer"].append(run_trl(settings, seed, step))
             gc.collect()
-    trained = settings.reward == "coin"
-    unit = "sampled-and-trained tokens" if trained else "sampled tokens"
-    summary = {name: report.spreads([run.figures(trained=trained) for run in own]) for name, own in runs.items() if own}
-    if runs["trl"]:
-        summary["ratio"] = compare(runs["aipo"], runs["trl"], trained=trained)
-    data = {"unit": unit, "runs": runs, "summary": summary, "notes": notes}
     notes = [
-        *notes,
-        f"Tokens: {unit}. The row with helpers is ours alone, and no comparison.",
-        "Medians over the repeats (least .. largest).",
+        *([missing] if missing else []),
+        "Tokens: sampled and trained. Medians over the repeats (least .. largest).",
         "What is equal and what is not: `python -c 'import benchmarks.trainer_speed as t; help(t)'`.",
     ]
-    return report.Result([speed_table(summary, notes)], data)
+    return report.Result([speed_table(runs, notes)], {"runs": runs})
 
 
-def speed_table(summary: Mapping[str, Mapping[str, report.Spread]], notes: Sequence[str]) -> report.Table:
-    """The summary, a side a row, and the ratio."""
-    labels = {
-        "aipo": "AIPO",
-        "trl": "TRL GRPOTrainer",
-        "aipo_with_helpers": "AIPO, half assisted",
-        "ratio": "AIPO / TRL",
-    }
+def speed_table(runs: Mapping[str, Sequence[Run]], notes: Sequence[str]) -> report.Table:
+    """A side a row, and the ratio."""
+    summary = {name: report.spreads([run.figures() for run in own]) for name, own in runs.items() if own}
+    if len(summary) == 2:
+        summary["AIPO / TRL"] = compare(*runs.values())
     columns = {
         "tokens_per_second": "tokens / s",
         "tokens_per_cpu_second": "tokens / processor s",
         "mean_length": "mean length",
         "trained_share": "trained",
-        "reward": "reward",
-        "replies_per_second": "reply tokens / s",
     }
-
-    def row(side: str, figures: Mapping[str, report.Spread]) -> list[str]:
-        digits = {name: 0 if name.endswith("_second") and side != "ratio" else 2 for name in columns}
-        return [figures[name].text(digits[name]) if name in figures else "" for name in columns]
-
-    rows = [[label, *row(side, summary[side])] for side, label in labels.items() if side in summary]
+    rows = []
+    for side, figures in summary.items():
+        digits = {name: 0 if name.endswith("_second") and side in runs else 2 for name in columns}
+        rows.append([side, *(figures[name].text(digits[name]) if name in figures else "" for name in columns)])
     return report.Table("Trainer speed", ["", *columns.values()], rows, notes)
 
 

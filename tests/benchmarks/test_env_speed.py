@@ -9,19 +9,20 @@ from benchmarks import env_speed, report
 from benchmarks.env_speed import BOXED, HASHES, LABELLED, Case, Settings
 
 
-def test_the_smallest_run_without_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_smallest_run_without_peers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env_speed, "peers", lambda rows: {})
     path = tmp_path / "report.json"
-    arguments = ["--episodes", "8", "--repeats", "2", "--no-peers", "--json", str(path)]
+    arguments = ["--episodes", "8", "--repeats", "2", "--json", str(path)]
     assert report.run(Settings, env_speed.benchmark, env_speed.PACKAGES, arguments) == 0
     result = json.loads(path.read_text())
-    assert result.keys() == {"machine", "settings", "samples", "summary", "target", "notes"}
-    assert result["summary"].keys() == {"AIPO gsm8k", "AIPO consult turn"}
+    assert result.keys() == {"machine", "settings", "samples", "summary"}
+    assert result["summary"].keys() == {"AIPO gsm8k"}
     assert [s["episodes"] for s in result["samples"]["AIPO gsm8k"]] == [8, 8]
     step = result["summary"]["AIPO gsm8k"]["microseconds_per_step"]
     assert 0 < step["low"] <= step["median"] <= step["high"]
-    assert result["target"] == {"microseconds_per_step": 50.0, "met": step["median"] <= 50.0}
-    out = capsys.readouterr().out
-    assert "Target of our step: at most 50.0 us" in out
+    assert "Environment speed" in capsys.readouterr().out
 
 
 def test_a_peer_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,8 +58,8 @@ class Scripted:
         self.seen.append(text)
         return self.reward
 
-    def case(self, *, share: float = 1.0, question: str = "") -> Case:
-        return Case("scripted", self.reset, float, BOXED, share, question)
+    def case(self, *, share: float = 1.0) -> Case:
+        return Case("scripted", self.reset, float, BOXED, share)
 
 
 def test_every_fourth_answer_is_wrong() -> None:
@@ -69,15 +70,11 @@ def test_every_fourth_answer_is_wrong() -> None:
     assert plays[3][1] == f"So. The answer is \\boxed{{{rows[3].gold + 1}}}."
 
 
-def test_a_question_is_timed_in_place_of_the_answer() -> None:
+def test_a_step_is_timed_behind_the_reset() -> None:
     env = Scripted(0.5)
-    reward, seconds = env.case(question="why?").play(3, "42")
-    assert env.seen == [3, "why?", "42"]
-    assert reward == 0.5
+    reward, seconds = env.case().play(3, "42")
+    assert (env.seen, reward) == ([3, "42"], 0.5)
     assert seconds > 0
-    env = Scripted()
-    env.case().play(3, "42")
-    assert env.seen == [3, "42"]
 
 
 def test_an_environment_that_rewards_wrongly_is_not_timed() -> None:
@@ -92,15 +89,14 @@ def test_the_ratios_come_from_the_samples() -> None:
 
     samples = {
         "AIPO gsm8k": [sample(10.0, 20.0), sample(5.0, 40.0)],
-        "AIPO consult turn": [sample(2.0, 1e6)] * 2,
         "peer": [sample(5.0, 100.0), sample(20.0, 20.0)],
     }
-    summary = env_speed.summarise(samples, "AIPO gsm8k")
+    summary = env_speed.summarise(samples)
     assert summary["AIPO gsm8k"]["episodes_per_second"] == report.Spread(7.5, 5.0, 10.0, 2)
     assert summary["AIPO gsm8k"]["microseconds_per_step"].median == pytest.approx(30.0)
     assert summary["peer"]["ratio"] == report.Spread(1.125, 0.25, 2.0, 2)
     assert summary["peer"]["step_ratio"].median == pytest.approx(2.75)
-    assert "ratio" not in summary["AIPO consult turn"]
+    assert "ratio" not in summary["AIPO gsm8k"]
 
 
 def test_settings_that_cannot_be_timed_are_refused() -> None:

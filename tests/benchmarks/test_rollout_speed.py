@@ -22,9 +22,10 @@ def test_a_game_that_is_not_won_is_not_timed() -> None:
         rollout_speed.timed(Case("wrong", lambda episodes: 0.0), 5)
 
 
-def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "installed", lambda makers: ([], []))
     path = tmp_path / "speed.json"
-    arguments = ["--episodes", "8", "--repeats", "2", "--in-flight", "4", "--helper-seconds", "0.002", "--no-peers"]
+    arguments = ["--episodes", "8", "--repeats", "2", "--in-flight", "4", "--helper-seconds", "0.002"]
     run = report.run(Settings, rollout_speed.benchmark, rollout_speed.PACKAGES, [*arguments, "--json", str(path)])
     assert run == 0
     found = json.loads(path.read_text(encoding="utf-8"))

@@ -27,30 +27,23 @@ def test_the_smallest_run_without_the_peer(tmp_path: Path, capsys: pytest.Captur
     path = tmp_path / "report.json"
     assert run_benchmark([*SMALLEST, "--max-tokens", "6", "--json", str(path)]) == 0
     result = json.loads(path.read_text())
-    assert result.keys() == {"machine", "settings", "unit", "runs", "summary", "notes"}
-    assert result["runs"]["trl"] == []
-    (run,) = result["runs"]["aipo"]
+    assert result.keys() == {"machine", "settings", "runs"}
+    assert result["runs"]["TRL GRPOTrainer"] == []
+    (run,) = result["runs"]["AIPO"]
     assert run["rollouts"] == 4
     assert 4 <= run["tokens"] <= 24
     assert run["trained_tokens"] in (0, run["tokens"])
-    assert run["reply_tokens"] == 0
     assert run["seconds"] > 0 < run["cpu_seconds"]
-    assert "ratio" not in result["summary"]
-    assert result["summary"]["aipo"]["mean_length"]["median"] == run["tokens"] / 4
-    assert "aipo_with_helpers" in result["summary"]
-    assert "TRL did not take part" in result["notes"][0]
     out = capsys.readouterr().out
     assert "TRL did not take part" in out
+    assert "AIPO / TRL" not in out
     assert "threads: 1" in out
 
 
 @pytest.mark.usefixtures("no_peer")
-def test_the_random_start_and_the_right_reward(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*SMALLEST, "--start", "random", "--reward", "right", "--max-tokens", "4", "--no-helpers"]
-    assert run_benchmark(arguments) == 0
-    out = capsys.readouterr().out
-    assert "Tokens: sampled tokens" in out
-    assert "half assisted" not in out
+def test_the_random_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_benchmark([*SMALLEST, "--start", "random", "--max-tokens", "4"]) == 0
+    assert "start random" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -63,30 +56,22 @@ def test_settings_that_cannot_be_timed_are_refused(options: dict[str, int], reas
 
 
 def test_speeds_and_ratios_come_from_the_samples() -> None:
-    ours = [Run(100, 80, 0, 10, 5.0, 2.0, 1.0), Run(300, 300, 0, 10, 5.0, 2.0, 1.0)]
-    theirs = [Run(100, 100, 0, 10, 5.0, 5.0, 4.0), Run(100, 100, 0, 10, 5.0, 1.0, 0.5)]
-    summary = report.spreads([run.figures(trained=True) for run in ours])
+    ours = [Run(100, 80, 10, 2.0, 1.0), Run(300, 300, 10, 2.0, 1.0)]
+    theirs = [Run(100, 100, 10, 5.0, 4.0), Run(100, 100, 10, 1.0, 0.5)]
+    summary = report.spreads([run.figures() for run in ours])
     assert summary["tokens_per_second"] == report.Spread(95.0, 40.0, 150.0, 2)
     assert summary["tokens_per_cpu_second"] == report.Spread(190.0, 80.0, 300.0, 2)
     assert summary["mean_length"] == report.Spread(20.0, 10.0, 30.0, 2)
     assert summary["trained_share"].low == 0.8
-    assert summary["reward"].median == 0.5
-    assert ours[0].figures(trained=False)["tokens_per_second"] == 50.0
-    ratio = trainer_speed.compare(ours, theirs, trained=True)
+    ratio = trainer_speed.compare(ours, theirs)
     assert ratio["tokens_per_second"] == report.Spread(1.75, 1.5, 2.0, 2)
     assert ratio["tokens_per_cpu_second"] == report.Spread(2.35, 1.5, 3.2, 2)
     assert ratio["mean_length"] == report.Spread(2.0, 1.0, 3.0, 2)
 
 
 def test_the_table_shows_the_ratio() -> None:
-    ours, theirs = [Run(100, 100, 0, 10, 5.0, 2.0, 2.0)], [Run(100, 100, 0, 10, 5.0, 5.0, 5.0)]
-    summary = {
-        "aipo": report.spreads([ours[0].figures(trained=True)]),
-        "trl": report.spreads([theirs[0].figures(trained=True)]),
-        "ratio": trainer_speed.compare(ours, theirs, trained=True),
-    }
-    table = trainer_speed.speed_table(summary, [])
-    assert [row[:2] for row in table.rows] == [
+    runs = {"AIPO": [Run(100, 100, 10, 2.0, 2.0)], "TRL GRPOTrainer": [Run(100, 100, 10, 5.0, 5.0)]}
+    assert [row[:2] for row in trainer_speed.speed_table(runs, []).rows] == [
         ["AIPO", "50 (50 .. 50)"],
         ["TRL GRPOTrainer", "20 (20 .. 20)"],
         ["AIPO / TRL", "2.50 (2.50 .. 2.50)"],
@@ -97,7 +82,7 @@ def test_the_table_shows_the_ratio() -> None:
 def test_only_groups_whose_rewards_differ_are_trained_on(rewards: list[float], trained: int) -> None:
     run = Run()
     run.count(rewards, [3, 4, 5, 6], group=2)
-    assert run == Run(tokens=18, trained_tokens=trained, rollouts=4, reward=sum(rewards))
+    assert run == Run(tokens=18, trained_tokens=trained, rollouts=4)
 
 
 def test_both_sides_see_the_same_prompts() -> None:
@@ -129,17 +114,3 @@ def test_the_two_start_policies_are_equal() -> None:
         first, second = (trainer_speed.make_policy(Settings(start=start), seed=3) for _ in range(2))
         pairs = zip(first.model.parameters(), second.model.parameters(), strict=True)
         assert all(a.equal(b) for a, b in pairs)
-
-
-@pytest.mark.parametrize(
-    ("completion", "reward"),
-    [
-        (r"\boxed{091614}", 1.0),
-        (r"\boxed{1}\boxed{0916 14}", 1.0),
-        (r"\boxed{091614}\boxed{1}", 0.0),
-        ("091614", 0.0),
-        (r"\boxed{091614", 0.0),
-    ],
-)
-def test_the_reward_that_trl_gets(completion: str, reward: float) -> None:
-    assert trainer_speed.right_reward(completion, "091614") == reward
