@@ -86,7 +86,7 @@ def spoil(text: str, rng: random.Random, query: str = "") -> str:
     if text.startswith("incorrect") or text.startswith("cannot tell"):
         return "correct"
     if _NUMBER.search(text):
-        return _change_number(text, rng)
+        return change_number(text, rng)
     return _change_word(text, rng)
 
 
@@ -106,10 +106,11 @@ def _false_reason(query: str, rng: random.Random) -> str:
     if fact is None:
         return ""
     left = fact[0].rpartition("=")[0].strip()
-    return f": {left} is {_change_number(fact[1], rng)}"
+    return f": {left} is {change_number(fact[1], rng)}"
 
 
-def _change_number(text: str, rng: random.Random) -> str:
+def change_number(text: str, rng: random.Random) -> str:
+    """A text with one digit of one of its numbers, of which there is one, changed."""
     number = rng.choice(list(_NUMBER.finditer(text)))
     digits = [index for index in range(number.start(), number.end()) if text[index] != "."]
     index = rng.choice(digits)

@@ -112,6 +112,9 @@ class EpisodeConfig:
     """Subtracted from the reward for each answered consult."""
     helper_view: Literal["transcript", "query"] = "transcript"
     """What a helper gets to see: the query and the transcript, or the query alone."""
+    leak_filter: bool = False
+    """Whether a reply that states the gold answer, which the policy has not, is held back; a notice takes its place. Who asks
+    the helpers sees to it (`ConsultGame.ask_agents`)."""
     fan_out: int = 1
     """Consults, of different helpers, that one turn may carry: tags that follow each other directly. They are asked at
     the same time; the replies stand in the order of the tags."""
@@ -133,6 +136,8 @@ class EpisodeConfig:
                 f"{len(self.agents)} helpers and max_turns={self.max_turns}. For an episode without help use the solo id "
                 "(the one without '-consult')."
             )
+        if self.leak_filter not in (False, True):
+            raise ConfigurationError(f"leak_filter is True or False (1 or 0), got {self.leak_filter!r}.")
         if self.helper_view not in ("transcript", "query"):
             raise ConfigurationError(f"helper_view is 'transcript' or 'query', got {self.helper_view!r}.")
         if self.answers not in ("value", "program"):

@@ -12,16 +12,18 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from aipo_env import leaks
 from aipo_env.checks import check_number
 from aipo_env.consulting import ask_together, consult, run_sync
 from aipo_env.episode import Episode, EpisodeConfig, RewardFunction, TokenCodec
-from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
+from aipo_env.errors import ConfigurationError, EpisodeStateError, GradingError, InvalidActionError
+from aipo_env.grading import Grade
 from aipo_env.prompts import DESCRIPTIONS, build_prompt
 from aipo_env.protocol import Action, Agent, Answer, Consult, ConsultRequest, Malformed, Reply
 from aipo_env.spaces import PLAIN_CORPUS, Unicode
 from aipo_env.tasks.base import AsyncGrading, Task, TaskSet, check_index, is_confidential
 from aipo_env.threads import OnDemandThreads
-from aipo_env.trajectory import Segment, Trajectory
+from aipo_env.trajectory import Segment, Source, Trajectory
 
 ActionMode = Literal["text", "structured"]
 
@@ -92,6 +94,8 @@ class ConsultGame:
         self.consult_timeout = consult_timeout
         self.reward_fn = reward_fn
         self.codec = codec
+        self.finds_leaks = config.leak_filter
+        """Whether replies are looked at for the gold answer."""
         self.env_id = env_id
         self.owned = tuple(owned)
         self._descriptions = {name: describe(name, self.agents.get(name)) for name in config.agents}
@@ -218,17 +222,18 @@ class ConsultGame:
         """
         understood, grade = episode.understand(action), None
         if isinstance(understood, Answer):
-            if isinstance(self.tasks, AsyncGrading):
-                grade = await self.tasks.grade_async(episode.task, understood.text)
-            else:
-                # The thread gets nothing that changes: the episode may be given up while its answer is being graded.
-                loop = asyncio.get_running_loop()
-                grade = await loop.run_in_executor(self._grading, self.tasks.grade, episode.task, understood.text)
+            grade = await self._grade(episode.task, understood.text)
         episode.act(action, grade=grade)
+
+    async def _grade(self, task: Task, answer: str) -> Grade:
+        if isinstance(self.tasks, AsyncGrading):
+            return await self.tasks.grade_async(task, answer)
+        # The thread gets nothing that changes: the episode may be given up while its answer is being graded.
+        return await asyncio.get_running_loop().run_in_executor(self._grading, self.tasks.grade, task, answer)
 
     async def ask(self, episode: Episode) -> list[Reply]:
         """Asks the helpers that the policy consulted, all at the same time, and hands their replies to the episode."""
-        replies = await self.ask_agents(episode.requests)
+        replies = await self.ask_agents(episode.requests, episode)
         self.tell(episode, replies)
         return replies
 
@@ -237,14 +242,39 @@ class ConsultGame:
         for reply in replies:
             episode.reply(reply)
 
-    async def ask_agents(self, requests: Mapping[str, ConsultRequest]) -> list[Reply]:
-        """Asks helpers by name, all at the same time; the replies come in the order of the requests."""
+    async def ask_agents(self, requests: Mapping[str, ConsultRequest], episode: Episode) -> list[Reply]:
+        """Asks helpers by name, all at the same time; the replies come in the order of the requests.
+
+        With the rule `leak_filter`, a reply that states the gold answer is replaced by an error.
+        """
         self.require_agents(requests)
         calls = [consult(self.agents[name], request, self.consult_timeout) for name, request in requests.items()]
-        if len(calls) == 1:
-            # A task costs more than the rest of a consult.
-            return [await calls[0]]
-        return await ask_together(calls)
+        # A task costs more than the rest of a consult.
+        replies = [await calls[0]] if len(calls) == 1 else await ask_together(calls)
+        return [await self.screened(*asked, episode) for asked in zip(requests.values(), replies, strict=True)]
+
+    async def screened(self, request: ConsultRequest, reply: Reply, episode: Episode) -> Reply:
+        """The reply, marked if it gives the answer away and that is looked for; with `leak_filter` an error in its place."""
+        found = self.finds_leaks and reply.error is None
+        if not found or not await self.gives_away(reply.text, request.query, episode):
+            return reply
+        if not self.config.leak_filter:
+            return dataclasses.replace(reply, gives_away=True)
+        refusal = Reply("", error=leaks.HELD_BACK, declined=True, gives_away=True)
+        return dataclasses.replace(refusal, usage=reply.usage, cached=reply.cached)
+
+    async def gives_away(self, reply: str, query: str, episode: Episode) -> bool:
+        """Whether a helper's text states the gold answer of the episode's task, which the policy has not said; see `leaks`."""
+        task, own = episode.task, "".join(s.text for s in episode.segments if s.source is Source.POLICY)
+        if leaks.states_gold(reply, task, query, own):
+            return True
+        answer = leaks.answer_in(reply, self.config.answers)
+        if answer is None or leaks.said(answer, task, query, own):
+            return False
+        try:
+            return (await self._grade(task, answer)).correct
+        except GradingError:  # whether it is the answer, nobody can say
+            return False
 
     def require_agents(self, names: Iterable[str]) -> None:
         """Raises ConfigurationError for helpers that nobody plays; in a solo game nobody has to."""

@@ -136,6 +136,8 @@ class Reply:
     declined: bool = False
     """With `error`: it is the helper's own word, which it would give again. Any other error is a fault, and an evaluation
     plays the episode again."""
+    gives_away: bool = False
+    """Whether the environment, which knows the gold answer, found it stated here (`aipo_env.leaks`)."""
 
     def __post_init__(self) -> None:
         if self.logprobs is not None and (self.token_ids is None or len(self.logprobs) != len(self.token_ids)):

@@ -281,10 +281,11 @@ def make(
         render_mode: None or "ansi".
         seed: used by the first `reset` that brings none.
         options: what `make_game` takes: `agents`, `max_consults`, `max_turns`, `max_chars`, `max_reply_chars`,
-            `consult_cost`, `consult_timeout`, `helper_view`, `fan_out`, `extraction`, `split`, `prompt`, `solo_prompt`,
-            `reward_fn`, `codec`, `tasks`, and the options of the task family (`data=`, `revision=` and `decontaminate=` for
-            data sets, `parts=` for mix; `choice_seed=` and `keep_texts=` for gpqa-diamond; `version=`, `start_date=`,
-            `end_date=`, `time_limit_s=` for livecodebench; `level=`, `digits=`, `operators=`, `style=` for rulebook).
+            `consult_cost`, `consult_timeout`, `helper_view`, `leak_filter`, `fan_out`, `extraction`, `split`, `prompt`,
+            `solo_prompt`, `reward_fn`, `codec`, `tasks`, and the options of the task family (`data=`, `revision=` and
+            `decontaminate=` for data sets, `parts=` for mix; `choice_seed=` and `keep_texts=` for gpqa-diamond; `version=`,
+            `start_date=`, `end_date=`, `time_limit_s=` for livecodebench; `level=`, `digits=`, `operators=`, `style=` for
+            rulebook).
 
     Raises:
         UnknownIdError: naming the nearest known id.
@@ -409,7 +410,7 @@ def make_vec(
     )
 
 
-HELPER_RULES = ("agents", "max_consults", "max_reply_chars", "consult_cost", "helper_view", "fan_out")
+HELPER_RULES = ("agents", "max_consults", "max_reply_chars", "consult_cost", "helper_view", "leak_filter", "fan_out")
 """Options that say something about helpers, and so nothing where nobody is asked."""
 
 
@@ -424,6 +425,7 @@ def make_game(
     consult_cost: float | None = None,
     consult_timeout: float | None = 60.0,
     helper_view: Literal["transcript", "query"] | None = None,
+    leak_filter: bool | None = None,
     fan_out: int | None = None,
     extraction: Extraction | None = None,
     split: str | None = None,
@@ -448,6 +450,7 @@ def make_game(
         consult_cost: subtracted from the reward for each consult (0).
         consult_timeout: seconds a helper has to answer; None for no limit.
         helper_view: whether a helper sees the "transcript" beside the query, or the "query" alone ("transcript").
+        leak_filter: whether a helper's reply that states the gold answer is held back, and a notice takes its place (False).
         fan_out: consults, of different helpers, that one turn may carry (1).
         extraction: what marks a value as the answer: "boxed" for a box or an answer tag alone, "lenient" for phrases too.
         split: of the task family.
@@ -466,6 +469,7 @@ def make_game(
         "max_reply_chars": max_reply_chars,
         "consult_cost": consult_cost,
         "helper_view": helper_view,
+        "leak_filter": leak_filter,
         "fan_out": fan_out,
         "extraction": extraction,
     }

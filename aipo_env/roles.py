@@ -174,7 +174,7 @@ class ConsultRoles(GameFace):
         if self._plugged and episode.turn_of not in (POLICY, None):
             asked = {name: request for name, request in episode.requests.items() if name in self._plugged}
             if asked:
-                replies = run_sync(self.game.ask_agents(asked))
+                replies = run_sync(self.game.ask_agents(asked, episode))
                 self._replies.update(zip(asked, replies, strict=True))
 
     def _play_on(self) -> None:
@@ -202,14 +202,15 @@ class ConsultRoles(GameFace):
             self._act(action)
 
     def _as_reply(self, role: str, action: Any) -> Reply:
-        if isinstance(action, Reply):
-            return action
-        if isinstance(action, str):
-            return Reply(action)
-        raise InvalidActionError(
-            f"{role} is a helper: its action is its reply, a str or a Reply; got {type(action).__name__}: "
-            f'{str(action)[:80]!r}. To decline, pass Reply("", error="why", declined=True).'
-        )
+        reply = Reply(action) if isinstance(action, str) else action
+        if not isinstance(reply, Reply):
+            raise InvalidActionError(
+                f"{role} is a helper: its action is its reply, a str or a Reply; got {type(action).__name__}: "
+                f'{str(action)[:80]!r}. To decline, pass Reply("", error="why", declined=True).'
+            )
+        if not self.game.finds_leaks:
+            return reply
+        return run_sync(self.game.screened(self.episode.requests[self._name_of[role]], reply, self.episode))
 
     # -- what each role gets ------------------------------------------------------------------------------------------
 

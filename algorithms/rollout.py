@@ -271,7 +271,8 @@ class _Helpers:
             self._thread.start()
         replies = []
         for row in rows:
-            row.replies = asyncio.run_coroutine_threadsafe(self._game.ask_agents(row.episode.requests), self._loop)
+            asked = self._game.ask_agents(row.episode.requests, row.episode)
+            row.replies = asyncio.run_coroutine_threadsafe(asked, self._loop)
             replies.append(row.replies)
         asyncio.run_coroutine_threadsafe(_grant_turns(replies), self._loop).result()
         concurrent.futures.wait(replies, PATIENCE)

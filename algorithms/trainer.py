@@ -23,6 +23,7 @@ from torch import Tensor
 
 import aipo_env
 from aipo_env.errors import ConfigurationError
+from aipo_env.leaks import HELD_BACK
 from aipo_env.registry import AgentLike, env_spec, parse_agents
 from aipo_env.tasks.curriculum import Curriculum
 from aipo_env.trace_files import FAULTS
@@ -527,14 +528,11 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
             heard = sum(any(s.agent == agent and s.source is Source.AGENT for s in t.segments) for t in assisted)
             metrics[f"train/consult_rate_{agent}"] = heard / len(assisted)
     # A notice that names a helper and counts no consult: it could not answer.
-    failed = sum(
-        bool(s.agent) and "could not answer" in s.text
-        for t in assisted
-        for s in t.segments
-        if s.source is Source.TEMPLATE
-    )
+    notices = [s.text for t in assisted for s in t.segments if s.source is Source.TEMPLATE and s.agent]
+    failed = sum("could not answer" in text for text in notices)
     if asked := failed + sum(t.num_consults for t in assisted):
         metrics["train/reply_errors"] = failed / asked
+        metrics["train/replies_held_back"] = sum(HELD_BACK in text for text in notices) / asked
     metrics["train/truncated"] = sum(t.stop_reason in ("length", "max_turns", "max_chars") for t in trajectories) / max(
         1, len(trajectories)
     )

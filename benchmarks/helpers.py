@@ -8,6 +8,8 @@
 - Reasoning: the next step for GSM8K problems. A step counts as useful if it states a calculation `a op b = c` that is true,
   whose c the problem does not state, and that stands among the marked calculations of the problem's own solution (as the same
   numbers and result). That is stricter than "true of the problem": another way to the answer does not count.
+- Answers given away (`aipo_env.leaks`): how often a whole solution is found to state its gold, and how often a sentence of
+  another one is.
 
 Problems are split in halves by a hash of their text: `dev` to develop on, `test` to report. The data are read from `--data`
 (or AIPO_DATA): a folder with gsm8k/test.jsonl and math500/test.jsonl.
@@ -33,8 +35,11 @@ from typing import Any, Final, Literal
 from aipo_agents import KnowledgeAgent, ReasoningAgent, VerifyAgent
 from aipo_agents.verdicts import leading_verdict
 from aipo_env.errors import DataNotFoundError
+from aipo_env.grading import INTEGER, MATH500, GradingPolicy, grade_answer
 from aipo_env.installation import DISTRIBUTION
+from aipo_env.leaks import answer_in, states_gold
 from aipo_env.protocol import Agent, ConsultRequest
+from aipo_env.tasks.base import Task
 from benchmarks import report
 
 MARK: Final = re.compile(r"<<([^<>=]*)=([^<>=]*)>>")
@@ -214,6 +219,16 @@ def math_sentences(rows: Sequence[dict[str, Any]]) -> list[Line]:
     return found
 
 
+def solution_of(row: dict[str, Any]) -> tuple[Task, list[str]]:
+    """The problem of a row with the sentences of its solution."""
+    if "question" in row:
+        solution, _, gold = row["answer"].rpartition("####")
+        return Task("", row["question"], gold.strip().replace(",", "")), MARK.sub("", solution).strip().split("\n")
+    return Task("", row["problem"], row["answer"]), re.split(
+        r"(?<=[.!?])(?<![0-9]\.)\s+(?=[A-Z$\\])|\n\n", row["solution"]
+    )
+
+
 def ask(agent: Agent, query: str) -> str:
     """The text of one reply."""
     return asyncio.run(agent.respond(ConsultRequest(query))).text
@@ -262,6 +277,29 @@ def reasoning(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, float]:
     return {"problems": float(len(chosen)), **shares}
 
 
+def leaks(solutions: Sequence[tuple[Task, Sequence[str]]], policy: GradingPolicy, seed: int) -> dict[str, float]:
+    """How often a reply counts as giving the answer away.
+
+    Args:
+        solutions: problems, and the sentences of their solutions.
+        policy: of grading.
+        seed: of the choice of sentences.
+    """
+    rng = random.Random(seed)
+
+    def found(task: Task, reply: str) -> bool:
+        answer = answer_in(reply, "value")
+        graded = answer is not None and grade_answer(task.gold, answer, policy).correct
+        return graded or states_gold(reply, task, "", "")
+
+    foreign = [(task, rng.choice(rng.choice(solutions)[1])) for task, own in solutions]
+    return {
+        "problems": float(len(solutions)),
+        "whole solutions found": sum(found(task, " ".join(own)) for task, own in solutions) / len(solutions),
+        "foreign sentences found": sum(found(*pair) for pair in foreign) / len(foreign),
+    }
+
+
 def judge_step(step: str, problem: str, answer: str) -> str:
     """`useful`, `not in the solution`, or `none` where the step holds no calculation."""
     found = re.search(r"([0-9.]+(?:/[0-9.]+)?(?:[-+*/()0-9.% ]+))=\s*([0-9.]+(?:/[0-9]+)?)", step)
@@ -285,6 +323,8 @@ def benchmark(settings: Settings) -> report.Result:
         "Verify, MATH-500 sentences": verify(math_sentences(math500)),
         "Knowledge, own queries": knowledge(),
         "Reasoning, GSM8K problems": reasoning(gsm8k, settings.seed),
+        "Answers given away, GSM8K": leaks([solution_of(row) for row in gsm8k], INTEGER, settings.seed),
+        "Answers given away, MATH-500": leaks([solution_of(row) for row in math500], MATH500, settings.seed),
     }
     rows = [
         (part, name, f"{value:,.0f}" if value > 1 else f"{100 * value:.1f} %")

@@ -8,7 +8,7 @@ that suits most services. A fault goes through them as an exception (`ServiceErr
 from __future__ import annotations
 
 from aipo_agents.faults import RateLimitTimeout
-from aipo_agents.middleware.accounting import Accounting
+from aipo_agents.middleware.accounting import Accounting, CostLimit
 from aipo_agents.middleware.base import Middleware
 from aipo_agents.middleware.cache import Cache
 from aipo_agents.middleware.circuit_breaker import CircuitBreaker
@@ -24,6 +24,7 @@ __all__ = [
     "Cache",
     "CircuitBreaker",
     "Coalesce",
+    "CostLimit",
     "Ledger",
     "Middleware",
     "Prices",

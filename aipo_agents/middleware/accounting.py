@@ -1,4 +1,4 @@
-"""Accounting: counts what a helper was asked and what it cost."""
+"""Accounting: counts what a helper was asked and what it cost. CostLimit: stops asking when it is enough."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 
 from aipo_agents.middleware.base import Middleware
 from aipo_agents.middleware.ledger import Ledger, Prices, RoleUsage
+from aipo_env.checks import check_number
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.protocol import Agent, ConsultRequest, Reply, Usage
 
@@ -67,6 +68,37 @@ class Accounting(Middleware):
         if usage is None or self.prices is None:
             return usage
         return dataclasses.replace(usage, cost_usd=self.prices.cost(usage))
+
+
+class CostLimit(Middleware):
+    """Asks no more once a ledger's cost has reached a limit: each request is then a `ServiceError` that will not pass.
+
+    Put it inside of caches, whose replies cost nothing. What is on its way when the limit is reached still costs. An evaluation
+    counts such episodes as faults, and the same command with a higher limit plays them.
+
+    Args:
+        agent: the agent to wrap.
+        max_usd: US dollars, of the whole ledger; of this process, like the ledger.
+        ledger: where an `Accounting` with prices enters the cost.
+
+    Raises:
+        ConfigurationError: `max_usd` is not above 0.
+    """
+
+    def __init__(self, agent: Agent, max_usd: float, ledger: Ledger) -> None:
+        super().__init__(agent)
+        self.max_usd = check_number("CostLimit: max_usd", max_usd, what="US dollars that helpers may cost")
+        self.ledger = ledger
+
+    async def respond(self, request: ConsultRequest) -> Reply:
+        """The wrapped agent's reply, as long as there is money."""
+        if (spent := self.ledger.total().cost_usd) >= self.max_usd:
+            raise ServiceError(
+                f"{self.name} is not asked: helpers have cost {spent:.4f} of {self.max_usd:g} US dollars. Raise the limit, or "
+                "go on without.",
+                transient=False,
+            )
+        return await self.agent.respond(request)
 
 
 def _spent(usage: Usage | None) -> RoleUsage:

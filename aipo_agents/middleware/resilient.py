@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from aipo_agents.middleware.accounting import Accounting
+from aipo_agents.middleware.accounting import Accounting, CostLimit
 from aipo_agents.middleware.cache import Cache
 from aipo_agents.middleware.circuit_breaker import CircuitBreaker
 from aipo_agents.middleware.coalesce import Coalesce
@@ -12,6 +12,7 @@ from aipo_agents.middleware.ledger import Ledger, Prices
 from aipo_agents.middleware.rate_limit import RateLimit
 from aipo_agents.middleware.retry import Retry
 from aipo_agents.middleware.timeout import Timeout
+from aipo_env.errors import ConfigurationError
 from aipo_env.protocol import Agent
 
 
@@ -33,6 +34,7 @@ def resilient(
     completion_tokens: int = 256,
     prices: Prices | None = None,
     ledger: Ledger | None = None,
+    max_cost_usd: float | None = None,
 ) -> Accounting:
     """Wraps an agent so that a slow, crowded or failing service costs as little as it can.
 
@@ -43,10 +45,11 @@ def resilient(
        between a miss and the write.
     3. `Cache` stands before everything that waits: a hit needs no turn, no permit and no living service. Only with
        `folder`.
-    4. `Retry` stands around all that one attempt goes through, and waits out what the breaker says.
-    5. `CircuitBreaker` counts attempts, not requests; while it is open an attempt takes no permit.
-    6. `RateLimit` gives every attempt a permit, as the service counts them. Only with a limit.
-    7. `Timeout` is innermost, so that it measures the service and not our own waiting.
+    4. `CostLimit` stands behind the cache, whose replies cost nothing. Only with `max_cost_usd`.
+    5. `Retry` stands around all that one attempt goes through, and waits out what the breaker says.
+    6. `CircuitBreaker` counts attempts, not requests; while it is open an attempt takes no permit.
+    7. `RateLimit` gives every attempt a permit, as the service counts them. Only with a limit.
+    8. `Timeout` is innermost, so that it measures the service and not our own waiting.
 
     Args:
         agent: the agent to wrap.
@@ -65,15 +68,23 @@ def resilient(
         completion_tokens: tokens of a reply, for the estimate before the call.
         prices: of the model, for the cost in the ledger.
         ledger: one to share with other agents.
+        max_cost_usd: US dollars, of all that enter the ledger, after which nobody is asked any more; needs `prices`.
 
     Raises:
-        ConfigurationError: a number out of its range, or a cache that needs a namespace.
+        ConfigurationError: a number out of its range, a cache that needs a namespace, or a limit of unknown cost.
     """
     stack: Agent = Timeout(agent, timeout)
     if requests_per_minute is not None or tokens_per_minute is not None:
         stack = RateLimit(stack, requests_per_minute, tokens_per_minute, completion_tokens=completion_tokens)
     stack = CircuitBreaker(stack, failures, cooldown)
     stack = Retry(stack, attempts, first_wait=first_wait, max_wait=max_wait, max_total=max_total)
+    if max_cost_usd is not None:
+        if prices is None:
+            raise ConfigurationError(
+                "resilient: max_cost_usd needs prices=Prices(prompt=..., completion=...): no server tells its cost."
+            )
+        ledger = Ledger() if ledger is None else ledger
+        stack = CostLimit(stack, max_cost_usd, ledger)
     if folder is not None:
         stack = Cache(stack, folder, size_limit, namespace=namespace)
     return Accounting(Coalesce(stack), prices, ledger=ledger)

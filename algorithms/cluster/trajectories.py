@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from aipo_env import markup, trace_files
+from aipo_env.leaks import HELD_BACK
 from aipo_env.trajectory import Segment, Source, Trajectory
 from algorithms.cluster.channel import action_ranges, encode
 
@@ -81,6 +82,7 @@ def counters(trajectory: Trajectory, kept: Trajectory) -> dict[str, float]:
         "aipo/assisted_correct": (1.0 - solo) * correct,
         "aipo/consults": float(trajectory.num_consults),
         "aipo/helper_errors": float(sum(bool(s.agent) and "could not answer" in s.text for s in notices)),
+        "aipo/held_back": float(sum(bool(s.agent) and HELD_BACK in s.text for s in notices)),
         "aipo/malformed_turns": float(sum(not s.agent and s.text.startswith(markup.NOTICE_OPEN) for s in notices)),
         "aipo/truncated": float(trajectory.stop_reason in _TRUNCATIONS),
         "aipo/cut_tokens": float(len(trajectory.token_ids) - len(kept.token_ids)),

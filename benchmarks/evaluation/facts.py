@@ -31,6 +31,8 @@ class Consultation:
     error: str | None = None
     declined: bool = False
     """Whether the error is the helper's own word, and no fault."""
+    gives_away: bool = False
+    """Whether the reply stated the gold answer; with the rule `leak_filter` it was held back."""
     cached: bool = False
     metered: bool = False
     """Whether the reply said what it took."""
@@ -44,7 +46,8 @@ class Consultation:
         """The consult that brought this reply; a cached one took nothing."""
         usage = Usage(0, 0, 0.0) if reply.cached else reply.usage or Usage()
         metered = reply.usage is not None
-        return cls(agent, reply.error, reply.declined, reply.cached, metered, **dataclasses.asdict(usage))
+        said = reply.error, reply.declined, reply.gives_away, reply.cached
+        return cls(agent, *said, metered, **dataclasses.asdict(usage))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class MeteredGame(ConsultGame):
             env_id=game.env_id,
             owned=game.owned,
         )
+        self.finds_leaks = True
         self._replies: dict[EpisodeKey, list[tuple[str, Reply]]] = {}
 
     def tell(self, episode: Episode, replies: Sequence[Reply]) -> None:

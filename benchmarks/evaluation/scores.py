@@ -186,6 +186,7 @@ def consults(
             "per_episode": sum(c.error is None for row in asked[: len(finished)] for c in row) / total,
             "rate": sum(map(bool, asked[: len(finished)])) / total,
             "errors": sum(c.error is not None for c in every),
+            "gave_away": sum(c.gives_away for c in every),
             "cached": sum(c.cached for c in every),
             "unmetered": sum(not c.metered for c in every),
             "unpriced": unpriced,

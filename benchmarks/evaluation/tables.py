@@ -186,18 +186,20 @@ def _consults(results: Json) -> list[str]:
         if consults is None:
             continue
         title = escape(run["title"])
-        keys = ("asked", "consults", "errors", "cached")
-        every = {**consults, **{key: sum(row[key] for row in _helpers(run).values()) for key in keys}}
+        keys = ("asked", "consults", "errors", "gave_away", "cached")
+        every = {**consults, **{key: sum(row.get(key, 0) for row in _helpers(run).values()) for key in keys}}
         for helper, row in {"any": every, **_helpers(run)}.items():
             means = percent(row["rate"]), f"{row['per_episode']:.2f}"
-            cells.append([title, escape(helper), *means, *(str(row[key]) for key in keys)])
+            cells.append([title, escape(helper), *means, *(str(row.get(key, 0)) for key in keys)])
     if not cells:
         return []
     heads = (
-        "suite", "helper", "episodes that asked, %", "answered per episode", "asked", "answered", "failed", "from cache",
+        "suite", "helper", "episodes that asked, %", "answered per episode", "asked", "answered", "failed", "gave it away",
+        "from cache",
     )  # fmt: skip
     lines = table(heads, cells, num_left=2)
-    return ["## Consults", "", *lines, ""]
+    note = "Gave it away: replies that stated the gold answer before the policy did; the option `leak_filter` holds them back."
+    return ["## Consults", "", *lines, "", note, ""]
 
 
 def _tokens(results: Json) -> list[str]:

@@ -3,15 +3,22 @@
     --aipo.agents verify=served_helpers:verify knowledge=served_helpers:knowledge reasoning=served_helpers:reasoning
 
 This folder has to be on the PYTHONPATH of every node, and the two variables below in the environment of every process.
+
+Replies are sampled from the model's whole distribution, and with `codec`, its own tokenizer, they carry the log-probabilities
+mu under which they were. A policy with the same tokenizer (models of one family) learns from exactly these tokens with this mu;
+`aipo helpers try --policy ...` tells.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 
 from aipo_agents import LLMAgent
 from aipo_agents.middleware import resilient
 from aipo_env import Agent
+from aipo_env.episode import TokenCodec
+from algorithms.server_rollout import load_codec
 
 
 def verify() -> Agent:
@@ -31,4 +38,9 @@ def reasoning() -> Agent:
 
 def _helper(role: str) -> Agent:
     url, model = os.environ["AIPO_HELPER_URL"], os.environ["AIPO_HELPER_MODEL"]
-    return resilient(LLMAgent.from_server(role, url, model, temperature=0.0, max_tokens=120))
+    return resilient(LLMAgent.from_server(role, url, model, temperature=1.0, max_tokens=120, codec=_codec(model)))
+
+
+@functools.cache
+def _codec(model: str) -> TokenCodec:
+    return load_codec(model)

@@ -8,7 +8,8 @@ import pytest
 
 from aipo_agents.entries import load_corpus
 from aipo_agents.knowledge import EMBEDDED_CORPUS
-from benchmarks.helpers import MARK, QUERIES, corrupt, exact, half_of, judge_step, true_line
+from aipo_env.grading import INTEGER, MATH500
+from benchmarks.helpers import MARK, QUERIES, corrupt, exact, half_of, judge_step, leaks, solution_of, true_line
 
 LINE = "He works 60 minutes, 20% of them alone: 60*20/100 = <<60*20/100=12>>12 minutes."
 
@@ -77,3 +78,22 @@ def test_the_queries_name_entries_that_exist() -> None:
     queries = json.loads(QUERIES.read_text(encoding="utf-8"))
     assert len(queries) == 60
     assert {title for wanted in queries.values() for title in wanted} <= titles
+
+
+def test_solutions_give_their_answer_away_and_others_do_not() -> None:
+    gsm8k = [
+        {"question": f"What is left of {a}?", "answer": f"Take 5.\nThat is {a}-5 = {a - 5}.\n#### {a - 5}"}
+        for a in (31, 1047, 260)
+    ]
+    found = leaks([solution_of(row) for row in gsm8k], INTEGER, 0)
+    assert found == {
+        "problems": 3.0,
+        "whole solutions found": 1.0,
+        "foreign sentences found": found["foreign sentences found"],
+    }
+    task, lines = solution_of(
+        {"problem": "Halve one.", "answer": r"\frac12", "solution": r"Divide. We get $0.5.$ So $\boxed{\frac12}.$"}
+    )
+    assert (task.gold, len(lines)) == (r"\frac12", 2)
+    foreign = [(task, ["Nothing here."]), (task, ["Nothing there."])]
+    assert set(list(leaks(foreign, MATH500, 0).values())[1:]) == {0.0}

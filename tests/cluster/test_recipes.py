@@ -30,7 +30,7 @@ def test_a_recipe_starts_the_learner(script: str, tmp_path: Path, monkeypatch: p
     assert not set(theirs) & set(_OWNED)
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setenv("AIPO_HELPER_URL", "http://127.0.0.1:8100/v1")
-    monkeypatch.setenv("AIPO_HELPER_MODEL", "served")
+    monkeypatch.setenv("AIPO_HELPER_MODEL", "embedded")  # its tokenizer is at hand
     for agent in config.agents:
         name, _, path = agent.partition("=")
         assert make_agent(path, name).name == name

@@ -1,9 +1,10 @@
 import asyncio
 import dataclasses
+from pathlib import Path
 
 import pytest
 
-from aipo_agents.middleware import Accounting, Ledger, Prices, Retry, RoleUsage
+from aipo_agents.middleware import Accounting, CostLimit, Ledger, Prices, Retry, RoleUsage, resilient
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.protocol import Reply, Usage
 from tests.agents.middleware.asking import Service, ask, in_threads, many, once, run
@@ -88,3 +89,34 @@ def test_arguments_are_checked() -> None:
         Prices(1.0, -1.0)
     with pytest.raises(ConfigurationError, match="RoleUsage"):
         Ledger().add("verify", Usage())  # type: ignore[arg-type]
+
+
+# -- a limit of cost -------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_is_asked_once_the_money_is_spent_and_what_is_kept_still_comes(tmp_path: Path) -> None:
+    service = Service(reply=Reply("a", usage=Usage(1_000_000, 0)), greedy=False)
+    agent = resilient(service, folder=tmp_path, prices=Prices(2.0, 0.0), max_cost_usd=3.0)
+    assert [once(agent, ask(seed=seed)).text for seed in (0, 1)] == ["a", "a"]
+    with pytest.raises(ServiceError, match=r"have cost 4\.0000 of 3 US dollars") as raised:
+        once(agent, ask(seed=2))
+    assert not raised.value.transient
+    assert service.calls == 2
+    assert once(agent, ask(seed=0)).cached
+    assert agent.usage().cost_usd == 4.0
+
+
+def test_helpers_that_share_a_ledger_share_the_limit() -> None:
+    ledger = Ledger()
+    shared = {"prices": Prices(1.0, 0.0), "ledger": ledger, "max_cost_usd": 1.0}
+    one, two = (resilient(Service(reply=Reply("a", usage=Usage(1_000_000, 0)), name=n), **shared) for n in "ab")  # type: ignore[arg-type]
+    once(one)
+    with pytest.raises(ServiceError, match="b is not asked"):
+        once(two)
+
+
+def test_a_limit_needs_a_cost() -> None:
+    with pytest.raises(ConfigurationError, match="max_cost_usd needs prices"):
+        resilient(Service(), max_cost_usd=1.0)
+    with pytest.raises(ConfigurationError, match="CostLimit: max_usd"):
+        CostLimit(Service(), 0.0, Ledger())

@@ -164,6 +164,7 @@ def _consults(finished: int) -> dict[str, object]:
     free = {"errors": 0, "cached": 3, "unpriced": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
     paid = {
         "errors": 2,
+        "gave_away": 5,
         "cached": 0,
         "unpriced": 0,
         "prompt_tokens": 1000,

@@ -95,7 +95,8 @@ def test_consults_and_tokens_and_rates() -> None:
     # Asked in two of the four, three times, and answered twice.
     assert (found["rate"], found["asked_per_episode"], found["per_episode"]) == (0.5, 0.75, 0.5)
     assert found["by_helper"]["verify"] == {  # type: ignore[index]
-        "asked": 3, "consults": 2, "per_episode": 0.5, "rate": 0.5, "errors": 1, "cached": 0, "unmetered": 1, "unpriced": 0,
+        "asked": 3, "consults": 2, "per_episode": 0.5, "rate": 0.5, "errors": 1, "gave_away": 0, "cached": 0, "unmetered": 1,
+        "unpriced": 0,
         "prompt_tokens": 8, "completion_tokens": 4, "cost_usd": 0.5,
     }  # fmt: skip
     # What a fault ended counts as asked, and into no mean.

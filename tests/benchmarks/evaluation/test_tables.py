@@ -86,8 +86,8 @@ def test_an_incomplete_run_says_so() -> None:
 def test_consults_tokens_and_cost() -> None:
     page = results_markdown(example_results(example_run(mode="assisted")))
     consults = _cells(page, "| suite | helper")
-    assert consults[3] == ["MATH-500", "verify", "20.0", "0.25", "20", "20", "0", "3"]
-    assert consults[4] == ["MATH-500", "knowledge", "40.0", "0.50", "42", "40", "2", "0"]
+    assert consults[3] == ["MATH-500", "verify", "20.0", "0.25", "20", "20", "0", "0", "3"]
+    assert consults[4] == ["MATH-500", "knowledge", "40.0", "0.50", "42", "40", "2", "5", "0"]
     header, _, tokens = _cells(page, "| suite | mode | prompt")
     cells = dict(zip(header, tokens, strict=True))
     assert cells["policy"] == "51,360"
