@@ -1,6 +1,6 @@
-"""The supervised warm-up that made the embedded policy, from a random initialisation.
+"""Supervised warm-ups: the one that made the embedded policy, and one that teaches any policy to ask and to box.
 
-What it teaches, on problems of the form `473@128=`:
+What the first teaches, from a random initialisation and on problems of the form `473@128=`:
 
 - known operators (capital letters, none of them in the rulebook, each with a made-up rule): ask, write the reply oneself,
   compute. This is what any pretrained model brings along: looking digits up, copying, adding;
@@ -16,19 +16,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from aipo_env import markup
+from aipo_env.gym_env import ConsultEnv
 from aipo_env.tasks.rulebook import LEVELS, OPERATORS, Operator, Style, Term, evaluate_expansion, in_words
 from algorithms.codec import TransformersCodec
+from algorithms.logprobs import token_logprobs
 from algorithms.policies import Policy
 from algorithms.policies.embedded_model import Architecture, build_model, build_tokenizer
+from algorithms.warmup_episodes import Row, make_row
 
 DIGITS = 3
 KNOWN_OPERATORS = "ABCDEFGHIJKLMNOPQRSTUVWX"
@@ -88,7 +91,7 @@ def make_rules(config: WarmupConfig) -> dict[str, Operator]:
 
 def make_sequence(
     rng: np.random.Generator, rules: dict[str, Operator], config: WarmupConfig, codec: TransformersCodec
-) -> tuple[list[int], list[bool]]:
+) -> Row:
     """One training sequence: its ids, and which of them bear loss."""
     a, b = ("".join(map(str, rng.integers(10, size=DIGITS))) for _ in range(2))
     draw = rng.random()
@@ -148,33 +151,100 @@ def warm_up(
             seed=config.seed,
         )
         policy = Policy("embedded", model.to(device), TransformersCodec(tokenizer))
-    model, codec = policy.model, policy.codec
-    rules = make_rules(config)
+    codec, rules = policy.codec, make_rules(config)
     rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(1,)))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    for step in range(config.steps):
-        cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100) * cosine
-        rows = [make_sequence(rng, rules, config, codec) for _ in range(config.batch_size)]
-        length = max(len(ids) for ids, _ in rows)
-        # -100 is the label that cross_entropy passes over.
-        ids_BL = torch.tensor([ids + [0] * (length - len(ids)) for ids, _ in rows])
-        labels_BL = torch.tensor(
-            [
-                [i if bears else -100 for i, bears in zip(*row, strict=True)] + [-100] * (length - len(row[0]))
-                for row in rows
-            ]
-        )
-        logits_BLV = model(input_ids=ids_BL[:, :-1].to(model.device), use_cache=False).logits
-        loss = functional.cross_entropy(logits_BLV.flatten(0, 1), labels_BL[:, 1:].flatten().to(model.device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if on_step is not None:
-            on_step(step + 1, loss.item())
-    model.eval()
+    fit(
+        policy,
+        lambda: make_sequence(rng, rules, config, codec),
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        on_step=on_step,
+    )
     if folder is not None:
         policy.save(folder)
     return policy
+
+
+def fit(
+    policy: Policy,
+    row: Callable[[], Row],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    rise: int = 100,
+    micro_batch_size: int | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> None:
+    """Trains a policy in place on sequences as they come: AdamW, a linear rise, then a cosine down to 5 %.
+
+    Args:
+        policy: is trained.
+        row: makes the next sequence, and says which of its tokens bear loss.
+        steps: optimizer steps.
+        batch_size: sequences of each.
+        learning_rate: the peak.
+        rise: steps of the rise.
+        micro_batch_size: sequences in one forward and backward pass; None for all. It changes memory and speed, not the result.
+        on_step: called with the step and its mean loss of a token.
+    """
+    model = policy.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    for step in range(steps):
+        cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1.0, (step + 1) / rise) * cosine
+        rows = [row() for _ in range(batch_size)]
+        num_tokens, total, size = sum(sum(loss) for _, loss in rows), 0.0, micro_batch_size or batch_size
+        optimizer.zero_grad(set_to_none=True)
+        for start in range(0, batch_size, size):
+            part = rows[start : start + size]
+            length = max(len(ids) for ids, _ in part)
+            padded = [(ids + [0] * (length - len(ids)), bears + [False] * (length - len(ids))) for ids, bears in part]
+            ids_BL, selected_BL = (torch.tensor(column, device=model.device) for column in zip(*padded, strict=True))
+            mask_BL = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in part], device=model.device)
+            loss = -token_logprobs(model, ids_BL, mask_BL, selected_BL).logprobs_T.sum() / num_tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if on_step is not None:
+            on_step(step + 1, total)
+    model.eval()
+
+
+def warm_up_on_asking(
+    policy: Policy,
+    env: ConsultEnv,
+    *,
+    steps: int,
+    batch_size: int = 16,
+    learning_rate: float = 1e-5,
+    micro_batch_size: int = 8,
+    seed: int = 0,
+    on_step: Callable[[int, float], None] | None = None,
+) -> None:
+    """Teaches a policy to ask and to box, in place, on `algorithms.warmup_episodes`.
+
+    Args:
+        policy: any causal language model.
+        env: of `Exercises`, made with the policy's codec; its prompt, tags and helpers are what the policy gets to know.
+        steps: optimizer steps.
+        batch_size: episodes of each.
+        learning_rate: the peak.
+        micro_batch_size: episodes in one forward and backward pass.
+        seed: decides the episodes.
+        on_step: called with the step and its loss.
+    """
+    rng = random.Random(f"warm-up/{seed}")
+    fit(
+        policy,
+        lambda: make_row(env.game, policy.codec, rng),
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        rise=max(1, steps // 10),
+        micro_batch_size=micro_batch_size,
+        on_step=on_step,
+    )

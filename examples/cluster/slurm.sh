@@ -10,6 +10,7 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")}"
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]} helpers=${nodes[-1]} port=6379
+# Where the policy never asks: AIPO_POLICY names a folder that `aipo warmup --policy ... --out ...` wrote.
 export AIPO_HELPER_URL=http://$helpers:8100/v1 AIPO_HELPER_MODEL=Qwen/Qwen2.5-7B-Instruct
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
@@ -26,7 +27,7 @@ srun --nodes=1 --ntasks=1 -w "$head" --overlap env RAY_ADDRESS="$head:$port" pyt
     --aipo.env math-consult --aipo.solo_share 0.5 --aipo.cache "$PWD/runs/prompts" \
     --aipo.eval_env math500-consult --aipo.eval_tasks 500 --eval.steps 20 \
     --aipo.agents verify=served_helpers:verify knowledge=served_helpers:knowledge reasoning=served_helpers:reasoning \
-    --actor.model_name_or_path Qwen/Qwen2.5-7B-Instruct \
+    --actor.model_name_or_path "${AIPO_POLICY:-Qwen/Qwen2.5-7B-Instruct}" \
     --actor.num_nodes 2 --actor.num_gpus_per_node 8 --ref.num_nodes 2 --ref.num_gpus_per_node 8 \
     --vllm.num_engines 16 --vllm.tensor_parallel_size 1 --vllm.gpu_memory_utilization 0.5 \
     --train.colocate_all --vllm.enable_sleep --ds.enable_sleep --vllm.enable_prefix_caching \
@@ -35,3 +36,7 @@ srun --nodes=1 --ntasks=1 -w "$head" --overlap env RAY_ADDRESS="$head:$port" pyt
     --rollout.batch_size 128 --rollout.n_samples_per_prompt 16 --train.batch_size 2048 \
     --data.max_len 8192 --rollout.max_new_tokens 4096 --algo.kl.init_coef 0 \
     --ckpt.path runs/7b/checkpoints --ckpt.save_steps 10 --ckpt.output_dir runs/7b/model --ckpt.load_enable "$@"
+
+# Alone, on what it was not trained on. (GPQA is gated: HF_TOKEN of an account that has agreed to its terms.)
+srun --nodes=1 --ntasks=1 -w "$head" --overlap aipo eval --suite math500,aime24,aime25,gpqa-diamond --mode solo --policy runs/7b/model --backend vllm \
+    --out runs/7b/eval

@@ -20,7 +20,7 @@ def started_by(script: str, folder: Path) -> list[list[str]]:
     programs, record = folder / "bin", folder / "record"
     programs.mkdir()
     record.mkdir()
-    for name in ("python", "vllm", "srun", "sleep"):
+    for name in ("python", "vllm", "srun", "sleep", "aipo"):
         (programs / name).write_text(_RECORD, encoding="utf-8")
     (programs / "scontrol").write_text(_HOSTS, encoding="utf-8")
     for path in programs.iterdir():
@@ -31,6 +31,12 @@ def started_by(script: str, folder: Path) -> list[list[str]]:
     command = ["bash", "-c", 'source "$0"; wait', str(FOLDER / script)]
     subprocess.run(command, env=variables | slurm, check=True, timeout=60, capture_output=True)
     return [path.read_text(encoding="utf-8").splitlines() for path in record.iterdir()]
+
+
+def aipo_commands(script: str, folder: Path) -> dict[str, list[str]]:
+    """The `aipo` commands that a recipe starts, by name, with their arguments."""
+    found = [command[command.index("aipo") + 1 :] for command in started_by(script, folder) if "aipo" in command]
+    return {name: arguments for name, *arguments in found}
 
 
 def learner_flags(script: str, folder: Path) -> list[str]:

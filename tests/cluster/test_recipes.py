@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import pytest
 import tyro
 
-from aipo_env.registry import env_spec, make_agent
+from aipo_env.registry import env_spec, make_agent, make_game
 from algorithms.cluster.launch import _OWNED
 from algorithms.cluster.options import parse_options, split_arguments
 from algorithms.cluster.plan import Plan, RunShape, plan
-from tests.cluster.recipes import FOLDER, SCRIPTS, learner_flags, started_by
+from algorithms.commands import warmup
+from algorithms.train_config import TrainConfig
+from benchmarks.evaluation.config import EvaluationConfig
+from tests.cluster.recipes import FOLDER, SCRIPTS, aipo_commands, learner_flags, started_by
 
 
 def value(flags: list[str], name: str) -> int:
@@ -85,6 +89,38 @@ def test_the_table_in_the_docs_is_what_the_plan_says() -> None:
     }
     for name, values in rows.items():
         assert f"| {name} | {' | '.join(values)} |" in text, name
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "../single_machine.sh"])
+def test_the_commands_around_the_training_parse(script: str, tmp_path: Path) -> None:
+    commands = aipo_commands(script, tmp_path)
+    evaluation = tyro.cli(EvaluationConfig, args=commands["eval"])
+    assert {"math500", "aime24", "aime25", "gpqa-diamond"} <= set(evaluation.suites)
+    assert (evaluation.modes, set(commands) <= {"eval", "warmup", "train"}) == ((False,), True)
+    start: list[object] = []
+
+    @functools.wraps(warmup)
+    def stand_in(**options: object) -> None:
+        start.append((options["out"], options["unless_asks"]))
+
+    if "warmup" in commands:
+        tyro.cli(stand_in, args=commands["warmup"])
+    if script not in SCRIPTS:
+        config = tyro.cli(TrainConfig, args=commands["train"])
+        assert (config.env, config.eval_env, start) == (
+            "math-consult",
+            "math500-consult",
+            [(Path(config.policy), 0.05)],
+        )
+        assert evaluation.policy == str(config.out / "policy")
+        assert make_game("rulebook-consult", **config.env_options).config.leak_filter  # type: ignore[arg-type]
+        return
+    (tmp_path / "again").mkdir()
+    flags = learner_flags(script, tmp_path / "again")
+    assert evaluation.policy == flags[flags.index("--ckpt.output_dir") + 1]
+    if start:
+        policy = Path(flags[flags.index("--actor.model_name_or_path") + 1])
+        assert start == [(policy.relative_to(FOLDER), 0.05)]
 
 
 def test_the_helpers_of_several_nodes_have_one_to_themselves(tmp_path: Path) -> None:
