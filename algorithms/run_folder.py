@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from aipo_env.errors import AipoError, ConfigurationError, DataFormatError, StorageError
+from aipo_env.tasks.base import TaskSet, provenance_of
 from aipo_env.trace_files import lock_file
 
 CONFIG, METRICS, TRACES, CHECKPOINTS = "config.json", "metrics.jsonl", "traces.jsonl", "checkpoints"
+TRAINING_DATA = "training_data.json"
 _ELSEWHERE = ("steps", "out")
 """Settings that may differ where a run goes on: more steps is how it does, and where it lies does not matter."""
 
@@ -68,6 +70,32 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that is there with its old or its new content, and never in part."""
     replace(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def note_training_data(folder: Path, env_id: str, options: Mapping[str, object], tasks: TaskSet, policy: str) -> None:
+    """Writes beside a run, or a policy of it, what it is trained on, and what the policy that it began with was.
+
+    Args:
+        folder: of the run or the policy.
+        env_id: environment of the training tasks.
+        options: what chose them beside.
+        tasks: their family.
+        policy: what the run began with, as `load_policy` takes it.
+    """
+    chosen = {name: value for name, value in options.items() if name != "data"}  # where they lie is nobody's business
+    data = {"env": env_id, "options": chosen, "purpose": getattr(tasks, "split", None), **provenance_of(tasks)}
+    folder.mkdir(parents=True, exist_ok=True)
+    noted = {"trained_on": data, "before": trained_on(policy)}
+    write_whole(folder / TRAINING_DATA, json.dumps(noted, indent=1, default=str) + "\n")
+
+
+def trained_on(policy: str) -> dict[str, object] | None:
+    """What a policy of `aipo train` was trained on, by its folder; None where nobody noted it."""
+    path = Path(policy) / TRAINING_DATA
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    except ValueError as error:
+        raise DataFormatError(f"{path} says what a policy was trained on, and is no JSON object ({error}).") from error
 
 
 def _remove(*paths: Path) -> None:

@@ -38,7 +38,17 @@ from algorithms.objective import combine_metrics, objective_loss
 from algorithms.policies import Policy, load_policy
 from algorithms.policies.loading import default_learning_rate
 from algorithms.rollout import Roller, RolloutRequest
-from algorithms.run_folder import CHECKPOINTS, METRICS, TRACES, claim, locked, replace, write_whole, writing
+from algorithms.run_folder import (
+    CHECKPOINTS,
+    METRICS,
+    TRACES,
+    claim,
+    locked,
+    note_training_data,
+    replace,
+    write_whole,
+    writing,
+)
 from algorithms.run_health import PREFIX, best_step, find_problems
 from algorithms.token_weights import record_agent_logprobs
 from algorithms.trackers import Tracker, open_trackers
@@ -282,6 +292,7 @@ class Trainer:
                 claim(out, dataclasses.asdict(config), begun=bool(list_checkpoints(out / CHECKPOINTS)))
                 complete = self.resume(out) and not self._awaits_evaluation()
                 note_versions(out, self.step)
+                self._note_data(out)
             if not self.history:
                 self.history.append({"seconds": 0.0, "step": 0, "rollouts": 0})
             began = time.perf_counter() - self.seconds
@@ -501,8 +512,17 @@ class Trainer:
             save_checkpoint(out / CHECKPOINTS, self.step, self.state(), best=best_step(self.history))
 
     def _save_policy(self, out: Path, name: str) -> None:
+        def save(folder: Path) -> None:
+            self.policy.save(folder)
+            self._note_data(folder)
+
         with writing(out, (OSError, SafetensorError)):
-            replace(out / name, self.policy.save)
+            replace(out / name, save)
+
+    def _note_data(self, folder: Path) -> None:
+        config = self.config
+        options = {**config.env_options, "curriculum": config.curriculum}
+        note_training_data(folder, config.env, options, self.env.tasks, config.policy)
 
 
 class _Stopped(Exception):

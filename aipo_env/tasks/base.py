@@ -93,6 +93,12 @@ def is_for_evaluation(tasks: TaskSet) -> bool:
     return evaluates(str(getattr(tasks, "split", "")))
 
 
+def provenance_of(tasks: TaskSet) -> dict[str, object]:
+    """Where tasks come from: repository, revision, hashes, what was left out; of generated ones the name alone."""
+    says = getattr(tasks, "provenance", None)
+    return {"source": "generated", "family": tasks.name} if says is None else dict(says())
+
+
 def is_confidential(tasks: TaskSet) -> bool:
     """Whether the texts of a family must not be written down."""
     return bool(getattr(tasks, "confidential", False))

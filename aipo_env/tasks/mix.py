@@ -11,7 +11,7 @@ import numpy as np
 from aipo_env.errors import ConfigurationError
 from aipo_env.grading import Grade
 from aipo_env.registry import make_tasks
-from aipo_env.tasks.base import Task, TaskSet, check_index, is_confidential, is_for_evaluation
+from aipo_env.tasks.base import Task, TaskSet, check_index, is_confidential, is_for_evaluation, provenance_of
 
 
 class MixTasks:
@@ -92,7 +92,7 @@ class MixTasks:
 
     def provenance(self) -> dict[str, object]:
         """Weight and provenance of each part."""
-        known: dict[str, Any] = {name: getattr(part, "provenance", dict)() for name, part in self.parts.items()}
+        known: dict[str, Any] = {name: provenance_of(part) for name, part in self.parts.items()}
         return {"source": "mix", "parts": {name: {"weight": self.weights[name], **known[name]} for name in known}}
 
     def _before(self, name: str) -> list[tuple[str, int]]:

@@ -7,6 +7,7 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from aipo_env.errors import ConfigurationError
 from aipo_env.groups import num_solo
@@ -24,6 +25,7 @@ from algorithms.cluster.prompts import (
 from algorithms.cluster.settings import check_estimator, openrlhf_flags
 from algorithms.codec import TransformersCodec
 from algorithms.config import ObjectiveConfig, check_modes
+from algorithms.run_folder import note_training_data
 
 _OWNED = {
     "--train.agent_func_path": "the executor is the one that plays --aipo.env",
@@ -100,6 +102,9 @@ def prepare(config: ClusterConfig, flags: Sequence[str]) -> list[str]:
         max_length=max_length,
     )
     _report(train, "train on", max_length)
+    if folder := _given(flags, "--ckpt.output_dir"):
+        policy = str(_given(flags, "--actor.model_name_or_path"))
+        note_training_data(Path(folder), config.env, config.env_options, game.tasks, policy)
     owned = ["--train.agent_func_path", _agent_func_path(), "--data.prompt_dataset", str(train.path)]
     owned += ["--data.input_key", PROMPT_KEY, "--data.label_key", LABEL_KEY]
     if config.eval_tasks:

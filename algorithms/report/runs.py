@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from aipo_env.trajectory import Source, Trajectory, numbered_traces
+from algorithms.run_folder import TRAINING_DATA
 
 METRICS = "metrics.jsonl"
 
@@ -94,8 +95,9 @@ def read_run(name: str, folder: Path, num_samples: int = 4) -> TrainingRun:
         for row in rows:
             if (step := int(row["step"])) in entropies:
                 row.setdefault("policy/entropy", entropies[step])
+    config = _read_config(folder / "config.json") | _read_config(folder / TRAINING_DATA)
     return TrainingRun(
-        name, folder, rows, _read_config(folder / "config.json"), _read_versions(folder / "versions.jsonl"),
+        name, folder, rows, config, _read_versions(folder / "versions.jsonl"),
         choose(early, num_samples), choose(late, num_samples),
     )  # fmt: skip
 

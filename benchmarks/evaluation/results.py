@@ -17,7 +17,7 @@ from aipo_env.installation import DISTRIBUTION
 from aipo_env.prompts import templates
 from aipo_env.protocol import Agent
 from aipo_env.run_record import RunRecord
-from aipo_env.tasks.base import Task, TaskSet, is_confidential
+from aipo_env.tasks.base import Task, TaskSet, is_confidential, provenance_of
 from benchmarks.evaluation import scores
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.episodes import RunEpisodes
@@ -71,7 +71,7 @@ def run_settings(plan: RunPlan, env: ConsultEnv, config: EvaluationConfig) -> _J
         "env_id": plan.suite.env_id,
         "env_options": options,
         "rules": {name: value for name, value in rules.items() if name not in ("agents", "assisted")},
-        "data": provenance(family),
+        "data": provenance_of(family),
         "confidential": is_confidential(family),
         "isolation": isolation(family),
         "tasks": list(plan.tasks),
@@ -171,12 +171,6 @@ def _task_rows(episodes: RunEpisodes, tasks: Mapping[int, Task], majorities: sco
 def family_of(game: ConsultGame) -> TaskSet:
     """The task family of a game, without what an evaluation puts around it."""
     return game.grading.tasks if isinstance(game, MeteredGame) else game.tasks
-
-
-def provenance(family: TaskSet) -> _Json:
-    """Where the tasks come from: repository, revision, hashes, dates; of generated ones the name alone."""
-    says = getattr(family, "provenance", None)
-    return {"source": "generated", "family": family.name} if says is None else dict(says())
 
 
 def isolation(family: TaskSet) -> _Json | None:

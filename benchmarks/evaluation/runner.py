@@ -12,6 +12,7 @@ from aipo_env.console import repeats_collapsed
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.registry import AgentLike
+from algorithms.run_folder import trained_on
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.episodes import RunEpisodes
 from benchmarks.evaluation.facts import Finisher
@@ -83,6 +84,7 @@ def evaluate_policy(
         sampler = open_sampler(config, codec, policy)
         shared: dict[str, object] = {
             "policy": {**sampler.description, "tokenizer": None if codec is None else codec.fingerprint},
+            "trained_on": None if config.server else trained_on(config.policy),
             "seed": config.seed,
             "versions": versions(),
         }

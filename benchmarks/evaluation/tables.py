@@ -21,6 +21,8 @@ def results_markdown(results: Json) -> str:
     """
     results = as_fields(results)
     lines = [f"# Evaluation of {escape(results['policy']['name'])}", ""]
+    if noted := results.get("trained_on"):
+        lines += [f"Trained on {escape(noted['trained_on']['env'])} (training_data.json has its provenance).", ""]
     if not results.get("complete"):
         lines += ["**Not complete.** Scores cover the tasks all of whose samples are there.", ""]
     lines += _scores(results)

@@ -23,10 +23,12 @@ from aipo_env.errors import ConfigurationError, DataFormatError, StorageError
 from aipo_env.viewer.signals import LOGPROBS_KEY
 from algorithms.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from algorithms.config import ObjectiveConfig
+from algorithms.report import read_run
 from algorithms.rollout import RolloutRequest
 from algorithms.run_health import find_problems
 from algorithms.train_config import SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer, rollout_metrics
+from benchmarks.evaluation import EvaluationConfig, evaluate_policy
 from tests.algorithms.test_rollout import talkative
 from tests.algorithms.tiny import tiny_policy
 from tests.helpers import Recorder, SumTasks
@@ -372,6 +374,40 @@ def test_the_trained_policy_can_be_loaded(tmp_path: Path) -> None:
     loaded = load_policy(str(tmp_path / "policy"))
     assert equal(weights(trainer), dict(loaded.model.state_dict()))
     assert loaded.codec.fingerprint == trainer.policy.codec.fingerprint
+
+
+def test_a_run_and_its_policies_say_what_they_were_trained_on(tmp_path: Path) -> None:
+    rows = [{"problem": f"{i}+1=", "answer": str(i + 1)} for i in range(30)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"prompt": "bare", "data": str(data), "problem": "problem", "answer": "answer", "keep": "answer > 3"}
+    first = config(tmp_path / "first", steps=1, env="dataset-consult", env_options=options, eval_env="rulebook-consult")
+    Trainer(first, policy=talkative(tiny_policy()), agents=HELPERS).train()
+    second = config(tmp_path / "second", steps=1, policy=str(tmp_path / "first" / "policy"))
+    Trainer(second, agents=HELPERS).train()
+    for folder in ("", "best", "policy"):
+        noted = json.loads((tmp_path / "second" / folder / "training_data.json").read_text())
+        assert noted["trained_on"] == {
+            "env": "rulebook-consult", "options": {"style": "terse", "prompt": "bare", "curriculum": "uniform"},
+            "purpose": "train", "source": "generated", "family": "rulebook",
+        }  # fmt: skip
+        before = noted["before"]["trained_on"]
+        assert (before["rows"], before["dropped"], before["keep"]) == (27, {"not answer > 3": 3}, "answer > 3")
+        assert len(before["files"]["rows.jsonl"]) == 64
+        assert str(tmp_path) not in json.dumps(noted)
+        assert noted["before"]["before"] is None
+    shown = read_run("second", tmp_path / "second").config
+    assert shown["trained_on.family"] == "rulebook"
+    assert shown["before.trained_on.rows"] == "27"
+    evaluate_policy(
+        EvaluationConfig(
+            "rulebook", str(tmp_path / "second" / "policy"), mode="solo", num_tasks=1, samples=1, max_tokens=4,
+            out=tmp_path / "eval", env_options={"prompt": "bare", "style": "terse"},
+        )
+    )  # fmt: skip
+    results = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert results["trained_on"] == noted
+    assert "Trained on rulebook-consult" in (tmp_path / "eval" / "results.md").read_text()
 
 
 def test_another_runs_folder_is_refused(tmp_path: Path) -> None:

@@ -120,6 +120,9 @@ def test_openrlhfs_flags_are_completed(tmp_path: Path) -> None:
     full = prepare(config, flags)
     values = dict(itertools.pairwise(full))
     assert values["--algo.advantage.estimator"] == "rloo"  # the user's comes last
+    prepare(config, [*MODEL, "--ckpt.output_dir", str(tmp_path / "model")])
+    noted = json.loads((tmp_path / "model" / "training_data.json").read_text())
+    assert noted["trained_on"].items() >= {"env": config.env, "purpose": "train", "source": "generated"}.items()
     assert len(rows(Path(values["--data.prompt_dataset"]))) == 4
     assert len(rows(Path(values["--eval.dataset"]))) == 2
     assert values["--data.input_key"] == "prompt"
