@@ -13,8 +13,8 @@ from typing import Literal
 from aipo_env.tasks.hub import HubSource, Kind
 from aipo_env.tasks.selection import conditions
 
-AnswerType = Literal["math", "integer", "aime", "choice", "exact"]
-"""How answers are compared: as mathematics, whole numbers, marked whole numbers from 0 to 999, letters, texts."""
+AnswerType = Literal["math", "integer", "aime", "choice", "exact", "code"]
+"""How answers are graded: as mathematics, whole numbers, marked whole numbers from 0 to 999, letters, texts; or run."""
 AnswerFrom = Literal["field", "boxed", "####"]
 Decontamination = Literal["containment", "equal", "none"]
 
@@ -38,6 +38,10 @@ class DataSet(HubSource):
     """The list of choices; the answer is then the letter, the number (from 0) or the text of the right one."""
     letters: str = "ABCDEFGHIJ"
     """For choices."""
+    starter: str | None = None
+    """Code that a program completes. A path that ends in "?" need not be there."""
+    function: str | None = None
+    """What the tests of a program call, where they do not say it themselves; "?" as above."""
     id: str | None = None
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Metadata of tasks: name and path."""
@@ -63,7 +67,10 @@ class DataSet(HubSource):
         paths: dict[str, Kind] = {self.problem: "text"}
         paths[self.answer] = "text" if self.answer_from != "field" else "value" if self.several == "no" else "values"
         kept = [condition.path for condition in conditions(self.keep)]
-        paths |= dict.fromkeys([*self.facts.values(), *kept, *filter(None, [self.choices])], "any")
+        if self.answer_type == "code":
+            paths[self.answer] = "any"
+        also = [path for path in (self.choices, self.starter, self.function) if path and not path.endswith("?")]
+        paths |= dict.fromkeys([*self.facts.values(), *kept, *also], "any")
         paths |= dict.fromkeys([path for some in self.hints.values() for path in some], "any")
         object.__setattr__(self, "fields", paths)
 
@@ -187,6 +194,18 @@ _ALL = (
         description="KnowRL competition problems with points of knowledge", problem="prompt[0].content",
         answer="reward_model.ground_truth", several="any", cut=("## Hint", "Please reason step by step"),
         hints={"knowledge": ("kp_list",)},
+    ),
+    # -- programs; cut off where the window begins in which LiveCodeBench is reported ------------------------------------
+    DataSet(
+        family="leetcode", repository="newfacade/LeetCodeDataset", splits=_TRAIN,
+        description="LeetCode problems of before August 2024", problem="problem_description", answer="input_output",
+        answer_type="code", starter="starter_code", function="entry_point", id="task_id",
+        facts={"difficulty": "difficulty"}, keep="estimated_date < 2024-08-01",
+    ),
+    DataSet(
+        family="deepcoder", repository="agentica-org/DeepCoder-Preview-Dataset", configs=("primeintellect", "taco", "lcbv5"),
+        splits=_TRAIN, description="DeepCoder's verified contest problems, up to July 2024", answer="tests", answer_type="code",
+        starter="starter_code?", function="metadata.func_name?", large=True,
     ),
 )  # fmt: skip
 DATA_SETS: Mapping[str, DataSet] = {data_set.family: data_set for data_set in _ALL}

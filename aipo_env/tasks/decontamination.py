@@ -27,6 +27,7 @@ from aipo_env.tasks.data_sets import DATA_SETS, Decontamination
 from aipo_env.tasks.gpqa import SOURCE as GPQA
 from aipo_env.tasks.hub import HubSource, is_at_hand
 from aipo_env.tasks.lcb_files import SOURCE as LIVECODEBENCH
+from aipo_env.tasks.programs import without_instructions
 
 log = logging.getLogger("aipo_env")
 
@@ -80,7 +81,7 @@ class TestSets:
         self._leave_stock_out()
 
     def _add(self, name: str, test_id: str, text: str) -> None:
-        place = len(self._ids)
+        place, text = len(self._ids), without_instructions(text)
         self._ids.append((name, test_id))
         self._same.setdefault(letters_of(text), place)
         if self.mode != "containment":
@@ -113,6 +114,7 @@ class TestSets:
 
     def find(self, text: str, row: int = 0) -> Copy | None:
         """What a text is a copy of; None where it is none."""
+        text = without_instructions(text)
         same = self._same.get(letters_of(text))
         if same is not None:
             return Copy(row, *self._ids[same], "equal", 1.0)

@@ -9,9 +9,9 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -53,6 +53,8 @@ class HubSource:
     """Formats of local files."""
     reading: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Options of `datasets` for the format of the hub's files."""
+    large: bool = False
+    """Whether it is larger than memory: rows of the hub are then read when they are looked at."""
     gated: bool = False
     """Whether the hub gives it only to those who accepted its terms."""
     confidential: bool = False
@@ -107,7 +109,7 @@ class DataSetTasks:
         split: str,
         data: str | os.PathLike[str] | None,
         revision: str | None,
-        loaded: tuple[list[Row], Provenance] | None = None,
+        loaded: tuple[Sequence[Row], Provenance] | None = None,
     ) -> None:
         self.split = source.own_split(split)
         """What the tasks are for: "train" or "test"."""
@@ -125,7 +127,7 @@ class DataSetTasks:
 
 def load_rows(
     source: HubSource, split: str, data: str | os.PathLike[str] | None = None, revision: str | None = None
-) -> tuple[list[Row], Provenance]:
+) -> tuple[Sequence[Row], Provenance]:
     """Loads a split: from `data`, else from the folder that AIPO_DATA names, else from the hub.
 
     Args:
@@ -337,14 +339,14 @@ def is_at_hand(source: HubSource, split: str, data: str | os.PathLike[str] | Non
     return cache.is_dir() and any(re.sub("[^a-z0-9]", "", path.name.lower()) == letters for path in cache.iterdir())
 
 
-def _from_hub(source: HubSource, split: str, revision: str | None) -> tuple[list[Row], Provenance]:
+def _from_hub(source: HubSource, split: str, revision: str | None) -> tuple[Sequence[Row], Provenance]:
     try:
         import datasets
     except ImportError as error:
         raise not_here(source, "the package 'datasets' is not installed", split) from error
     hub_split = source.hub_splits.get(split, split)
     reading = dict(source.reading) if source.file is None else {"data_files": source.file, **source.reading}
-    loaded: list[Iterable[Mapping[str, object]]] = []
+    loaded: list[Sequence[Mapping[str, object]]] = []
     try:
         for config in source.configs or (source.config,):
             builder = datasets.load_dataset_builder(source.repository, config, revision=revision, **reading)
@@ -360,13 +362,28 @@ def _from_hub(source: HubSource, split: str, revision: str | None) -> tuple[list
         said = type(error).__name__ + ("" if quotes else f": {str(error)[:200]}")
         why = f"it could not be loaded from the hub ({said})"
         raise not_here(source, why, split) from (None if quotes else error)
-    rows = [
-        check_row(dict(row), source, f"{source.repository}, row {i}")
-        for i, row in enumerate(itertools.chain.from_iterable(loaded))
-    ]
+    rows: Sequence[Row] = _HubRows(loaded, source)
+    rows = rows if source.large else list(rows)
     config = "+".join(source.configs) or source.config
     files: dict[str, str | None] = {} if source.file is None else {source.file: None}
     return rows, Provenance("hub", source.repository, commit, config, hub_split, files)
+
+
+class _HubRows(Sequence[Row]):
+    """The rows of the hub's files, one behind the other, each read and checked when it is asked for."""
+
+    def __init__(self, parts: Sequence[Sequence[Mapping[str, object]]], source: HubSource) -> None:
+        self._parts, self._source = parts, source
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __iter__(self) -> Iterator[Row]:
+        for number, row in enumerate(itertools.chain.from_iterable(self._parts)):
+            yield check_row(dict(row), self._source, f"{self._source.repository}, row {number}")
+
+    def __getitem__(self, index: Any) -> Any:
+        return next(itertools.islice(self, index, None))
 
 
 def _is_of_client(error: Exception) -> bool:

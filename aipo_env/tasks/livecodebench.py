@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import datetime
-import functools
 import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from aipo_env.errors import ConfigurationError, DataFormatError
-from aipo_env.grading import Grade, Verdict
-from aipo_env.grading.code import CodeGrader, CodeProblem, Isolation, extract_code, load_lcb_problem
+from aipo_env.grading import Grade
+from aipo_env.grading.code import CodeProblem, load_lcb_problem
 from aipo_env.markup import AnswerForm
 from aipo_env.tasks.base import Task, check_index
 from aipo_env.tasks.lcb_files import SOURCE, IndexedRow, find_files
-
-MAX_CACHED_CHARS = 256_000_000
-"""Of the tests that stay in memory; unpacking the largest ones takes longer than running them."""
-
-_STDIN = "The program reads its input from standard input and writes its answer to standard output."
-_STARTER = "Complete this code. It is called from outside: keep its names and arguments.\n```python\n{starter}\n```"
+from aipo_env.tasks.programs import Programs, with_instructions
 
 
 class LiveCodeBenchTasks:
@@ -48,7 +39,6 @@ class LiveCodeBenchTasks:
 
     name = "livecodebench"
     answers: AnswerForm = "program"
-    _lock = threading.Lock()  # of the class: what an instance holds can be pickled
 
     def __init__(
         self,
@@ -79,21 +69,14 @@ class LiveCodeBenchTasks:
         self.num_tasks: int | None = len(self._rows)
         self._ids = _unique_ids(self._rows)
         self._places = {task_id: index for index, task_id in enumerate(self._ids)}
-        self._allow_weak_isolation = bool(allow_weak_isolation)
-        self._problems = _ProblemCache(self.time_limit_s)
-        self._isolation: Isolation | None = None
-
-    @property
-    def _grader(self) -> CodeGrader:
-        return _shared_grader(self._allow_weak_isolation)
+        self._programs = Programs(self._tests_of, allow_weak_isolation=bool(allow_weak_isolation))
 
     def task(self, index: int) -> Task:
         """The task of this row; its gold answer is empty, since the tests stay with the grader."""
         index = check_index(index, self.num_tasks, self.name)
         place = self._rows[index]
         row = place.read(tests=False)
-        starter = str(row["starter_code"]).strip("\n")
-        what = _STARTER.format(starter=starter) if starter.strip() else _STDIN
+        problem = with_instructions(str(row["question_content"]), str(row["starter_code"]))
         metadata: dict[str, object] = {
             "platform": place.platform,
             "difficulty": place.difficulty,
@@ -101,7 +84,7 @@ class LiveCodeBenchTasks:
         }
         if self.version is not None:
             metadata["release"] = self.version
-        return Task(self._ids[index], f"{str(row['question_content']).strip()}\n\n{what}", "", metadata)
+        return Task(self._ids[index], problem, "", metadata)
 
     def sample_index(self, rng: np.random.Generator) -> int:
         """Draws a row."""
@@ -115,27 +98,11 @@ class LiveCodeBenchTasks:
             ConfigurationError: this machine cannot isolate programs, or the task is none of this family.
             DataFormatError: the task's tests are damaged.
         """
-        index = self._places.get(task.id)
-        if index is None:
-            raise ConfigurationError(
-                f"{task.id!r} is none of these {self.num_tasks} tasks: another version or window has it."
-            )
-        code = extract_code(answer)
-        if code is None:
-            if "```" in answer or not answer.strip():
-                verdict = Verdict.UNPARSABLE if answer.strip() else Verdict.NO_ANSWER
-                return Grade(False, verdict, "code.none", None)
-            code = answer
-        result = self._grader.grade(code, self._problems.get(self._rows[index]))
-        correct = result.correct  # raises where the sandbox failed
-        with self._lock:
-            self._isolation = result.isolation if self._isolation is None else self._isolation & result.isolation
-        return Grade(correct, Verdict.CORRECT if correct else Verdict.WRONG, f"code.{result.verdict.value}", code)
+        return self._programs.grade(task.id, answer)
 
     async def grade_async(self, task: Task, answer: str) -> Grade:
         """As `grade`, in a thread; as many programs run at once as this machine has cores."""
-        threads = _threads(os.getpid(), self._grader.workers)
-        return await asyncio.get_running_loop().run_in_executor(threads, self.grade, task, answer)
+        return await self._programs.grade_async(task.id, answer)
 
     def isolation(self) -> dict[str, object]:
         """What stood between every program that was graded so far and the machine; before the first, what would.
@@ -143,11 +110,7 @@ class LiveCodeBenchTasks:
         Raises:
             ConfigurationError: this machine cannot isolate programs.
         """
-        with self._lock:
-            in_force = self._isolation
-        if in_force is None:
-            in_force = self._grader.isolation()
-        return {"is_sandbox": in_force.is_sandbox, "in_force": list(in_force.in_force)}
+        return self._programs.isolation()
 
     def provenance(self) -> dict[str, object]:
         """What the data are, as plain values: those of every data set, the release, and the window of dates."""
@@ -163,48 +126,16 @@ class LiveCodeBenchTasks:
             "time_limit_s": self.time_limit_s,
         }
 
-
-class _ProblemCache:
-    """The tests of the problems that were graded last: the samples of a task are graded one after the other."""
-
-    def __init__(self, time_limit_s: float) -> None:
-        self._time_limit_s = time_limit_s
-        self._kept: collections.OrderedDict[IndexedRow, tuple[CodeProblem, int]] = collections.OrderedDict()
-        self._chars = 0
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type[_ProblemCache], tuple[float]]:
-        return _ProblemCache, (self._time_limit_s,)
-
-    def get(self, row: IndexedRow) -> CodeProblem:
-        # One at a time: two threads would unpack the same tests twice.
-        with self._lock:
-            if row in self._kept:
-                self._kept.move_to_end(row)
-                return self._kept[row][0]
-            try:
-                problem = load_lcb_problem(row.read(tests=True), time_limit_s=self._time_limit_s)
-            except ValueError as error:  # what is wrong with the tests, or that there are none
-                raise DataFormatError(f"{row.path}, line {row.line} ({row.question_id}): {error}") from error
-            size = sum(len(test.input) + len(test.output) for test in problem.tests)
-            self._kept[row] = problem, size
-            self._chars += size
-            while self._chars > MAX_CACHED_CHARS and len(self._kept) > 1:
-                _, (_, dropped) = self._kept.popitem(last=False)
-                self._chars -= dropped
-            return problem
-
-
-@functools.lru_cache(maxsize=2)
-def _shared_grader(allow_weak_isolation: bool) -> CodeGrader:
-    """One for all families of this process: its workers are as many as the cores. It starts none before it is used."""
-    return CodeGrader(allow_weak_isolation=allow_weak_isolation)
-
-
-@functools.lru_cache(maxsize=1)
-def _threads(pid: int, workers: int) -> ThreadPoolExecutor:
-    """The threads that wait for programs; a forked child has none of its parent's."""
-    return ThreadPoolExecutor(workers, thread_name_prefix="aipo-programs")
+    def _tests_of(self, task_id: str) -> CodeProblem:
+        if task_id not in self._places:
+            raise ConfigurationError(
+                f"{task_id!r} is none of these {self.num_tasks} tasks: another version or window has it."
+            )
+        row = self._rows[self._places[task_id]]
+        try:
+            return load_lcb_problem(row.read(tests=True), time_limit_s=self.time_limit_s)
+        except ValueError as error:  # what is wrong with the tests, or that there are none
+            raise DataFormatError(f"{row.path}, line {row.line} ({row.question_id}): {error}") from error
 
 
 def _instant(option: str, date: str | None) -> datetime.datetime | None:

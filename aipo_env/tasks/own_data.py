@@ -32,9 +32,12 @@ class OwnData(QuestionTasks):
             dataset/<split>.jsonl in the folder that AIPO_DATA names.
         problem: field of the problem.
         answer: field of the answer.
-        answer_type: "math", "integer", "aime" (0 to 999), "choice" or "exact".
+        answer_type: "math", "integer", "aime" (0 to 999), "choice", "exact" or "code": `answer` then names the tests
+            (`aipo_env.tasks.programs.read_tests`).
         answer_from: "field", or where the answer stands in the field's text: "boxed" or "####".
         choices: field of the list of choices.
+        starter: field of the code that a program completes.
+        function: field of the name that the tests of a program call, where they do not say it.
         id: field of the ids.
         metadata: fields of what is known of a task; names, or one text with commas between.
         keep: conditions on the fields, "level >= 3"; see `QuestionTasks`.
@@ -53,6 +56,8 @@ class OwnData(QuestionTasks):
         answer_type: AnswerType = "math",
         answer_from: AnswerFrom | None = None,
         choices: str | None = None,
+        starter: str | None = None,
+        function: str | None = None,
         id: str | None = None,
         metadata: str | Sequence[str] = (),
         keep: str = "",
@@ -88,7 +93,8 @@ class OwnData(QuestionTasks):
         source = DataSet(
             family=where.family, repository=where.repository, splits=where.splits, description="",
             problem=problem_field, answer=answer_field,
-            answer_type=answer_type, answer_from=answer_from or "field", choices=choices, id=id, several="any",
+            answer_type=answer_type, answer_from=answer_from or "field", choices=choices, starter=starter, function=function,
+            id=id, several="any",
             facts={name: name for name in facts if name}, filtered=True,
         )  # fmt: skip
         checked = [check_row(row, source, f"{data}, row {number}") for number, row in enumerate(rows, start=1)]

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError, unknown_id
@@ -26,10 +26,13 @@ from aipo_env.grading import (
     grade_async,
     readable_gold,
 )  # fmt: skip
+from aipo_env.grading.code import CodeProblem
+from aipo_env.markup import AnswerForm
 from aipo_env.tasks.base import Task, check_index
 from aipo_env.tasks.data_sets import DATA_SETS, AnswerType, DataSet, Decontamination
 from aipo_env.tasks.decontamination import Copy, TestSets, at_hand, letters_of, problems_of
 from aipo_env.tasks.hub import DataSetTasks, Provenance, Row, at, is_at_hand, sha256
+from aipo_env.tasks.programs import MIN_TESTS, Programs, pack, read_tests, unpack, with_instructions
 from aipo_env.tasks.selection import conditions, read_outcomes, results_file
 
 MAX_GOLD_CHARS = 100
@@ -72,7 +75,7 @@ class QuestionTasks(DataSetTasks):
         keep: str = "",
         rates: str | os.PathLike[str] | None = None,
         decontaminate: Decontamination | None = None,
-        loaded: tuple[list[Row], Provenance] | None = None,
+        loaded: tuple[Sequence[Row], Provenance] | None = None,
     ) -> None:
         if isinstance(family, str) and family not in DATA_SETS:
             raise unknown_id("data set", family, DATA_SETS)
@@ -93,6 +96,11 @@ class QuestionTasks(DataSetTasks):
         """The rows that stand in test sets."""
         self.against: tuple[str, ...] = ()
         """The test sets that were looked through."""
+        self._tests: dict[str, bytes] = {}
+        if source.answer_type == "code":
+            self.answers: AnswerForm = "program"
+            self._programs = Programs(self._tests_of)
+            self.isolation = self._programs.isolation
         self._policy = dataclasses.replace(_POLICIES.get(source.answer_type, MATH500), letters=source.letters)
         self._tasks = self._make_tasks(data)
         self.num_tasks = len(self._tasks)
@@ -111,7 +119,9 @@ class QuestionTasks(DataSetTasks):
         return self._tasks[check_index(index, self.num_tasks, self.name)]
 
     def grade(self, task: Task, answer: str) -> Grade:
-        """Compares by the data set's type of answers; any of several golds counts."""
+        """Compares by the data set's type of answers, any of several golds counting; runs a program on its tests."""
+        if self.source.answer_type == "code":
+            return self._programs.grade(task.id, answer)
         if self.source.answer_type == "exact":
             return _grade_exact(task, answer)
         grades = (grade_answer(gold, answer, self._policy) for gold in (task.gold, *task.alternatives))
@@ -120,6 +130,8 @@ class QuestionTasks(DataSetTasks):
 
     async def grade_async(self, task: Task, answer: str) -> Grade:
         """As `grade`, without blocking the event loop."""
+        if self.source.answer_type == "code":
+            return await self._programs.grade_async(task.id, answer)
         if self.source.answer_type == "exact":
             return _grade_exact(task, answer)
         first = await grade_async(task.gold, answer, self._policy)
@@ -177,18 +189,38 @@ class QuestionTasks(DataSetTasks):
         problem = str(at(row, source.problem))
         if source.cut:
             problem = self._cut(problem, number)
-        golds = self._golds(row, number)
+        golds = [""] if source.answer_type == "code" else self._golds(row, number)
         if source.choices is not None:
             problem, golds = self._choices(problem, at(row, source.choices), golds[0])
         if self._filtered:
             if not problem.strip() or _IMAGE.search(problem):
                 return "problem empty or with an image"
-            if why := self._unusable(golds):
+            if source.answer_type != "code" and (why := self._unusable(golds)):
                 return why
+        if source.answer_type == "code":
+            starter = str(self._optional(row, source.starter) or "")
+            function = str(self._optional(row, source.function) or "").rpartition(".")[2] or None
+            where = f"{self.name} row {number + 1}, {source.answer!r}"
+            tests = read_tests(at(row, source.answer), where, starter=starter, function=function)
+            if tests is None:
+                return f"fewer than {MIN_TESTS} tests that can be used"
+            problem = with_instructions(problem, starter, tests.func_name)
+            self._tests[task_id] = pack(tests)
         metadata = {name: at(row, path) for name, path in source.facts.items()} | dict(source.constants)
         metadata |= {name: row[name] for name in source.optional_facts if row.get(name) is not None}
         hints = {helper: self._hints(row, paths, golds, problem) for helper, paths in source.hints.items()}
         return Task(task_id, problem, golds[0], metadata, source.confidential, tuple(golds[1:]), hints)
+
+    def _optional(self, row: Row, path: str | None) -> object:
+        try:
+            return None if path is None else at(row, path.removesuffix("?"))
+        except KeyError:
+            return None
+
+    def _tests_of(self, task_id: str) -> CodeProblem:
+        if task_id not in self._tests:
+            raise ConfigurationError(f"{task_id!r} is none of these {self.num_tasks} tasks of {self.name}.")
+        return unpack(self._tests[task_id])
 
     def _cut(self, problem: str, number: int) -> str:
         ends = [problem.find(mark) for mark in self.source.cut if mark in problem]

@@ -105,7 +105,7 @@ def find_suite(name: str) -> Suite:
     if name not in SUITES and name in training_sets():
         return Suite(
             name, name, f"{name}-consult", 8, 1.0, 1.0, 4_096, "8 samples at temperature 1: open-r1 (compute_pass_rate.py)",
-            env_options={"split": "train"},
+            env_options={"split": "train"}, answers="program" if name in ("leetcode", "deepcoder") else "value",
         )  # fmt: skip
     if name not in SUITES:
         raise unknown_id("suite", name, SUITES)

@@ -93,6 +93,26 @@ TRAINING_ROWS: dict[str, list[dict[str, object]]] = {
         }
     ],
     "dataset": [{"question": "How long is the path of the snail?", "answer": "12"}],
+    "leetcode": [
+        {
+            "task_id": "double-all", "question_id": 9001, "difficulty": "Easy", "tags": ["Array"],
+            "problem_description": "Given an integer array nums and an integer k, return k times its reverse.",
+            "starter_code": "class Solution:\n    def scaled(self, nums: List[int], k: int) -> List[int]:\n        ",
+            "estimated_date": "2023-05-01T00:00:00", "prompt": "from typing import *", "completion": "...",
+            "entry_point": "Solution().scaled", "test": "def check(candidate): ...", "query": "...", "response": "...",
+            "input_output": [
+                *({"input": f"nums = [1, {i}], k = {i}", "output": f"[{i * i}, {i}]"} for i in range(1, 6)),
+                {"input": "nums = None, k = 2", "output": "Error: 'NoneType' object is not iterable"},
+                {"input": "nums = [1] * 3, k = 2", "output": "[2, 2, 2]"},
+            ],
+        }
+    ],
+    "deepcoder": [
+        {
+            "problem": "Read two integers, one a line, and print their product.", "solutions": ["..."],
+            "tests": json.dumps({"inputs": [f"{i}\r\n7\r\n" for i in range(6)], "outputs": [f"{7 * i}\n" for i in range(6)]}),
+        },
+    ],
     "scaf-grpo": [SCAF_ROW],
     "knowrl": [KNOWRL_ROW],
 }  # fmt: skip
@@ -196,6 +216,9 @@ def write_small_data(folder: Path) -> Path:
     return folder
 
 
+PROGRAMS = ("livecodebench", "leetcode", "deepcoder")
+
+
 def for_this_machine(env_ids: Iterable[str]) -> list[Any]:
     """Environment ids as parameters of a test; those that run programs are skipped where programs cannot be isolated."""
-    return [pytest.param(i, marks=[needs_sandbox] if i.startswith("livecodebench") else []) for i in env_ids]
+    return [pytest.param(i, marks=[needs_sandbox] if i.startswith(PROGRAMS) else []) for i in env_ids]

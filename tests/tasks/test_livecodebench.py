@@ -18,6 +18,7 @@ from aipo_env import Answer, Consult, TokenAction, read_traces
 from aipo_env.errors import ConfigurationError, DataFormatError, GradingError
 from aipo_env.grading import Verdict
 from aipo_env.grading.code import worker as worker_module
+from aipo_env.tasks import programs
 from aipo_env.tasks.livecodebench import LiveCodeBenchTasks
 from aipo_env.testing import check_consult_env, check_taskset
 from aipo_env.trace_files import errors_path
@@ -104,18 +105,16 @@ def test_private_tests_of_every_encoding_count(encode: object, tmp_path: Path) -
 
 @needs_sandbox
 def test_unpacked_tests_stay_in_memory_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aipo_env.tasks import livecodebench
-
-    monkeypatch.setattr(livecodebench, "MAX_CACHED_CHARS", 250)
+    monkeypatch.setattr(programs, "MAX_CACHED_CHARS", 250)
     rows = [lcb_row(f"p{i}", private=packed([stdin_test("5\n" + " " * 90, "10\n")])) for i in range(4)]
     tasks = LiveCodeBenchTasks(data=write_jsonl(tmp_path / "rows.jsonl", rows))
-    kept = tasks._problems._kept
+    kept = tasks._programs._kept
     for index in (0, 1, 0, 2, 0, 3):  # each takes about 100, and the one that is used stays
         assert tasks.grade(tasks.task(index), RIGHT).correct
-    assert [row.question_id for row in kept] == ["p0", "p3"]
-    monkeypatch.setattr(livecodebench, "MAX_CACHED_CHARS", 1)  # one is kept however large
+    assert list(kept) == ["livecodebench/p0", "livecodebench/p3"]
+    monkeypatch.setattr(programs, "MAX_CACHED_CHARS", 1)  # one is kept however large
     assert tasks.grade(tasks.task(1), RIGHT).correct
-    assert [row.question_id for row in kept] == ["p1"]
+    assert list(kept) == ["livecodebench/p1"]
 
 
 class _Payload:
@@ -233,10 +232,9 @@ def test_the_isolation_that_was_in_force_is_told(path: Path) -> None:
 
 def test_a_machine_that_cannot_isolate_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aipo_env.grading.code import grader as grader_module
-    from aipo_env.tasks import livecodebench
 
     monkeypatch.setattr(grader_module, "_platform", lambda: "darwin")
-    livecodebench._shared_grader.cache_clear()
+    programs._shared_grader.cache_clear()
     try:
         env = aipo_env.make("livecodebench", data=path)
         env.reset(seed=0)  # looking at the problems needs no sandbox
@@ -245,7 +243,7 @@ def test_a_machine_that_cannot_isolate_says_so(path: Path, monkeypatch: pytest.M
         with pytest.raises(ConfigurationError, match="needs Linux"):
             env.step(RIGHT)
     finally:
-        livecodebench._shared_grader.cache_clear()
+        programs._shared_grader.cache_clear()
 
 
 def test_a_task_of_another_window_is_not_graded(path: Path) -> None:
