@@ -1,9 +1,10 @@
-"""README's training command, as it stands there. `make test-train` runs it, minutes on two cores, and sets AIPO_TEST_TRAIN."""
+"""README's training command, as it stands there, and the single file. `make test-train` runs them, minutes, and sets AIPO_TEST_TRAIN."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -43,3 +44,14 @@ def test_repair_01_the_documented_command_learns(tmp_path: Path) -> None:
     # Help is not unlearnt on the way, and nobody was warned.
     assert rows[-1]["eval/assisted_pass1"] >= 0.6
     assert not any(name.startswith("problem/") for row in rows for name in row)
+
+
+@pytest.mark.skipif("AIPO_TEST_TRAIN" not in os.environ, reason="`make test-train` runs it: minutes")
+def test_the_single_file_learns() -> None:
+    command = [sys.executable, str(ROOT / "examples" / "aipo_single_file.py")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    alone = [float(value) for value in re.findall(r"alone (\d\.\d+)", done.stdout)]
+    assert alone[0] < 0.05
+    assert alone[-1] >= 0.7
