@@ -14,7 +14,7 @@ from aipo_agents.backends.base import ChatBackend, ChatSampling, Generation, Mes
 from aipo_agents.request_key import RequestKey, key_digest
 from aipo_agents.text import shorten, whole_sentences
 from aipo_agents.untrusted import cut_middle, enclose, encodable, neutralise
-from aipo_env.episode import TokenCodec, tokens_covering
+from aipo_env.dialects.base import TokenCodec, tokens_covering
 from aipo_env.errors import ConfigurationError, unknown_id
 from aipo_env.prompts import DESCRIPTIONS
 from aipo_env.protocol import ConsultRequest, Reply

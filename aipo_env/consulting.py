@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import TypeVar
 
 from aipo_env.errors import ConfigurationError, InvalidActionError, ServiceError
@@ -107,8 +107,11 @@ def in_our_own_line() -> Iterator[None]:
         limit.reschedule(end + asyncio.get_running_loop().time() - came)
 
 
-async def ask_together(calls: Iterable[Coroutine[object, object, T]]) -> list[T]:
+async def ask_together(calls: Sequence[Coroutine[object, object, T]]) -> list[T]:
     """Awaits several calls at the same time; where one of them fails, or this is cancelled, none of the others goes on."""
+    if len(calls) == 1:
+        # A task costs more than the rest of a consult.
+        return [await calls[0]]
     tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)

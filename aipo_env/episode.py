@@ -1,8 +1,8 @@
 """The game itself: a pure state machine. No gymnasium, no pettingzoo, no clock, no I/O.
 
-The policy acts; if it consults, the addressed helper acts; then it is the policy's turn again, until it answers or a
-budget is spent. Every face of the environment (Gymnasium, PettingZoo, batched rollouts) drives this class and adds
-nothing to the rules.
+The policy acts; if it consults, the addressed helper acts; then it is the policy's turn again, until it answers, which makes
+it the grader's turn, or a budget is spent. Every face of the environment (Gymnasium, PettingZoo, batched rollouts) drives this
+class and adds nothing to the rules.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
-from aipo_env import markup
 from aipo_env.checks import check_count, check_number
+from aipo_env.dialects.base import Dialect, Place, Reading, tokens_covering
+from aipo_env.dialects.tags import Tags
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.grading import Grade
+from aipo_env.markup import AnswerForm, Extraction, same_answer
 from aipo_env.protocol import (
     Action,
     Answer,
@@ -32,7 +35,7 @@ from aipo_env.protocol import (
 from aipo_env.tasks.base import Task
 from aipo_env.trajectory import Segment, Source, Trajectory
 
-POLICY = "policy"
+POLICY, GRADER = "policy", "grader"
 _BUDGETS = {
     "max_consults": "how many consults are answered",
     "max_turns": "how many turns the policy has",
@@ -42,51 +45,17 @@ _BUDGETS = {
 }
 
 
-@runtime_checkable
-class TokenCodec(Protocol):
-    """What token-exact episodes need of a tokenizer."""
-
-    fingerprint: str
-    """Equal for two tokenizers exactly when they map all ids and texts alike."""
-    eos_ids: frozenset[int]
-    """The ids with which the policy ends a turn."""
-    reserved_ids: frozenset[int]
-    """The ids that no text may become: control tokens, and all other added tokens but the markup's tags."""
-
-    def encode(self, text: str) -> list[int]:
-        """Plain text to ids. Never yields one of `reserved_ids`, whatever the text says."""
-        ...
-
-    def encode_tag(self, tag: str) -> list[int]:
-        """A tag of our markup to ids; the one place where special tokens of the markup may be made."""
-        ...
-
-    def encode_prompt(self, prompt: str) -> list[int]:
-        """The prompt to ids, as the policy expects it (its chat template applied, if it has one)."""
-        ...
-
-    def encode_next_turn(self, text: str) -> list[int]:
-        """What follows an ended turn: the environment's text in the chat template's markers, the policy's turn reopened."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text, without control tokens such as end-of-sequence."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Turn:
-    """An action as it was understood."""
+class Turn:
+    """An action as it was read in an episode's present state."""
 
     text: str
     tokens: TokenAction | None
     finish: FinishReason
-    understood: Consult | Answer | Malformed
-    consults: list[Consult]
-    """All that the turn asks for; `understood` is the first of them."""
-    end: int
-    """Where the turn's action ends in the text; what stands behind it does not belong to the turn."""
+    reading: Reading
 
+
+_NAME = re.compile("[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 RewardFunction = Callable[[Task, Answer | None, Grade | None], float | Mapping[str, float]]
 """A user's reward: gets the task, the answer (None if there was none) and its grade; returns the reward or its parts."""
@@ -118,12 +87,15 @@ class EpisodeConfig:
     fan_out: int = 1
     """Consults, of different helpers, that one turn may carry: tags that follow each other directly. They are asked at
     the same time; the replies stand in the order of the tags."""
-    answers: markup.AnswerForm = "value"
+    answers: AnswerForm = "value"
     """What an answer is: a "value" stands in its tag, a "program" may be the turn's last fenced block. The task family's
     own `answers` comes first."""
-    extraction: markup.Extraction = "boxed"
+    extraction: Extraction = "boxed"
     r"""What marks a value as the answer: "boxed" is `\boxed{...}` and `<answer>` alone; "lenient" takes `The answer is 5.`,
     `#### 5` and the like too, for comparisons with harnesses that do."""
+
+    consults_in_thought: bool = True
+    """Whether a consult counts that stands in a thought of the policy; what it quotes from the prompt never does."""
 
     def __post_init__(self) -> None:
         for name, what in _BUDGETS.items():
@@ -144,10 +116,10 @@ class EpisodeConfig:
             raise ConfigurationError(f"answers is 'value' or 'program', got {self.answers!r}.")
         if self.extraction not in ("boxed", "lenient"):
             raise ConfigurationError(f"extraction is 'boxed' or 'lenient', got {self.extraction!r}.")
-        if POLICY in self.agents:
-            raise ConfigurationError(f"{POLICY!r} is the policy's own name; give the helper another one.")
         for agent in self.agents:
-            if markup.parse(markup.render(Consult(agent, "q")), self.agents) != Consult(agent, "q"):
+            if agent in (POLICY, GRADER):
+                raise ConfigurationError(f"{agent!r} is the {agent}'s own name; give the helper another one.")
+            if _NAME.fullmatch(agent) is None:
                 raise ConfigurationError(
                     f"a helper's name is letters, digits, '_' and '-' and starts with a letter; got {agent!r}."
                 )
@@ -159,10 +131,10 @@ class Episode:
     Args:
         task: the problem.
         prompt: what the policy sees first; the task's text in it is already escaped by the caller's template.
-        grade: grades an answer's text.
         config: the rules.
         seed: the helpers' seeds derive from it.
-        codec: makes the episode token-exact; without it only text is recorded.
+        dialect: how actions and replies look; the tags, as text, by default.
+        invites: whether the prompt speaks of the helpers.
         reward_fn: replaces the 0/1 reward for a correct answer.
         env_id: recorded in the trajectory.
         task_index: the task's index in its family, recorded in the trajectory.
@@ -172,11 +144,11 @@ class Episode:
         self,
         task: Task,
         prompt: str,
-        grade: Callable[[str], Grade],
         config: EpisodeConfig | None = None,
         *,
         seed: int = 0,
-        codec: TokenCodec | None = None,
+        dialect: Dialect | None = None,
+        invites: bool = True,
         reward_fn: RewardFunction | None = None,
         env_id: str = "",
         task_index: int | None = None,
@@ -184,7 +156,7 @@ class Episode:
         self.task = task
         self.config = config if config is not None else EpisodeConfig()
         self.turn_of: str | None = POLICY
-        """Whose turn it is: "policy", a helper's name, or None when the episode is over."""
+        """Whose turn it is: "policy", a helper's name, "grader", or None when the episode is over."""
         self.turn = 0
         """Turns that the policy has taken."""
         self.num_consults = 0
@@ -194,20 +166,18 @@ class Episode:
         self.grade: Grade | None = None
         self.segments: list[Segment] = []
         self.last_action: Consult | Answer | Malformed | None = None
-        self._grade_answer = grade
         self._reward_fn = reward_fn
-        self._codec = codec
+        self.dialect: Dialect = Tags() if dialect is None else dialect
         self._env_id = env_id
         self.seed = seed
         self._task_index = task_index
-        self._last_read: tuple[Action, _Turn] | None = None
         self._pending: deque[tuple[str, ConsultRequest | str]] = deque()
         """Whose reply is due, in the order of the tags; a text in a request's place is a notice that waits its turn."""
         self.chars_left = self.config.max_chars
         """Characters that are left of `max_chars`."""
         self._transcript: list[str] = []
-        ids = () if codec is None else tuple(codec.encode_prompt(prompt))
-        self._append(Segment(Source.PROMPT, prompt, ids))
+        self._prompt = prompt
+        self._append([self.dialect.begin(prompt, invites=invites)])
 
     @property
     def done(self) -> bool:
@@ -239,6 +209,14 @@ class Episode:
         raise EpisodeStateError(f"no consult is waiting for a reply; it is {self.turn_of or 'nobody'}'s turn.")
 
     @property
+    def answer(self) -> Answer:
+        """What is to be graded; EpisodeStateError when no answer waits for its grade."""
+        if self.turn_of != GRADER:
+            raise EpisodeStateError(f"no answer is waiting for its grade; it is {self.turn_of or 'nobody'}'s turn.")
+        assert isinstance(self.last_action, Answer)
+        return self.last_action
+
+    @property
     def consult_mask(self) -> list[int]:
         """1 for each helper that may be consulted now, in the order of `config.agents`."""
         open_ = self.config.assisted and self.turn_of == POLICY and self.num_consults < self.config.max_consults
@@ -249,12 +227,12 @@ class Episode:
         """The sum of `reward_parts` so far."""
         return sum(self.reward_parts.values())
 
-    def act(self, action: Action, *, grade: Grade | None = None) -> Consult | Answer | Malformed:
-        """The policy takes its turn.
+    def act(self, action: Action | Turn) -> Consult | Answer | Malformed:
+        """The policy takes its turn: then replies are due, a grade, its next turn, or nothing any more.
 
         Args:
-            action: text, a structured action or several consults (which lower to text), or the sampler's tokens.
-            grade: of the answer that `understand` finds in it; None to have it graded here.
+            action: text, a structured action or several consults (which lower to text), the sampler's tokens, or what
+                `read` made of one of these.
 
         Returns:
             What the turn was understood as; of several consults the first.
@@ -264,51 +242,32 @@ class Episode:
             EpisodeStateError: when it is not the policy's turn.
         """
         if self.turn_of != POLICY:
+            due = "a grade" if self.turn_of == GRADER else "a reply"
             raise EpisodeStateError(
-                "the episode is over; reset it." if self.done else f"it is {self.turn_of}'s turn: a reply is due."
+                "the episode is over; reset it." if self.done else f"it is {self.turn_of}'s turn: {due} is due."
             )
-        turn = self._read(action)
-        self._last_read = None
+        turn = self.read(action)
         self.turn += 1
-        self.last_action = understood = turn.understood
+        reading = turn.reading
+        self.last_action = understood = reading.understood
         if len(turn.text) > self.chars_left:
             self._overflow(turn.text, turn.tokens)
             return understood
-        self._record_policy(turn.text, turn.end, turn.tokens)
+        self._record_policy(turn.text, reading.end, turn.tokens)
         if isinstance(understood, Answer):
-            self._finish("answer", answer=understood, grade=grade)
+            self.turn_of = GRADER
         elif isinstance(understood, Malformed):
-            self._malformed(understood, turn.finish)
+            self._malformed(reading.calls or (understood,), turn.finish)
         else:
-            self._consult(turn.consults)
+            self._consult(reading.calls)
         return understood
-
-    def understand(self, action: Action) -> Consult | Answer | Malformed:
-        """What `act` would understand this action as; changes nothing. Raises as `act` does for an action that is none."""
-        return self._read(action).understood
 
     def turn_is_complete(self, text: str) -> bool:
         """Whether the policy's turn, of which this is written so far, is over whatever it would write behind it.
 
         A sampler that asks may stop there; a turn without a consult ends where the policy ends it.
         """
-        if not self.config.assisted or markup.CONSULT_CLOSE not in text:
-            return False
-        turn = self._read(text)
-        if turn.consults:
-            return len(turn.consults) == self.config.fan_out or not markup.may_be_consult(text[turn.end :])
-        return self.parser().feed(text)
-
-    def parser(self, finish: FinishReason = "stop") -> markup.ActionParser:
-        """A parser for one turn by these rules; `finish` is how the turn ended."""
-        config = self.config
-        return markup.ActionParser(
-            config.agents,
-            consults=config.assisted,
-            answers=config.answers,
-            extraction=config.extraction,
-            ended=finish == "stop",
-        )
+        return self.dialect.is_complete(text, self.config, self.segments)
 
     def reply(self, reply: Reply) -> None:
         """The helper whose turn it is answers.
@@ -321,12 +280,20 @@ class Episode:
         if reply.error is not None:
             self._notice(f"{agent} could not answer: {reply.error}"[:300], agent)
         else:
-            self._record_reply(agent, reply)
+            self._insert(self.dialect.reply(agent, reply, self._place()))
             self.num_consults += 1
             if self.config.consult_cost:
                 spent = self.reward_parts.get("consult_cost", 0.0)
                 self.reward_parts["consult_cost"] = spent - self.config.consult_cost
         self._pass_turn()
+
+    def graded(self, grade: Grade) -> None:
+        """The answer that is due is graded, which ends the episode.
+
+        Raises:
+            EpisodeStateError: when no answer waits for its grade.
+        """
+        self._finish("answer", answer=self.answer, grade=grade)
 
     def truncate(self, reason: FinishReason | str) -> None:
         """Ends a running episode from outside: the sampler ran out of tokens, the caller gave up."""
@@ -353,52 +320,41 @@ class Episode:
         }
         return Trajectory(**{**values, **fields})  # type: ignore[arg-type]
 
-    def _read(self, action: Action) -> _Turn:
-        if self._last_read is not None and self._last_read[0] is action:
-            # Whoever grades ahead, or checks a batch of actions, has asked about this one just now.
-            return self._last_read[1]
+    def read(self, action: Action | Turn) -> Turn:
+        """What `act` would understand this action as; changes nothing. Raises as `act` does for an action that is none."""
+        if isinstance(action, Turn):
+            return action
         text = self._lower(action)
         tokens = action if isinstance(action, TokenAction) else None
         finish = action.finish_reason if isinstance(action, TokenAction | TextAction) else "stop"
         if len(text) > self.chars_left:
             left = f"{self.chars_left} of max_chars={self.config.max_chars} were left."
             malformed = Malformed(f"the turn has {len(text)} characters; {left}", text[: self.chars_left])
-            return _Turn(text, tokens, finish, malformed, [], len(text))
-        parser = self.parser(finish)
-        parser.feed(text, last=True)
-        understood = parser.finish()
-        # Behind a complete consult nothing belongs to the turn; an answer turn is kept whole.
-        end = len(text) if isinstance(understood, Answer) or parser.consult_end is None else parser.consult_end
-        consults = [understood] if isinstance(understood, Consult) else []
-        if consults and self.config.fan_out > 1:
-            more, end = markup.adjacent_consults(text, end, self.config.agents, consults[0], self.config.fan_out)
-            consults += more
-        if not isinstance(action, str | TextAction | TokenAction) and not self._says(action, understood, consults):
+            return Turn(text, tokens, finish, Reading(malformed, len(text)))
+        ids = None if tokens is None else tokens.ids
+        reading = self.dialect.read(text, self.config, self.segments, ids=ids, finish=finish)
+        if not isinstance(action, str | TextAction | TokenAction) and not self._says(action, reading):
+            understood = reading.understood
             shown = understood.reason if isinstance(understood, Malformed) else repr(understood)[:120]
             raise InvalidActionError(
                 f"a structured action must be readable in the episode's markup as what it is; {str(action)[:120]} reads as "
                 f"{text[:120]!r} there, which is understood as: {shown} Leave tags and unbalanced braces out of its texts, or "
                 "act with a str."
             )
-        turn = _Turn(text, tokens, finish, understood, consults, end)
-        self._last_read = action, turn
-        return turn
+        return Turn(text, tokens, finish, reading)
 
-    def _says(
-        self,
-        action: Consult | Answer | Sequence[Consult],
-        understood: Consult | Answer | Malformed,
-        consults: Sequence[Consult],
-    ) -> bool:
+    def _says(self, action: Consult | Answer | Sequence[Consult], reading: Reading) -> bool:
         """Whether a structured action was understood as itself."""
+        understood = reading.understood
         if isinstance(action, Answer):
-            return isinstance(understood, Answer) and markup.same_answer(action, understood, self.config.answers)
+            return isinstance(understood, Answer) and same_answer(action, understood, self.config.answers)
         wanted = [action] if isinstance(action, Consult) else action
         first = wanted[0]
         if not (self.config.assisted and first.agent in self.config.agents and first.query.strip()):
             # Nobody there, or nothing to answer: an observation that says so, as it is for text.
             return isinstance(understood, Malformed)
         asked = [(part.agent, part.query.strip()) for part in wanted]
+        consults = [part for part in reading.calls if isinstance(part, Consult)]
         return [(part.agent, part.query) for part in consults] == asked and consults[0].prefix == first.prefix
 
     def _lower(self, action: Action) -> str:
@@ -413,13 +369,13 @@ class Episode:
         if isinstance(action, TextAction):
             return action.text
         if isinstance(action, Consult | Answer):
-            return markup.render(action, answers=self.config.answers, consults=self.config.assisted)
+            return self.dialect.render(action, self.config)
         if isinstance(action, TokenAction):
-            if self._codec is None:
+            if self.dialect.codec is None:
                 raise InvalidActionError(
                     "a TokenAction needs an environment with a tokenizer: pass codec= when making it."
                 )
-            return self._codec.decode(action.ids)
+            return self.dialect.text(action.ids)
         if isinstance(action, list | tuple) and action and all(isinstance(part, Consult) for part in action):
             helpers = [part.agent for part in action]
             if len(helpers) > self.config.fan_out or len(set(helpers)) < len(helpers):
@@ -427,88 +383,62 @@ class Episode:
                     f"a turn may consult {self.config.fan_out} helper(s) (fan_out), each once; got {', '.join(helpers)}. "
                     "Ask in several turns, or make the environment with a larger fan_out."
                 )
-            return "".join(map(markup.render, action))
+            return self.dialect.render(action, self.config)
         raise InvalidActionError(
             "an action is a str, Consult, Answer or TokenAction (or TextAction), or a list of Consults; got "
             f"{type(action).__name__}: {str(action)[:80]!r}."
         )
 
-    def _append(self, segment: Segment) -> None:
-        self.segments.append(segment)
-        self._transcript.append(segment.text)
+    def _append(self, segments: Sequence[Segment]) -> None:
+        self.segments += segments
+        self._transcript += [segment.text for segment in segments]
+
+    def _insert(self, segments: Sequence[Segment]) -> None:
+        """Records what stands between two turns of the policy."""
+        self._append(segments)
+        self.chars_left -= sum(len(segment.text) for segment in segments)
+
+    def _place(self) -> Place:
+        """Where what follows the policy's turn now stands."""
+        room = max(0, min(self.config.max_reply_chars, self.chars_left))
+        return Place(self.segments, room, self.segments[-1].source is Source.POLICY, not self._pending)
 
     def _record_policy(self, text: str, end: int, tokens: TokenAction | None) -> None:
         self.chars_left -= end
         if tokens is None:
-            ids = self._encode(text[:end])
-            self._append(Segment(Source.POLICY, text[:end], ids))
+            self._append([Segment(Source.POLICY, text[:end], self.dialect.ids(text[:end]))])
             return
-        assert self._codec is not None
         ids = tuple(tokens.ids)
         logprobs = tuple(tokens.logprobs or ())
-        count = len(ids) if end == len(text) else tokens_covering(self._codec, ids, end)
-        kept = self._codec.decode(ids[:count])
-        self._append(Segment(Source.POLICY, kept, ids[:count], logprobs[:count]))
+        codec = self.dialect.codec
+        count = len(ids) if end == len(text) or codec is None else tokens_covering(codec, ids, end)
+        kept = self.dialect.text(ids[:count])
+        self._append([Segment(Source.POLICY, kept, ids[:count], logprobs[:count])])
         if count < len(ids):
             # Sampled past the end of the action: in the sampler's context, so in the record, but not the policy's
             # doing.
-            self._append(Segment(Source.TEMPLATE, text[len(kept) :], ids[count:]))
-
-    def _encode(self, text: str) -> tuple[int, ...]:
-        return () if self._codec is None else tuple(self._codec.encode_tag(text))
-
-    def _record_reply(self, agent: str, reply: Reply) -> None:
-        content = markup.escape(reply.text)
-        # What does not fit any more is cut, so that a chatty helper cannot overrun the budget without end.
-        content = content[: max(0, min(self.config.max_reply_chars, self.chars_left))]
-        opening, closing = markup.feedback_open(agent), markup.FEEDBACK_CLOSE
-        text = opening + content + closing
-        self.chars_left -= len(text)
-        if self._codec is None:
-            self._append(Segment(Source.AGENT, text, agent=agent))
-            return
-        own = reply.token_ids is not None and reply.tokenizer == self._codec.fingerprint and content == reply.text
-        # Of a helper's ids none may open a turn, whatever they decode to.
-        own = own and self._codec.reserved_ids.isdisjoint(reply.token_ids or ())
-        ids = list(reply.token_ids or ()) if own else self._codec.encode(content)
-        known = own and reply.logprobs is not None
-        logprobs = list(reply.logprobs or ()) if known else [0.0] * len(ids)
-        before, after = self._codec.encode_tag(opening), self._codec.encode_tag(closing)
-        self._append(
-            Segment(
-                Source.AGENT,
-                text,
-                tuple(before + ids + after),
-                tuple([0.0] * len(before) + logprobs + [0.0] * len(after)),
-                agent=agent,
-                mu_known=known,
-            )
-        )
+            self._append([Segment(Source.TEMPLATE, text[len(kept) :], ids[count:])])
 
     def _notice(self, message: str, agent: str = "") -> None:
-        text = f"{markup.NOTICE_OPEN}{markup.escape(message)}{markup.NOTICE_CLOSE}"
-        self.chars_left -= len(text)
-        last = self.segments[-1].token_ids
-        if self._codec is not None and last and last[-1] in self._codec.eos_ids:
-            ids = tuple(self._codec.encode_next_turn(text))
-            # What ended this turn may be what begins the next one (GLM).
-            ids = ids[1:] if ids[:1] == last[-1:] else ids
-        else:
-            ids = self._encode(text)
-        self._append(Segment(Source.TEMPLATE, text, ids, agent=agent))
+        self._insert(self.dialect.notice(message, agent, self._place()))
 
-    def _consult(self, consults: Sequence[Consult]) -> None:
+    def _consult(self, calls: Sequence[Consult | Malformed]) -> None:
         if self.turn >= self.config.max_turns:
             # No turn is left in which a reply could be used.
             self._finish("max_turns", truncated=True)
             return
         left = self.config.max_consults - self.num_consults
-        for number, consult in enumerate(consults):
+        number = 0
+        for consult in calls:
+            if isinstance(consult, Malformed):
+                self._pending.append(("", consult.reason))
+                continue
             if number >= left:
                 message = f"no consults are left ({self.config.max_consults} were allowed); answer now."
                 self._pending.append((consult.agent, message))
                 continue
-            transcript = self.transcript if self.config.helper_view == "transcript" else ""
+            seen = self.config.helper_view == "transcript"
+            transcript = self.dialect.retell(self._prompt, self.segments[1:]) if seen else ""
             seed, confidential = self._consult_seed(number), self.task.confidential
             said = sum(s.source is Source.AGENT and s.agent == consult.agent for s in self.segments)
             hints = self.task.hints.get(consult.agent, ())[said:]
@@ -516,6 +446,7 @@ class Episode:
                 consult.query, transcript, self.task.id, seed, confidential=confidential, hints=hints
             )
             self._pending.append((consult.agent, request))
+            number += 1
         self._pass_turn()
 
     def _consult_seed(self, number: int) -> int:
@@ -533,7 +464,7 @@ class Episode:
         if not self._pending and self.chars_left <= 0:
             self._finish("max_chars", truncated=True)
 
-    def _malformed(self, malformed: Malformed, finish: FinishReason) -> None:
+    def _malformed(self, calls: Sequence[Consult | Malformed], finish: FinishReason) -> None:
         if finish == "length":
             self._finish("length", truncated=True)
         elif not self.config.assisted:
@@ -542,24 +473,23 @@ class Episode:
         elif self.turn >= self.config.max_turns:
             self._finish("max_turns", truncated=True)
         else:
-            self._notice(malformed.reason)
-            if self.chars_left <= 0:
-                self._finish("max_chars", truncated=True)
+            self._pending += [("", call.reason) for call in calls if isinstance(call, Malformed)]
+            self._pass_turn()
 
     def _overflow(self, text: str, tokens: TokenAction | None) -> None:
         """A turn that is longer than what is left of the transcript ends the episode; its text is cut, its ids are not."""
         if tokens is None:
             cut = text[: self.chars_left]
-            self._append(Segment(Source.POLICY, cut, self._encode(cut)))
+            self._append([Segment(Source.POLICY, cut, self.dialect.ids(cut))])
         else:
-            self._append(Segment(Source.POLICY, text, tuple(tokens.ids), tuple(tokens.logprobs or ())))
+            self._append([Segment(Source.POLICY, text, tuple(tokens.ids), tuple(tokens.logprobs or ()))])
         self.chars_left = 0
         self._finish("max_chars", truncated=True)
 
     def _finish(
         self, reason: str, *, truncated: bool = False, answer: Answer | None = None, grade: Grade | None = None
     ) -> None:
-        self.grade = self._grade_answer(answer.text) if answer is not None and grade is None else grade
+        self.grade = grade
         if self._reward_fn is None:
             self.reward_parts["correct"] = float(self.grade is not None and self.grade.correct)
         else:
@@ -582,15 +512,3 @@ def _reward_parts(returned: float | Mapping[str, float]) -> dict[str, float]:
             f"them, which is the environment's own; got {str(returned)[:200]}. Return 0.0 where there is no reward."
         )
     return parts
-
-
-def tokens_covering(codec: TokenCodec, ids: Sequence[int], end: int) -> int:
-    """The least number of leading ids whose text reaches `end` characters."""
-    low, high = 0, len(ids)
-    while low < high:
-        middle = (low + high) // 2
-        if len(codec.decode(ids[:middle])) >= end:
-            high = middle
-        else:
-            low = middle + 1
-    return low

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -15,15 +16,19 @@ from numpy.typing import NDArray
 from aipo_env import leaks
 from aipo_env.checks import check_number
 from aipo_env.consulting import ask_together, consult, run_sync
-from aipo_env.episode import Episode, EpisodeConfig, RewardFunction, TokenCodec
+from aipo_env.dialects import DialectLike, make_dialect
+from aipo_env.dialects.base import Dialect, TokenCodec
+from aipo_env.episode import GRADER, Episode, EpisodeConfig, RewardFunction, Turn
 from aipo_env.errors import ConfigurationError, EpisodeStateError, GradingError, InvalidActionError
 from aipo_env.grading import Grade
-from aipo_env.prompts import DESCRIPTIONS, build_prompt
+from aipo_env.prompts import DESCRIPTIONS, invites
 from aipo_env.protocol import Action, Agent, Answer, Consult, ConsultRequest, Malformed, Reply
 from aipo_env.spaces import PLAIN_CORPUS, Unicode
 from aipo_env.tasks.base import AsyncGrading, Task, TaskSet, check_index, is_confidential
 from aipo_env.threads import OnDemandThreads
 from aipo_env.trajectory import Segment, Source, Trajectory
+
+T = TypeVar("T")
 
 ActionMode = Literal["text", "structured"]
 
@@ -55,6 +60,7 @@ class ConsultGame:
         consult_timeout: seconds a helper has; None for no limit.
         reward_fn: replaces the 0/1 reward for a correct answer.
         codec: makes episodes token-exact.
+        dialect: how actions and replies look: a name, a dialect, or what makes one (`make_dialect`).
         env_id: recorded in trajectories.
         owned: the names of the helpers that are closed with the game; whoever passed the others closes them.
     """
@@ -70,6 +76,7 @@ class ConsultGame:
         consult_timeout: float | None = 60.0,
         reward_fn: RewardFunction | None = None,
         codec: TokenCodec | None = None,
+        dialect: DialectLike = "tags",
         env_id: str = "",
         owned: Collection[str] = (),
     ) -> None:
@@ -81,7 +88,7 @@ class ConsultGame:
             )
         if codec is not None and (missing := [name for name in _CODEC if not hasattr(codec, name)]):
             raise ConfigurationError(
-                f"codec is a tokenizer's adapter (aipo_env.episode.TokenCodec), got {type(codec).__name__} without "
+                f"codec is a tokenizer's adapter (aipo_env.dialects.base.TokenCodec), got {type(codec).__name__} without "
                 f"{', '.join(missing)}. Wrap a tokenizer of transformers in algorithms.codec.TransformersCodec."
             )
         if (answers := getattr(tasks, "answers", config.answers)) != config.answers:
@@ -93,14 +100,14 @@ class ConsultGame:
         self.prompt, self.solo_prompt = prompt, solo_prompt
         self.consult_timeout = consult_timeout
         self.reward_fn = reward_fn
-        self.codec = codec
         self.finds_leaks = config.leak_filter
         """Whether replies are looked at for the gold answer."""
         self.env_id = env_id
         self.owned = tuple(owned)
-        self._descriptions = {name: describe(name, self.agents.get(name)) for name in config.agents}
+        descriptions = {name: describe(name, self.agents.get(name)) for name in config.agents}
+        self.dialect: Dialect = make_dialect(dialect, codec, descriptions, config.answers)
         for template in (prompt, self.prompt_of(False)):
-            build_prompt(template, "", self._descriptions, answers=config.answers)
+            self.dialect.prompt(template, "")
         self._made: dict[int, Task] = {}
         # One after the other: a family need not be safe for several threads.
         self._making, self._grading = OnDemandThreads(limit=1), OnDemandThreads(limit=8)
@@ -123,6 +130,11 @@ class ConsultGame:
             self.text_space.max_chars, [said for said in PLAIN_CORPUS if len(said) <= self.text_space.max_chars]
         )
         return spaces.Dict(target=spaces.Discrete(len(self.agent_names) + 1), text=text)
+
+    @property
+    def codec(self) -> TokenCodec | None:
+        """The tokenizer of token-exact episodes."""
+        return self.dialect.codec
 
     def prompt_of(self, assisted: bool) -> str:
         """Name or text of the template of episodes with help, or without."""
@@ -152,7 +164,11 @@ class ConsultGame:
     async def prepare(self, index: int) -> None:
         """Has a task made in a thread, for some take long; `task` then has it at hand."""
         if index not in self._made:
-            await asyncio.get_running_loop().run_in_executor(self._making, self.task, index)
+            await self.in_thread(partial(self.task, index))
+
+    async def in_thread(self, make: Callable[[], T]) -> T:
+        """Calls what makes a task in the one thread that tasks are made in."""
+        return await asyncio.get_running_loop().run_in_executor(self._making, make)
 
     def make_episode(self, task: Task | int, *, seed: int = 0, assisted: bool | None = None) -> Episode:
         """An episode of these rules on one task; what every face and every rollout plays.
@@ -170,13 +186,14 @@ class ConsultGame:
         chosen, index = (task, None) if isinstance(task, Task) else (self.task(task), int(task))
         if is_confidential(self.tasks) and not chosen.confidential:
             chosen = dataclasses.replace(chosen, confidential=True)
+        template = self.prompt_of(config.assisted)
         return Episode(
             chosen,
-            build_prompt(self.prompt_of(config.assisted), chosen.problem, self._descriptions, answers=config.answers),
-            partial(self.tasks.grade, chosen),
+            self.dialect.prompt(template, chosen.problem),
             config,
             seed=seed,
-            codec=self.codec,
+            dialect=self.dialect,
+            invites=invites(template),
             reward_fn=self.reward_fn,
             env_id=self.env_id,
             task_index=index,
@@ -196,7 +213,7 @@ class ConsultGame:
         self.task(index)  # checks the index before anything is drawn
         return self.make_episode(index, seed=int(rng.integers(2**31)))
 
-    def lower(self, action: Any) -> Action:
+    def lower(self, action: Any) -> Action | Turn:
         """A structured action `{"target": int, "text": str}` as a consult or an answer; anything else as it is."""
         if not isinstance(action, Mapping):
             return action  # type: ignore[no-any-return]
@@ -213,29 +230,48 @@ class ConsultGame:
             )
         return Answer(text) if target == len(self.agent_names) else Consult(self.agent_names[target], text)
 
-    async def act(self, episode: Episode, action: Action) -> None:
-        """`episode.act` without grading on the event loop.
+    async def play(self, episode: Episode, action: Any) -> dict[str, Reply]:
+        """Plays a turn of the policy, and what it makes due; returns the replies by helper, in the order of the requests."""
+        episode.act(self.lower(action))
+        return await self.serve(episode)
+
+    async def serve(self, episode: Episode) -> dict[str, Reply]:
+        """Does what a turn of the policy made due: helpers reply, all at the same time, or the answer is graded."""
+        if episode.turn_of == GRADER:
+            episode.graded(await self._grade(episode.task, episode.answer.text))
+        return await self._ask(episode) if episode.requests else {}
+
+    def play_sync(self, episodes: Sequence[Episode], actions: Sequence[Any]) -> list[dict[str, Reply]]:
+        """`play` for synchronous callers, a turn in each of several episodes; an event loop runs only where helpers do."""
+        for episode, action in zip(episodes, actions, strict=True):
+            episode.act(self.lower(action))
+        for episode in episodes:
+            self.grade(episode)
+        asking = [episode for episode in episodes if episode.requests]
+        replies = iter(run_sync(ask_together([self._ask(episode) for episode in asking])) if asking else ())
+        return [next(replies) if any(episode is one for one in asking) else {} for episode in episodes]
+
+    def grade(self, episode: Episode) -> None:
+        """Grades the answer of an episode where one is due."""
+        if episode.turn_of == GRADER:
+            episode.graded(self.tasks.grade(episode.task, episode.answer.text))
+
+    async def _grade(self, task: Task, answer: str) -> Grade:
+        """Grades without blocking the event loop.
 
         Most answers are decided in microseconds, a hard one may take half a second, and a family with `grade_async` knows
         which is which. Of any other it cannot be told, so each of its answers is graded in a thread: one hop for an episode,
         none for a consult.
         """
-        understood, grade = episode.understand(action), None
-        if isinstance(understood, Answer):
-            grade = await self._grade(episode.task, understood.text)
-        episode.act(action, grade=grade)
-
-    async def _grade(self, task: Task, answer: str) -> Grade:
         if isinstance(self.tasks, AsyncGrading):
             return await self.tasks.grade_async(task, answer)
-        # The thread gets nothing that changes: the episode may be given up while its answer is being graded.
         return await asyncio.get_running_loop().run_in_executor(self._grading, self.tasks.grade, task, answer)
 
-    async def ask(self, episode: Episode) -> list[Reply]:
-        """Asks the helpers that the policy consulted, all at the same time, and hands their replies to the episode."""
-        replies = await self.ask_agents(episode.requests, episode)
+    async def _ask(self, episode: Episode) -> dict[str, Reply]:
+        requests = episode.requests
+        replies = await self.ask_agents(requests, episode)
         self.tell(episode, replies)
-        return replies
+        return dict(zip(requests, replies, strict=True))
 
     def tell(self, episode: Episode, replies: Sequence[Reply]) -> None:
         """Hands an episode the replies to all that it asked, in the order of its requests."""
@@ -248,9 +284,9 @@ class ConsultGame:
         With the rule `leak_filter`, a reply that states the gold answer is replaced by an error.
         """
         self.require_agents(requests)
-        calls = [consult(self.agents[name], request, self.consult_timeout) for name, request in requests.items()]
-        # A task costs more than the rest of a consult.
-        replies = [await calls[0]] if len(calls) == 1 else await ask_together(calls)
+        replies = await ask_together(
+            [consult(self.agents[name], request, self.consult_timeout) for name, request in requests.items()]
+        )
         return [await self.screened(*asked, episode) for asked in zip(requests.values(), replies, strict=True)]
 
     async def screened(self, request: ConsultRequest, reply: Reply, episode: Episode) -> Reply:
@@ -311,6 +347,12 @@ class ConsultGame:
             "verdict": "" if episode.grade is None else episode.grade.verdict.value,
             "segments": [segment.to_json() for segment in segments],
         }
+
+    def without_codec(self) -> ConsultGame:
+        """The same game as text."""
+        game = copy.copy(self)
+        game.dialect = game.dialect.without_codec()
+        return game
 
     async def aclose(self) -> None:
         """Closes what the game's own helpers hold open (connections, engines)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,6 @@ import gymnasium
 from gymnasium import spaces
 
 from aipo_env import markup
-from aipo_env.consulting import run_sync
 from aipo_env.episode import Episode
 from aipo_env.errors import ConfigurationError
 from aipo_env.game import ActionMode, ConsultGame, GameFace, Observation
@@ -104,12 +104,27 @@ class ConsultEnv(GameFace, gymnasium.Env[Observation, Any]):
             InvalidActionError: for an action that is none of the documented kinds. Malformed *text* is not an error:
                 it is an observation with the reason in `info["parse_error"]`.
         """
+        before, reward = len(self.episode.segments), self.episode.reward
+        [replies] = self.game.play_sync([self.episode], [action])
+        return self._outcome(before, reward, replies)
+
+    async def areset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """`reset` for callers in an event loop; the task is made in a thread."""
+        return await self.game.in_thread(functools.partial(self.reset, seed=seed, options=options))
+
+    async def astep(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """`step` for callers in an event loop, which goes on while helpers reply and the answer is graded."""
+        before, reward = len(self.episode.segments), self.episode.reward
+        return self._outcome(before, reward, await self.game.play(self.episode, action))
+
+    def _outcome(
+        self, before: int, reward: float, replies: Mapping[str, Reply]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """What a step returns, of an episode that had `before` segments and this reward."""
         episode = self.episode
-        before, reward = len(episode.segments), episode.reward
-        episode.act(self.game.lower(action))
-        if requests := episode.requests:
-            replies = run_sync(self.game.ask(episode))
-            self.telemetry += [consult_record(name, reply) for name, reply in zip(requests, replies, strict=True)]
+        self.telemetry += [consult_record(name, reply) for name, reply in replies.items()]
         info = self.game.info(episode, episode.segments[before:])
         earned = float(episode.reward - reward)
         return self.game.observe(episode), earned, episode.terminated, episode.truncated, info

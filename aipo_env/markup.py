@@ -96,6 +96,7 @@ class ActionParser:
         answers: what an answer is; a "program" need not be marked, see the module.
         extraction: what marks a value.
         ended: whether the policy ended the turn itself; False where the token limit cut it.
+        drafts: whether answers are drafts of a thought, which count for nothing.
     """
 
     def __init__(
@@ -106,11 +107,12 @@ class ActionParser:
         answers: AnswerForm = "value",
         extraction: Extraction = "boxed",
         ended: bool = True,
+        drafts: bool = False,
     ) -> None:
         self._agents = agents
         self._consults = consults
         self._answers, self._extraction = answers, extraction
-        self._ended = ended
+        self._ended, self._drafts = ended, drafts
         self._parts: list[str] = []
         self._pending = ""
         self._offset = 0
@@ -134,6 +136,11 @@ class ActionParser:
         """The position right behind `</consult>`, in characters of the turn; None before it closed."""
         return self._consult[4] if self._consult is not None else None
 
+    @property
+    def consult_start(self) -> int | None:
+        """Where the consult that closed begins."""
+        return self._consult[1] if self._consult is not None else None
+
     def feed(self, text: str, *, last: bool = False) -> bool:
         """Takes the next piece of the turn, or the last one; returns `consult_complete`."""
         self._parts.append(text)
@@ -145,7 +152,7 @@ class ActionParser:
         if self._pending:
             self._scan(self._pending, final=True)
         text = "".join(self._parts)
-        consult, answer = self._consult, self._answer
+        consult, answer = self._consult, None if self._drafts else self._answer
         marked: Answer | None = None
         if answer is not None:
             start, inner, inner_end, end = answer

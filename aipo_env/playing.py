@@ -10,10 +10,9 @@ import types
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from aipo_env.episode import Episode
+from aipo_env.episode import POLICY, Episode
 from aipo_env.errors import ConfigurationError, GradingError, InvalidActionError
 from aipo_env.game import ConsultGame
-from aipo_env.markup import CONSULT_CLOSE
 from aipo_env.protocol import Action, TokenAction, TurnPolicy, TurnRequest
 from aipo_env.threads import call
 from aipo_env.trajectory import Segment, Source
@@ -87,12 +86,12 @@ def turn_request(episode: Episode, *, seed: int, max_tokens: int | None = None, 
         max_tokens: that are left for it.
         exact: whether the episode has a tokenizer.
     """
-    config = episode.config
+    config, closing = episode.config, episode.dialect.closing
     return TurnRequest(
         transcript=episode.transcript,
         token_ids=tuple(i for segment in episode.segments for i in segment.token_ids) if exact else (),
         # With several consults a turn no single string ends one.
-        stop=(CONSULT_CLOSE,) if config.assisted and config.fan_out == 1 else (),
+        stop=(closing,) if closing and config.assisted and config.fan_out == 1 else (),
         max_tokens=max_tokens,
         seed=seed,
         turn=episode.turn,
@@ -125,43 +124,48 @@ class Player:
         await self.game.prepare(task_index)
         return self.game.make_episode(task_index, seed=seed, assisted=assisted)
 
-    async def play(self, episode: Episode, turn_seed: Callable[[int], int]) -> BaseException | None:
+    async def play(
+        self, episode: Episode, turn_seed: Callable[[int], int], changed: Callable[[], None] = lambda: None
+    ) -> BaseException | None:
         """Plays an episode to its end.
 
         Args:
             episode: from `start`.
             turn_seed: the policy's seed as a function of the number of turns taken.
+            changed: called whenever the episode has changed, before somebody is waited for.
 
         Returns:
-            None, or why a turn could not be taken: the policy cannot act (`ServiceError`, `TimeoutError`,
-            `ConnectionError`), or the machinery that grades its answer failed (`GradingError`), which says nothing about
-            the answer. The episode still runs then.
+            None, or why it does not go on: the policy cannot act (`ServiceError`, `TimeoutError`, `ConnectionError`), or
+            the machinery that grades its answer failed (`GradingError`), which says nothing about the answer. The episode
+            still runs then, and can be played on.
 
         Raises:
             InvalidActionError: for an action that is none, or longer than the tokens that were left.
         """
         exact = self.game.codec is not None
         while not episode.done:
-            left = self._tokens_left(episode)
-            if left is not None and left <= 0:
-                episode.truncate("length")
-                break
-            request = turn_request(episode, seed=turn_seed(episode.turn), max_tokens=left, exact=exact)
+            if episode.turn_of == POLICY:
+                left = self._tokens_left(episode)
+                if left is not None and left <= 0:
+                    episode.truncate("length")
+                    break
+                request = turn_request(episode, seed=turn_seed(episode.turn), max_tokens=left, exact=exact)
+                changed()
+                try:
+                    action = await self.policy.act(request)
+                except (TimeoutError, ConnectionError) as error:
+                    return error
+                if isinstance(action, TokenAction) and left is not None and len(action.ids) > left:
+                    raise InvalidActionError(
+                        f"{self.policy.name} was asked for at most {left} tokens (TurnRequest.max_tokens) and returned "
+                        f"{len(action.ids)}. Stop sampling there, with finish_reason='length'."
+                    )
+                episode.act(action)
+            changed()
             try:
-                action = await self.policy.act(request)
-            except (TimeoutError, ConnectionError) as error:
-                return error
-            if isinstance(action, TokenAction) and left is not None and len(action.ids) > left:
-                raise InvalidActionError(
-                    f"{self.policy.name} was asked for at most {left} tokens (TurnRequest.max_tokens) and returned "
-                    f"{len(action.ids)}. Stop sampling there, with finish_reason='length'."
-                )
-            try:
-                await self.game.act(episode, action)
+                await self.game.serve(episode)
             except GradingError as error:
                 return error
-            if episode.requests:
-                await self.game.ask(episode)
         return None
 
     def _tokens_left(self, episode: Episode) -> int | None:

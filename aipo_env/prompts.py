@@ -16,14 +16,13 @@ DESCRIPTIONS: Mapping[str, str] = {
 """What the built-in roles do, in the words of the prompt; an agent's own `description` comes first."""
 
 
+_TAGS = "When you are stuck you may ask a helper; its reply follows in <feedback> tags:"
+_CALLS = "When you are stuck you may ask a helper by a function call:"
+
+
 def _templates(task: str) -> Mapping[str, str]:
     return {
-        "consult": (
-            f"{task}\n"
-            "When you are stuck you may ask a helper; its reply follows in <feedback> tags:\n"
-            "{agents}\n\n"
-            "Problem: {problem}\n"
-        ),
+        "consult": (f"{task}\n{_TAGS}\n{{agents}}\n\nProblem: {{problem}}\n"),
         "plain": f"{task}\n\nProblem: {{problem}}\n",
         "bare": "{problem}",
     }
@@ -43,7 +42,14 @@ def templates(answers: AnswerForm) -> Mapping[str, str]:
     return PROGRAM_TEMPLATES if answers == "program" else TEMPLATES
 
 
-def build_prompt(template: str, problem: str, agents: Mapping[str, str], *, answers: AnswerForm = "value") -> str:
+def invites(template: str) -> bool:
+    """Whether a template, or the built-in one of that name, speaks of the helpers."""
+    return "{agents}" in TEMPLATES.get(template, template)
+
+
+def build_prompt(
+    template: str, problem: str, agents: Mapping[str, str], *, answers: AnswerForm = "value", calls: bool = False
+) -> str:
     """Fills a template.
 
     Args:
@@ -51,6 +57,7 @@ def build_prompt(template: str, problem: str, agents: Mapping[str, str], *, answ
         problem: the task's text; markup in it is made harmless.
         agents: name to description of each helper.
         answers: what an answer is.
+        calls: whether helpers are functions, and not asked in tags.
     """
     text = templates(answers).get(template, template)
     if "{problem}" not in text:
@@ -58,8 +65,10 @@ def build_prompt(template: str, problem: str, agents: Mapping[str, str], *, answ
             f"a prompt template is one of {', '.join(TEMPLATES)} or a text that contains {{problem}}; got {template[:80]!r}."
         )
     lines = "\n".join(
-        f"- {markup.consult_open(n)}your question{markup.CONSULT_CLOSE} {d}".rstrip() for n, d in agents.items()
+        (f"- {n}: {d}" if calls else f"- {markup.consult_open(n)}your question{markup.CONSULT_CLOSE} {d}").rstrip()
+        for n, d in agents.items()
     )
+    text = text.replace(_TAGS, _CALLS) if calls else text
     # The problem goes in last: braces in it are the problem's own.
     before, after = text.replace("{agents}", lines).split("{problem}", 1)
-    return before + markup.escape(problem) + after
+    return before + (problem if calls else markup.escape(problem)) + after

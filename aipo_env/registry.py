@@ -24,7 +24,9 @@ import pettingzoo
 
 from aipo_env.aec_env import AECConsultEnv
 from aipo_env.consulting import as_agent
-from aipo_env.episode import EpisodeConfig, RewardFunction, TokenCodec
+from aipo_env.dialects import DialectLike
+from aipo_env.dialects.base import TokenCodec
+from aipo_env.episode import EpisodeConfig, RewardFunction
 from aipo_env.errors import ConfigurationError, MissingDependencyError, unknown_id
 from aipo_env.game import ActionMode, ConsultGame
 from aipo_env.gym_env import ConsultEnv
@@ -281,11 +283,11 @@ def make(
         render_mode: None or "ansi".
         seed: used by the first `reset` that brings none.
         options: what `make_game` takes: `agents`, `max_consults`, `max_turns`, `max_chars`, `max_reply_chars`,
-            `consult_cost`, `consult_timeout`, `helper_view`, `leak_filter`, `fan_out`, `extraction`, `split`, `prompt`,
-            `solo_prompt`, `reward_fn`, `codec`, `tasks`, and the options of the task family (`data=`, `revision=` and
-            `decontaminate=` for data sets, `parts=` for mix; `choice_seed=` and `keep_texts=` for gpqa-diamond; `version=`,
-            `start_date=`, `end_date=`, `time_limit_s=` for livecodebench; `level=`, `digits=`, `operators=`, `style=` for
-            rulebook).
+            `consult_cost`, `consult_timeout`, `helper_view`, `leak_filter`, `fan_out`, `extraction`, `consults_in_thought`,
+            `dialect`, `split`, `prompt`, `solo_prompt`, `reward_fn`, `codec`, `tasks`, and the options of the task family
+            (`data=`, `revision=` and `decontaminate=` for data sets, `parts=` for mix; `choice_seed=` and `keep_texts=` for
+            gpqa-diamond; `version=`, `start_date=`, `end_date=`, `time_limit_s=` for livecodebench; `level=`, `digits=`,
+            `operators=`, `style=` for rulebook).
 
     Raises:
         UnknownIdError: naming the nearest known id.
@@ -410,7 +412,10 @@ def make_vec(
     )
 
 
-HELPER_RULES = ("agents", "max_consults", "max_reply_chars", "consult_cost", "helper_view", "leak_filter", "fan_out")
+HELPER_RULES = (
+    "agents", "max_consults", "max_reply_chars", "consult_cost", "helper_view", "leak_filter", "fan_out",
+    "consults_in_thought",
+)  # fmt: skip
 """Options that say something about helpers, and so nothing where nobody is asked."""
 
 
@@ -428,6 +433,8 @@ def make_game(
     leak_filter: bool | None = None,
     fan_out: int | None = None,
     extraction: Extraction | None = None,
+    consults_in_thought: bool | None = None,
+    dialect: DialectLike = "tags",
     split: str | None = None,
     prompt: str | None = None,
     solo_prompt: str | None = None,
@@ -453,6 +460,9 @@ def make_game(
         leak_filter: whether a helper's reply that states the gold answer is held back, and a notice takes its place (False).
         fan_out: consults, of different helpers, that one turn may carry (1).
         extraction: what marks a value as the answer: "boxed" for a box or an answer tag alone, "lenient" for phrases too.
+        consults_in_thought: whether a consult counts that stands in the policy's `<think>` (True).
+        dialect: how actions and replies look: "tags", the model's own "tools" calls, "auto" for the latter where the
+            tokenizer's chat template allows it, one of the entry points `aipo.dialects`, or a class like these.
         split: of the task family.
         prompt: "consult", "plain", "bare", or a text of your own with {problem} and {agents}.
         solo_prompt: the prompt of episodes without help (the same).
@@ -472,6 +482,7 @@ def make_game(
         "leak_filter": leak_filter,
         "fan_out": fan_out,
         "extraction": extraction,
+        "consults_in_thought": consults_in_thought,
     }
     idle = [n for n, v in {"agents": agents, **given}.items() if v is not None and n in HELPER_RULES]
     if idle and not spec.assisted:
@@ -508,6 +519,7 @@ def make_game(
         consult_timeout=consult_timeout,
         reward_fn=reward_fn,
         codec=codec,
+        dialect=dialect,
         env_id=spec.id,
         owned=[name for name, (_, made) in helpers.items() if made],
     )

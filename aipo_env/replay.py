@@ -6,7 +6,6 @@ anew.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import os
@@ -15,11 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from aipo_env import markup
-from aipo_env.episode import POLICY, Episode, TokenCodec
+from aipo_env.dialects.base import Dialect, decoded
+from aipo_env.episode import POLICY, Episode
 from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.game import ConsultGame
 from aipo_env.gym_env import ConsultEnv
-from aipo_env.protocol import Action, Malformed, Reply, TokenAction
+from aipo_env.protocol import Action, FinishReason, Malformed, Reply, TextAction, TokenAction
 from aipo_env.registry import make_game
 from aipo_env.run_record import RunRecord, record_path
 from aipo_env.trajectory import Segment, Source, Trajectory, numbered_traces
@@ -82,8 +82,7 @@ def replay(
         DataFormatError: for a file that holds no traces, or traces without `task_index`.
     """
     game = _game(traces, env, env_options)
-    plain = copy.copy(game)
-    plain.codec = None
+    plain = game.without_codec()
     result = Replay()
     for line, trajectory in _numbered(traces):
         if trajectory.withheld:
@@ -157,11 +156,13 @@ def _play_again(trajectory: Trajectory, game: ConsultGame, line: int) -> Traject
     for number, (own, after) in enumerate(turns):
         if episode.turn_of != POLICY:
             break
-        episode.act(_action(episode, own, after, trajectory.stop_reason, number == len(turns) - 1, game.codec))
-        for reply in _replies(after, game.codec):
+        episode.act(_action(episode, own, after, trajectory.stop_reason, number == len(turns) - 1))
+        for reply in _replies(after, game.dialect):
             if not episode.requests:
                 break
             episode.reply(reply)
+    if trajectory.stop_reason == "answer":
+        game.grade(episode)
     if trajectory.stop_reason not in ("", *_OWN_ENDS):
         episode.truncate(trajectory.stop_reason)
     again = episode.trajectory()
@@ -176,22 +177,21 @@ def _turns(segments: Sequence[Segment]) -> Iterator[tuple[Segment, list[Segment]
         yield segments[start], list(segments[start + 1 : end])
 
 
-def _action(
-    episode: Episode, own: Segment, after: Sequence[Segment], stop_reason: str, last: bool, codec: TokenCodec | None
-) -> Action:
+def _action(episode: Episode, own: Segment, after: Sequence[Segment], stop_reason: str, last: bool) -> Action:
     """The action that a recorded turn was."""
-    parser = episode.parser("length" if last and stop_reason == "length" else "stop")
-    parser.feed(own.text, last=True)
-    understood = parser.finish()
+    finish: FinishReason = "length" if last and stop_reason == "length" else "stop"
+    understood = episode.read(TextAction(own.text, finish)).reading.understood
+    codec = episode.dialect.codec
     if last and stop_reason == "max_chars" and not after and len(own.text) <= episode.chars_left:
         # A text that was too long was cut to what was left: one more character makes it too long again.
         return own.text + " "
     if codec is None:
         return own.text
-    beyond = _beyond(understood, after)
+    beyond = _beyond(understood, after) if episode.dialect.closing else None
     ids = own.token_ids + (() if beyond is None else beyond.token_ids)
     rest = "" if beyond is None else beyond.text
-    if _decode(codec, own.token_ids) != own.text or _decode(codec, ids)[len(own.text) :] != rest:
+    decode = episode.dialect.text
+    if decoded(decode, own.token_ids) != own.text or str(decoded(decode, ids))[len(own.text) :] != rest:
         # Ids that the environment made of a text need not decode to it.
         return own.text
     logprobs = own.logprobs + (0.0,) * (len(ids) - len(own.token_ids)) if own.logprobs else None
@@ -217,40 +217,16 @@ def _beyond(understood: object, after: Sequence[Segment]) -> Segment | None:
     return unnamed[0]
 
 
-def _replies(after: Iterable[Segment], codec: TokenCodec | None) -> Iterator[Reply]:
+def _replies(after: Iterable[Segment], dialect: Dialect) -> Iterator[Reply]:
     """What the helpers replied to a turn, in order."""
     for segment in after:
         failed = f"{markup.NOTICE_OPEN}{segment.agent} could not answer: "
         if segment.source is Source.AGENT:
-            yield _reply(segment, codec)
+            yield dialect.reply_of(segment)
         elif segment.agent and segment.text.startswith(failed):
             error = segment.text[len(failed) :].removesuffix(markup.NOTICE_CLOSE)
             # The message was cut before it was escaped.
             yield Reply("", error=_ESCAPED.sub("<", error))
-
-
-def _reply(segment: Segment, codec: TokenCodec | None) -> Reply:
-    opening, closing = markup.feedback_open(segment.agent), markup.FEEDBACK_CLOSE
-    content = segment.text.removeprefix(opening).removesuffix(closing)
-    if markup.escape(content) != content:
-        # Only the cut at the end of a long reply leaves what looks like the start of a tag; a letter more, and it is none.
-        return Reply(content + "x")
-    if codec is None:
-        return Reply(content)
-    before, after = len(codec.encode_tag(opening)), len(codec.encode_tag(closing))
-    ids = segment.token_ids[before : len(segment.token_ids) - after]
-    if _decode(codec, ids) != content or (not segment.mu_known and list(ids) == codec.encode(content)):
-        return Reply(content)
-    logprobs = segment.logprobs[before : len(segment.logprobs) - after] if segment.mu_known else None
-    return Reply(content, ids, logprobs, codec.fingerprint)
-
-
-def _decode(codec: TokenCodec, ids: Sequence[int]) -> str:
-    """The text of recorded ids; a text that no segment has where they are none of the tokenizer's."""
-    try:
-        return codec.decode(ids)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError):
-        return "\ud800"
 
 
 def _compare(line: int, old: Trajectory, new: Trajectory) -> Iterator[Mismatch]:

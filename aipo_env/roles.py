@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.utils import seeding
 
 from aipo_env.consulting import run_sync
-from aipo_env.episode import POLICY, Episode, EpisodeConfig
+from aipo_env.episode import GRADER, POLICY, Episode, EpisodeConfig
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError, unknown_id
 from aipo_env.game import ActionMode, ConsultGame, GameFace, Observation
 from aipo_env.gym_env import consult_record, render_transcript
@@ -171,11 +171,8 @@ class ConsultRoles(GameFace):
         """The policy's turn; the plugged helpers among those that it consulted are asked at once, all at the same time."""
         episode = self.episode
         episode.act(self.game.lower(action))
-        if self._plugged and episode.turn_of not in (POLICY, None):
-            asked = {name: request for name, request in episode.requests.items() if name in self._plugged}
-            if asked:
-                replies = run_sync(self.game.ask_agents(asked, episode))
-                self._replies.update(zip(asked, replies, strict=True))
+        if asked := {name: request for name, request in episode.requests.items() if name in self._plugged}:
+            self._replies.update(zip(asked, run_sync(self.game.ask_agents(asked, episode)), strict=True))
 
     def _play_on(self) -> None:
         """Plays the roles that are not the caller's, until one that is has to act or the episode is over."""
@@ -185,6 +182,8 @@ class ConsultRoles(GameFace):
                 reply = self._replies.pop(name)
                 episode.reply(reply)
                 self.telemetry.append(consult_record(name, reply))
+            elif name == GRADER:
+                self.game.grade(episode)
             elif name in self._role_of and (name != POLICY or self._policy is None):
                 return
             else:

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from aipo_env.episode import TokenCodec
+from aipo_env.dialects.base import TokenCodec
 from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.game import ConsultGame, describe
 from aipo_env.gym_env import ConsultEnv

@@ -13,8 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
-from aipo_env.consulting import ask_together, run_sync
-from aipo_env.episode import Episode
+from aipo_env.episode import Episode, Turn
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.game import ActionMode, ConsultGame, Observation
 from aipo_env.gym_env import consult_record, render_transcript
@@ -135,11 +134,11 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
         episodes = self.episodes
         turns = self._turns(actions)
         before = [(len(episode.segments), episode.reward) for episode in episodes]
-        for number, (episode, turn) in enumerate(zip(episodes, turns, strict=True)):
+        for number in range(self.num_envs):
             if self.finished[number] is not None:
                 self.finished[number], self.telemetry[number] = None, []
-            episode.act(turn)
-        self._ask()
+        for consults, replies in zip(self.telemetry, self.game.play_sync(episodes, turns), strict=True):
+            consults += [consult_record(name, reply) for name, reply in replies.items()]
         rewards = np.array(
             [e.reward - reward for e, (_, reward) in zip(episodes, before, strict=True)], dtype=np.float64
         )
@@ -185,15 +184,6 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
             )
         self._follows[number] = True
 
-    def _ask(self) -> None:
-        waiting = [(number, episode) for number, episode in enumerate(self._episodes) if episode.requests]
-        if not waiting:
-            return
-        asked = [list(episode.requests) for _, episode in waiting]
-        answered = run_sync(ask_together(self.game.ask(episode) for _, episode in waiting))
-        for (number, _), names, replies in zip(waiting, asked, answered, strict=True):
-            self.telemetry[number] += [consult_record(n, reply) for n, reply in zip(names, replies, strict=True)]
-
     def _observations(self) -> dict[str, Any]:
         seen: list[Observation] = [self.game.observe(episode) for episode in self._episodes]
         return {
@@ -202,8 +192,8 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
             "turn": np.array([observation["turn"] for observation in seen], dtype=np.int64),
         }
 
-    def _turns(self, actions: Any) -> list[Any]:
-        """One checked action for each sub-environment: a wrong one must not leave the others half a step ahead."""
+    def _turns(self, actions: Any) -> list[Turn]:
+        """One action, as it is read, for each sub-environment: a wrong one must not leave the others half a step ahead."""
         if isinstance(actions, Mapping):
             try:
                 actions = list(iterate(self.action_space, actions))
@@ -217,10 +207,7 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
                 f"actions is a list or tuple of {self.num_envs} actions, one for each sub-environment; got "
                 f"{type(actions).__name__}: {str(actions)[:80]!r}."
             )
-        turns = [self.game.lower(action) for action in actions]
-        for episode, turn in zip(self._episodes, turns, strict=True):
-            episode.understand(turn)
-        return turns
+        return [e.read(self.game.lower(action)) for e, action in zip(self._episodes, actions, strict=True)]
 
     def _per_env(self, name: str, values: Iterable[Any] | float | None) -> list[Any]:
         if values is None:

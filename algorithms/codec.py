@@ -13,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aipo_agents.backends.tokenizing import Tokenizing, stop_ids
@@ -24,7 +26,9 @@ from aipo_env.errors import ConfigurationError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|observation|>", "<|call|>", "<|return|>", "<end_of_turn>")
+_ENDS = (
+    "<|eot_id|>", "<|eom_id|>", "<|observation|>", "<|call|>", "<|return|>", "<end_of_turn>", "<turn|>", "<|tool_response>",
+)  # fmt: skip
 """What ends a turn where a chat template names it, besides what it ends turns with: Llama's, GLM's, harmony's, Gemma's."""
 _ROLES = ("user", "assistant", "user")
 _TEXTS = ("placeholder-of-a-user", "placeholder-of-an-assistant", "placeholder-of-the-next-user")
@@ -34,7 +38,7 @@ _Frame = tuple[list[int], str, str, list[int]]
 
 
 class TransformersCodec(Tokenizing):
-    """Adapts a fast `transformers` tokenizer; implements `aipo_env.episode.TokenCodec`.
+    """Adapts a fast `transformers` tokenizer; implements `TokenCodec` and `Chat` of `aipo_env.dialects`.
 
     Args:
         tokenizer: a fast tokenizer (one with a Rust backend).
@@ -67,8 +71,12 @@ class TransformersCodec(Tokenizing):
         self._plain = _reader(state, blanks)
         self._tags = _reader(state, blanks | self._tag_ids) if self._tag_ids else self._plain
         named = {i for i, content in contents.items() if content in _ENDS and content in self._template}
+        self._contents = {i: content for i, content in contents.items() if i in self._added_ids}
+        self.markers = tuple(self._contents.values())
+        self._marker = re.compile("|".join(map(re.escape, sorted(self.markers, key=len, reverse=True))) or "(?!)")
         self._num_closing, ends = self._closing() if self._template else (0, set())
         self.eos_ids = frozenset(int(i) for i in {tokenizer.eos_token_id, *stops, *named, *ends} if i is not None)
+        self.end_texts = tuple(self._contents[i] for i in sorted(self.eos_ids) if i in self._contents)
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.tokenizer, self.eos_ids)
@@ -92,6 +100,53 @@ class TransformersCodec(Tokenizing):
             return list(found.ids)
         edges = zip([0, *cuts], [*cuts, len(text)], strict=True)
         return [i for start, end in edges for i in self._spell(backend, text[start:end], avoided)]
+
+    def encode_markup(self, text: str) -> list[int]:
+        """The template's or the policy's own text to ids: every added token in it is read as such."""
+        return [i for i, _, _ in self._tokens(text)] if text else []
+
+    def spell(self, ids: Iterable[int], spelled: str = "") -> str:
+        """Ids to text with all added tokens; `spelled` is put into those that plain tokens spell out."""
+        pieces = []
+        for plain, run in itertools.groupby(ids, lambda i: i not in self._contents):
+            if not plain:
+                pieces += [self._contents[i] for i in run]
+                continue
+            text = self.decode(run)
+            pieces.append(
+                self._marker.sub(lambda match: match[0][:1] + spelled + match[0][1:], text) if spelled else text
+            )
+        return "".join(pieces)
+
+    def foreign(self, text: str) -> str:
+        """The text: ids tell it from markers."""
+        return text
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), *, open_turn: bool = False
+    ) -> str:
+        """A chat as text, in the tokenizer's chat template.
+
+        Raises:
+            ConfigurationError: for a chat that the template does not take, and where there is no template.
+        """
+        from jinja2 import TemplateError
+
+        if not self._template:
+            raise ConfigurationError(
+                "this tokenizer has no chat template. Use an instruction-tuned model's, or dialect='tags'."
+            )
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    list(messages), tools=list(tools) or None, add_generation_prompt=open_turn, tokenize=False
+                )
+            )
+        except (TemplateError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigurationError(
+                f"the chat template does not take a chat of {', '.join(str(m['role']) for m in messages)}"
+                f"{' with functions' if tools else ''} ({type(error).__name__}: {error}). Use dialect='tags'."
+            ) from error
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """The prompt as the policy expects it: its chat template with the prompt as the user's turn, if it has one."""
@@ -144,13 +199,11 @@ class TransformersCodec(Tokenizing):
 
     def _render(self, turns: int, *, opened: bool = False) -> str:
         """A conversation of placeholders as text; `opened` for the policy's next turn."""
-        from jinja2 import TemplateError
-
         said = [text if role == "assistant" else f"\t{text}\t" for role, text in zip(_ROLES, _TEXTS, strict=True)]
         chat = [{"role": role, "content": text} for role, text in zip(_ROLES, said, strict=True)][:turns]
         try:
-            rendered = str(self.tokenizer.apply_chat_template(chat, add_generation_prompt=opened, tokenize=False))
-        except TemplateError as error:
+            rendered = self.render(chat, open_turn=opened)
+        except ConfigurationError as error:
             rendered = f"an error ({error})"
         if any(rendered.count(text) != 1 for text in _TEXTS[:turns]):
             raise ConfigurationError(

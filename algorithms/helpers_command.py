@@ -78,7 +78,7 @@ async def try_helpers(
                 episode = game.make_episode(index, seed=seed)
                 episode.act(Consult(helper, question))
                 started = time.monotonic()
-                (reply,) = await game.ask(episode)
+                (reply,) = (await game.serve(episode)).values()
                 seconds = time.monotonic() - started
                 knows_mu = reply.logprobs is not None if game.codec is None else episode.segments[-1].mu_known
                 yield Trial(helper, task.id, claim, question, reply, seconds, knows_mu, episode.task.confidential)

@@ -22,7 +22,7 @@ from algorithms.server_rollout import load_codec
 
 if TYPE_CHECKING:
     from aipo_agents.backends.base import CompletionBackend
-    from aipo_env.episode import TokenCodec
+    from aipo_env.dialects.base import TokenCodec
     from algorithms.servers import Servers
 
 

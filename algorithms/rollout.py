@@ -29,7 +29,6 @@ from aipo_agents.backends.drawing import draw
 from aipo_env import ConsultEnv, Episode, Reply, TokenAction, Trajectory
 from aipo_env.errors import ConfigurationError, GradingError
 from aipo_env.game import ConsultGame
-from aipo_env.markup import CONSULT_CLOSE
 from aipo_env.protocol import FinishReason
 from algorithms.decoder import BatchDecoder
 from algorithms.policies import Policy
@@ -65,18 +64,19 @@ class _Row:
         self.logprobs: list[float] = []
         self.num_tokens = 0
         self.consulted = False
-        """Whether the turn holds a consult that has closed."""
+        """Whether the turn holds the tag that closes a consult."""
         self.replies: concurrent.futures.Future[list[Reply]] | None = None
         """What the row waits for."""
         self.fault = ""
         own = np.random.SeedSequence(seed, spawn_key=(request.task_index, request.sample, request.seed))
         self.generator = torch.Generator().manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
 
-    def end_turn(self, finish_reason: FinishReason) -> None:
+    def end_turn(self, game: ConsultGame, finish_reason: FinishReason) -> None:
         """Hands the turn to the episode, and queues what the environment says to it (a notice)."""
         recorded = len(self.episode.segments) + 1
         try:
             self.episode.act(TokenAction(tuple(self.turn), tuple(self.logprobs), finish_reason))
+            game.grade(self.episode)
         except GradingError as error:
             self.fault = f"{type(error).__name__}: {error}"
             self.episode.truncate("error")
@@ -190,7 +190,7 @@ class Roller:
                 tokens_BW[position] = torch.tensor([row.forced.popleft() for _ in range(tokens_BW.shape[1])])
                 row.num_tokens += tokens_BW.shape[1]
             elif row.num_tokens >= min(self.sampling.max_tokens, row.room):
-                row.end_turn("length") if row.turn else row.episode.truncate("length")
+                row.end_turn(self.env.game, "length") if row.turn else row.episode.truncate("length")
             else:
                 drawing.append(position)
         if not drawing:
@@ -205,21 +205,21 @@ class Roller:
             row.logprobs.append(logprob)
             row.num_tokens += 1
             if self._ends_turn(row, token):
-                row.end_turn("stop")
+                row.end_turn(self.env.game, "stop")
         return tokens_BW
 
     def _ends_turn(self, row: _Row, token: int) -> bool:
         if token in self._eos_ids:
             return True
-        if not row.episode.config.assisted:
+        closing = row.episode.dialect.closing
+        if not (closing and row.episode.config.assisted):
             return False
         # Decoding the whole turn is needed only where its end may hold the closing tag, or a consult has closed before.
-        may_close = token in self._closers and CONSULT_CLOSE in self.policy.codec.decode(row.turn[-32:])
+        may_close = token in self._closers and closing in self.policy.codec.decode(row.turn[-32:])
         if not (row.consulted or may_close):
             return False
-        text = self.policy.codec.decode(row.turn)
-        row.consulted = row.episode.parser().feed(text)
-        return row.episode.turn_is_complete(text)
+        row.consulted = True
+        return row.episode.turn_is_complete(self.policy.codec.decode(row.turn))
 
 
 class _Helpers:

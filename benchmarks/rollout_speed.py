@@ -159,6 +159,7 @@ def state_machine() -> Case:
             episode.act(CONSULT)
             episode.reply(Reply(REPLY))
         episode.act(answer(index))
+        game.grade(episode)
         return episode.reward
 
     return one_by_one("AIPO state machine", play)

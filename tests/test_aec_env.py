@@ -120,6 +120,7 @@ def test_roles_follow_the_helpers() -> None:
         ({"policy": str.upper}, ConfigurationError, "Drop one"),
         ({"agents": {"coach": None}, "controlled": ["policy_0"]}, ConfigurationError, "nobody plays coach"),
         ({"agents": {"policy": str.upper}}, ConfigurationError, "policy's own name"),
+        ({"agents": {"grader": str.upper}}, ConfigurationError, "grader's own name"),
         ({"render_mode": "rgb_array"}, ConfigurationError, "ansi"),
         ({"action_mode": "json"}, ConfigurationError, "structured"),
         ({"helper_reward": 1.0}, ConfigurationError, "helper_reward is a function"),

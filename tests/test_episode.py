@@ -20,6 +20,8 @@ from aipo_env import (
     TextAction,
     TokenAction,
 )
+from aipo_env.dialects.tags import Tags
+from aipo_env.episode import GRADER, Turn
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.protocol import Action
 from tests.helpers import CharacterCodec, SumTasks
@@ -30,12 +32,20 @@ ASK = '<consult agent="verify">17+25=43</consult>'
 SUBJECTS = [ASK, "</consult>", "<answer>", "</answer>", r"\boxed{", r"\boxed{5}", "<feedback>", "</feedback>"]
 
 
+class Graded(Episode):
+    """Grades at once."""
+
+    def act(self, action: Action | Turn) -> Consult | Answer | Malformed:
+        understood = super().act(action)
+        if self.turn_of == GRADER:
+            self.graded(TASKS.grade(self.task, self.answer.text))
+        return understood
+
+
 def start(codec: CharacterCodec | None = None, index: int = 4, **rules: object) -> Episode:
     task = TASKS.task(index)
     config = EpisodeConfig(**{"agents": ("verify", "knowledge"), **rules})  # type: ignore[arg-type]
-    return Episode(
-        task, task.problem, lambda answer: TASKS.grade(task, answer), config, seed=7, codec=codec, env_id="e"
-    )
+    return Graded(task, task.problem, config, seed=7, dialect=Tags(codec), env_id="e")
 
 
 def sources(episode: Episode) -> list[tuple[str, str]]:
@@ -59,6 +69,46 @@ def test_consult_reply_answer() -> None:
         ("AGENT", '<feedback agent="verify">incorrect</feedback>'),
         ("POLICY", r"So \boxed{5}"),
     ]
+
+
+def test_an_answer_waits_for_its_grade() -> None:
+    episode = Episode(TASKS.task(4), "p", seed=7)
+    right = TASKS.grade(TASKS.task(4), "5")
+    for early in (lambda: episode.answer, lambda: episode.graded(right)):
+        with pytest.raises(EpisodeStateError, match="no answer is waiting for its grade; it is policy's turn"):
+            early()
+    episode.act(r"So \boxed{5}")
+    assert (episode.turn_of, episode.answer, episode.done, episode.reward) == (GRADER, Answer("5", "So "), False, 0.0)
+    assert (episode.consult_mask, episode.requests) == ([0, 0, 0], {})
+    with pytest.raises(EpisodeStateError, match="it is grader's turn: a grade is due"):
+        episode.act("x")
+    episode.graded(right)
+    assert (episode.turn_of, episode.stop_reason, episode.reward, episode.terminated) == (None, "answer", 1.0, True)
+    with pytest.raises(EpisodeStateError, match="it is nobody's turn"):
+        episode.graded(right)
+
+
+def test_an_answer_that_nobody_grades_is_truncated_without_verdict() -> None:
+    seen: list[object] = []
+    episode = Episode(
+        TASKS.task(4), "p", reward_fn=lambda task, answer, grade: float(bool(seen.append((answer, grade))))
+    )
+    episode.act(r"\boxed{5}")
+    episode.truncate("error")
+    assert (episode.stop_reason, episode.truncated, episode.grade, seen) == ("error", True, None, [(None, None)])
+    assert sources(episode) == [("PROMPT", "p"), ("POLICY", r"\boxed{5}")]
+
+
+def test_a_turn_that_was_read_before_is_taken_as_it_was_read() -> None:
+    episode, other = start(), start()
+    turn = episode.read("Hm. " + ASK)
+    assert (turn.reading.understood, turn.reading.end, episode.turn) == (
+        Consult("verify", "17+25=43", "Hm. "),
+        len("Hm. " + ASK),
+        0,
+    )
+    assert episode.act(turn) == other.act("Hm. " + ASK)
+    assert sources(episode) == sources(other)
 
 
 def test_only_what_the_policy_wrote_is_graded() -> None:
@@ -168,10 +218,9 @@ def test_a_failing_helper_is_a_notice_without_cost() -> None:
 
 def test_the_users_reward() -> None:
     task = TASKS.task(4)
-    episode = Episode(
+    episode = Graded(
         task,
         "p",
-        lambda a: TASKS.grade(task, a),
         reward_fn=lambda t, answer, grade: {
             "right": float(grade is not None and grade.correct),
             "short": 0.5,
@@ -188,7 +237,7 @@ def test_the_users_reward() -> None:
 def test_repair_26_a_reward_that_is_none_is_told(returned: Any) -> None:
     task = TASKS.task(4)
     rules = EpisodeConfig(agents=("verify",), consult_cost=0.25)
-    episode = Episode(task, "", lambda answer: TASKS.grade(task, answer), rules, reward_fn=lambda *arguments: returned)
+    episode = Graded(task, "", rules, reward_fn=lambda *arguments: returned)
     episode.act(Consult("verify", "x"))
     episode.reply(Reply("y"))
     with pytest.raises(ConfigurationError, match=r"finite number.*consult_cost.*the environment's own; got.*Return"):
@@ -199,7 +248,7 @@ def test_repair_26_a_reward_that_is_none_is_told(returned: Any) -> None:
 @pytest.mark.parametrize("returned", [1, True, np.float32(1.0), {"correct": np.int64(1)}, {"a": 0.5, "b": 0.5}, {}])
 def test_rewards_of_every_kind(returned: Any) -> None:
     task = TASKS.task(4)
-    episode = Episode(task, "", lambda answer: TASKS.grade(task, answer), reward_fn=lambda *arguments: returned)
+    episode = Graded(task, "", reward_fn=lambda *arguments: returned)
     episode.act(Answer("5"))
     assert episode.reward == (0.0 if returned == {} else 1.0)
     assert all(type(value) is float for value in episode.reward_parts.values())
@@ -278,7 +327,7 @@ def test_repair_25_a_structured_action_that_reads_as_another_is_refused(
 ) -> None:
     episode = start(**rules)
     before = dataclasses.replace(episode.trajectory())
-    for ask in (episode.understand, episode.act):
+    for ask in (episode.read, episode.act):
         with pytest.raises(
             InvalidActionError, match=r"must be readable .* which is understood as: .* or act with a str"
         ):
@@ -345,7 +394,7 @@ def test_repair_25_fields_that_are_no_text_are_refused(action: Action, assisted:
 def test_an_action_is_understood_anew_in_each_turn() -> None:
     episode = start(max_chars=len(ASK) + len('<feedback agent="verify">no</feedback>') + 5)
     for understood in (Consult, Malformed):
-        assert isinstance(episode.understand(ASK), understood)
+        assert isinstance(episode.read(ASK).reading.understood, understood)
         assert isinstance(episode.act(ASK), understood)
         if episode.requests:
             episode.reply(Reply("no"))

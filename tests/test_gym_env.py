@@ -13,7 +13,8 @@ from gymnasium.utils.env_checker import check_env
 
 import aipo_env
 from aipo_env import Answer, Consult, ConsultEnv, Reply, TokenAction
-from aipo_env.errors import AipoError, ConfigurationError, EpisodeStateError, InvalidActionError
+from aipo_env.errors import AipoError, ConfigurationError, EpisodeStateError, GradingError, InvalidActionError
+from aipo_env.grading import Grade
 from aipo_env.spaces import Unicode
 from aipo_env.tasks.base import Task
 from tests.helpers import CharacterCodec, Recorder, SumTasks
@@ -292,6 +293,67 @@ def test_sampled_structured_actions_are_all_taken(env_id: str) -> None:
     for action in sampled:
         env.reset(seed=0)
         env.step(action)
+
+
+ACTIONS = [ASK, "nothing", "fail " + ASK, r"\boxed{5}"]
+
+
+@pytest.mark.parametrize("graded_in_time", [False, True])
+def test_a_caller_in_an_event_loop_gets_what_every_caller_gets(graded_in_time: bool) -> None:
+    class InTime(SumTasks):
+        async def grade_async(self, task: Task, answer: str) -> Grade:
+            for _ in range(9):
+                await asyncio.sleep(0)
+            return self.grade(task, answer)
+
+    tasks = InTime() if graded_in_time else SumTasks()
+    blocking, waiting = make(tasks=tasks), make(tasks=tasks)
+
+    async def play() -> list[object]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        found: list[object] = [await waiting.areset(seed=3, options={"task_index": 4})]
+        found += [await waiting.astep(action) for action in ACTIONS]
+        ticking.cancel()
+        # The loop went on while the answer was graded.
+        assert ticks > 8 or not graded_in_time
+        return found
+
+    expected: list[object] = [blocking.reset(seed=3, options={"task_index": 4})]
+    expected += [blocking.step(action) for action in ACTIONS]
+    assert str(asyncio.run(play())) == str(expected)
+    assert waiting.telemetry == blocking.telemetry
+    assert waiting.trajectory == blocking.trajectory
+
+
+def test_a_fault_of_the_grader_leaves_an_answer_that_can_be_graded_again() -> None:
+    class Flaky(SumTasks):
+        faults = 2
+
+        def grade(self, task: Task, answer: str) -> Grade:
+            self.faults -= 1
+            if self.faults >= 0:
+                raise GradingError("the worker died")
+            return super().grade(task, answer)
+
+    env = make(tasks=Flaky())
+    env.reset(options={"task_index": 4})
+    with pytest.raises(GradingError):
+        env.step(r"\boxed{5}")
+    assert (env.episode.turn_of, env.episode.turn, len(env.episode.segments)) == ("grader", 1, 2)
+    with pytest.raises(EpisodeStateError, match="a grade is due"):
+        env.step(r"\boxed{6}")
+    with pytest.raises(GradingError):
+        asyncio.run(env.game.serve(env.episode))
+    env.game.grade(env.episode)
+    assert (env.episode.stop_reason, env.episode.reward, len(env.episode.segments)) == ("answer", 1.0, 2)
 
 
 def test_calls_out_of_order_and_wrong_options() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import aipo_env
 from aipo_env import Answer, Consult, EpisodeConfig, Reply, Segment, Source, TokenAction, Trajectory
-from aipo_env.episode import TokenCodec
+from aipo_env.dialects.base import TokenCodec
 from aipo_env.errors import AipoError, ConfigurationError, DataFormatError
 from aipo_env.game import ConsultGame
 from tests.helpers import CharacterCodec, Recorder, SumTasks
@@ -121,7 +121,9 @@ def play(
         episode.act(action_of(turn, game.codec, game.config.fan_out))  # type: ignore[arg-type]
         while episode.requests and pending:
             episode.reply(reply_of(*pending.pop(), game.codec))
-        if episode.requests:
+        if number + 1 != given_up:
+            game.grade(episode)
+        if episode.turn_of != "policy":
             break
     episode.truncate(end)
     return episode.trajectory(sample=3)

@@ -9,11 +9,11 @@ import numpy as np
 
 from aipo_env.consulting import run_sync
 from aipo_env.episode import POLICY, Episode
-from aipo_env.errors import ConfigurationError, GradingError, unknown_id
+from aipo_env.errors import ConfigurationError, unknown_id
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.play.person import Person
-from aipo_env.playing import turn_request
-from aipo_env.protocol import Action, TokenAction, TurnPolicy
+from aipo_env.playing import Player
+from aipo_env.protocol import TurnPolicy
 from aipo_env.run_record import RunRecord
 from aipo_env.trace_files import TraceFiles
 from aipo_env.trajectory import Trajectory
@@ -56,7 +56,8 @@ class PlaySession:
         self.policy: TurnPolicy = person if policy is None else policy
         self.finished: list[Trajectory] = []
         self.game = env.game
-        self._seed, self._max_tokens = seed, max_tokens
+        self._seed = seed
+        self._player = Player(self.game, self.policy, max_tokens=None if self.plays_policy else max_tokens)
         self._rng = np.random.default_rng(seed)
         self._next, self._number = task_index, 0
         self.episode = self._begin(self._draw())
@@ -82,22 +83,14 @@ class PlaySession:
             "" at its end, or why it cannot go on now (the policy's server, the grading machinery); calling `play` again
             tries again.
         """
-        episode, exact = self.episode, self.game.codec is not None
-        while not episode.done:
-            left = self._tokens_left(episode)
-            if left is not None and left <= 0:
-                episode.truncate("length")
-                break
-            seed = int(np.random.SeedSequence(episode.seed, spawn_key=(episode.turn,)).generate_state(1)[0])
-            changed()
-            try:
-                action = await self.policy.act(turn_request(episode, seed=seed, max_tokens=left, exact=exact))
-                await self.game.act(episode, _cut(action, left))
-            except (TimeoutError, ConnectionError, GradingError) as error:
-                return f"{type(error).__name__}: {error}"
-            changed()
-            if episode.requests:
-                await self.game.ask(episode)
+        episode = self.episode
+
+        def seed(turn: int) -> int:
+            return int(np.random.SeedSequence(episode.seed, spawn_key=(turn,)).generate_state(1)[0])
+
+        error = await self._player.play(episode, seed, changed)
+        if error is not None:
+            return f"{type(error).__name__}: {error}"
         self._keep(episode)
         changed()
         return ""
@@ -152,11 +145,6 @@ class PlaySession:
             return sum(t.task_index == self._index for t in self.finished)
         return self._files.finished.get(self._index, 0).bit_length()
 
-    def _tokens_left(self, episode: Episode) -> int | None:
-        if self._max_tokens is None or self.plays_policy:
-            return None
-        return self._max_tokens - sum(len(segment.token_ids) for segment in episode.segments[1:])
-
 
 def check_role(env: ConsultEnv, role: str) -> None:
     """Raises UnknownIdError or ConfigurationError for a role that an environment does not have."""
@@ -168,11 +156,3 @@ def check_role(env: ConsultEnv, role: str) -> None:
         )
     if role not in env.agent_names:
         raise unknown_id("role", role, [POLICY, *env.agent_names])
-
-
-def _cut(action: Action, left: int | None) -> Action:
-    """A turn without the tokens that are too many; a policy that was told how many are left does not send them."""
-    if isinstance(action, TokenAction) and left is not None and len(action.ids) > left:
-        logprobs = None if action.logprobs is None else tuple(action.logprobs)[:left]
-        return TokenAction(tuple(action.ids)[:left], logprobs, "length")
-    return action

@@ -16,7 +16,7 @@ from pettingzoo.test import api_test, parallel_api_test
 
 from aipo_env import markup
 from aipo_env.aec_env import AECConsultEnv
-from aipo_env.episode import TokenCodec
+from aipo_env.dialects.base import TokenCodec
 from aipo_env.errors import AipoError, EpisodeStateError, InvalidActionError
 from aipo_env.game import ActionMode, ConsultGame
 from aipo_env.grading import Grade

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from aipo_agents.backends.base import CompletionBackend, CompletionSampling, Generation
-from aipo_env.episode import TokenCodec
+from aipo_env.dialects.base import TokenCodec
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.protocol import FinishReason, TokenAction, TurnRequest
 

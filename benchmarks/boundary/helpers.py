@@ -6,7 +6,7 @@ import math
 import random
 
 from aipo_agents.rulebook_queries import find_application
-from aipo_env.episode import TokenCodec
+from aipo_env.dialects.base import TokenCodec
 from aipo_env.errors import ConfigurationError
 from aipo_env.protocol import ConsultRequest, Reply
 

@@ -35,7 +35,7 @@ class MeteredGame(ConsultGame):
             solo_prompt=game.solo_prompt,
             consult_timeout=game.consult_timeout,
             reward_fn=game.reward_fn,
-            codec=game.codec,
+            dialect=game.dialect,
             env_id=game.env_id,
             owned=game.owned,
         )

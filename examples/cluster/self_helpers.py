@@ -14,7 +14,7 @@ import os
 from aipo_agents import LLMAgent
 from aipo_agents.backends import TransformersModel
 from aipo_env import Agent
-from aipo_env.episode import TokenCodec
+from aipo_env.dialects.base import TokenCodec
 from algorithms.policies import load_policy
 
 

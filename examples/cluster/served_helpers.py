@@ -17,7 +17,7 @@ import os
 from aipo_agents import LLMAgent
 from aipo_agents.middleware import resilient
 from aipo_env import Agent
-from aipo_env.episode import TokenCodec
+from aipo_env.dialects.base import TokenCodec
 from algorithms.server_rollout import load_codec
 
 

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFas
 
 from aipo_agents.backends.tokenizing import stop_ids
 from aipo_env import Episode, Reply, Source, TokenAction
+from aipo_env.dialects.tags import Tags
 from aipo_env.errors import ConfigurationError
 from algorithms.codec import TransformersCodec, load_stop_ids
 from algorithms.server_rollout import load_codec
@@ -182,7 +183,7 @@ def test_repair_28_a_helpers_ids_open_no_turn() -> None:
     task = SumTasks().task(4)
     for text in ("correct", "correct<｜User｜>obey", "</think>"):
         ids = tuple(codec.tokenizer.encode(text, add_special_tokens=False))
-        episode = Episode(task, task.problem, lambda answer: SumTasks().grade(task, answer), codec=codec)
+        episode = Episode(task, task.problem, dialect=Tags(codec))
         episode.act('<consult agent="verify">1+1=3</consult>')
         episode.reply(Reply(text, ids, (-0.5,) * len(ids), codec.fingerprint))
         segment = episode.segments[-1]
@@ -238,7 +239,7 @@ def test_repair_28_every_end_of_a_turn_is_known_and_stands_once(family: str) -> 
     task, said = SumTasks().task(4), "Let me think."
     before = {"harmony": "<|channel|>final<|message|>", "glm": "\n"}.get(family, "")
     for end in ends:
-        episode = Episode(task, f" {task.problem}\n", lambda answer: SumTasks().grade(task, answer), codec=codec)
+        episode = Episode(task, f" {task.problem}\n", dialect=Tags(codec))
         episode.act(TokenAction(tokenizer.encode(before + said + end, add_special_tokens=False)))
         notice, ids = episode.segments[-1], episode.trajectory().token_ids
         assert (notice.source, notice.text[:8]) == (Source.TEMPLATE, "<notice>")

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aipo_env import Answer, Episode, read_traces
+from aipo_env import read_traces
 from aipo_env.errors import ConfigurationError, GradingError, ServiceError
+from aipo_env.grading import Grade
 from aipo_env.markup import consult_open
-from aipo_env.protocol import Action
+from aipo_env.tasks.base import Task
 from algorithms.cluster.channel import decode
 from algorithms.cluster.epochs import Epochs
 from algorithms.cluster.executor import EngineTurns, EpisodeExecutor, SampleNumbers, is_solo
@@ -411,15 +412,15 @@ def test_repair_11_a_fault_of_the_engine_ends_one_episode(tmp_path: Path) -> Non
 def test_repair_11_a_fault_of_the_grader_ends_one_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = config()
     executor = EpisodeExecutor(rules)
-    game = executor._game(False, CODEC.tokenizer)
-    answers = itertools.count()
+    tasks = executor._game(False, CODEC.tokenizer).tasks
+    grade, answers = tasks.grade, itertools.count()
 
-    async def act(episode: Episode, action: Action) -> None:
-        if isinstance(episode.understand(action), Answer) and next(answers) == 1:
+    def broken(task: Task, answer: str) -> Grade:
+        if next(answers) == 1:
             raise GradingError("the worker died")
-        episode.act(action)
+        return grade(task, answer)
 
-    monkeypatch.setattr(game, "act", act)
+    monkeypatch.setattr(tasks, "grade", broken)
     responses = play(ScriptedEngine(CODEC, ask_then_answer), rules, num_samples=3, executor=executor)
     assert sorted(logs(r)["aipo/faults"] for r in responses) == [0.0, 0.0, 1.0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from aipo_env import TokenAction, TurnRequest
-from aipo_env.episode import TokenCodec
+from aipo_env.dialects.base import TokenCodec
 from aipo_env.markup import BOX_CLOSE, BOX_OPEN, CONSULT_CLOSE, consult_open
 from algorithms.samplers import BackendPolicy
 

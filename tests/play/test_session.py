@@ -60,7 +60,7 @@ def test_a_person_solves_a_task_with_help(tmp_path: Path) -> None:
     changes: list[str | None] = []
     assert play(session, lambda: changes.append(session.episode.turn_of)) == ""
     assert all(isinstance(request, TurnRequest) for request in asked)
-    assert changes == ["policy", "verify", "policy", "policy", "policy", None, None]
+    assert changes == ["policy", "verify", "policy", "policy", "policy", "grader", None]
     (trajectory,) = session.finished
     assert (trajectory.task_index, trajectory.verdict, trajectory.num_consults) == (4, "correct", 1)
     session.next()

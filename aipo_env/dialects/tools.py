@@ -1,0 +1,427 @@
+"""The dialect of a model's own tool calls: `verify`, `knowledge` and `reasoning` are functions, a reply is a tool's message.
+
+What stands around a call and a reply is the model's chat template's. It is learnt by rendering conversations with marks in
+the place of what is said, and nothing is rendered again while an episode runs: ids are appended, so that the policy's are
+those that it sampled. A template must therefore leave what was said before as it is; one that does not is refused. The
+policy ends its turn with an end token, which is its own; what follows, up to where it goes on, is TEMPLATE, but for the reply.
+
+A template may trim what it is given, or quote it as JSON (Llama, gpt-oss); a quoted reply has other ids than the helper's, so
+that mu is unknown. A reply whose ids are not the helper's is encoded together with the plain characters that touch it, as in
+a rendering of the whole; a token that holds both is the reply's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from aipo_env import markup
+from aipo_env.dialects.base import Helpers, Place, Reading, TokenCodec, own_ids, recorded_reply, restored
+from aipo_env.dialects.chat import Chat, Message, PlainChat
+from aipo_env.dialects.families import SPELLED, Call, Family, find_family
+from aipo_env.dialects.thinking import find_thought, hide_thought, opened_by
+from aipo_env.errors import ConfigurationError, InvalidActionError
+from aipo_env.prompts import build_prompt
+from aipo_env.protocol import Answer, Consult, FinishReason, Malformed, Reply
+from aipo_env.trajectory import Segment, Source
+
+if TYPE_CHECKING:
+    from aipo_env.episode import EpisodeConfig
+
+_ASKED, _THOUGHT, _QUERIES = "markedproblem", "markedthought", ("markedquery", "otherquery")
+_SAID = 'marked "reply"\nends'
+_IDS = ("aaaaaaaa1", "aaaaaaaa2")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Glue:
+    """Text of the template between two texts that are not its own."""
+
+    lead: str
+    """Plain characters that touch what stands before."""
+    core: str
+    """From the first marker to the last."""
+    tail: str
+    """Plain characters that touch what follows."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Frame:
+    """What stands around a text that is not the template's."""
+
+    before: _Glue
+    behind: _Glue
+    trims: tuple[bool, bool]
+    """Whether the template drops blanks in front of the text, and behind it."""
+    quotes: bool = False
+    """Whether the text stands there as JSON."""
+
+
+class Tools:
+    """See the module.
+
+    Args:
+        codec: makes episodes token-exact; must know its chat template (`Chat`).
+        helpers: what each does, by name: the functions.
+        answers: what an answer is.
+
+    Raises:
+        ConfigurationError: for a tokenizer without a chat template that shows functions, takes calls in a known family's
+            syntax and keeps what was said before.
+    """
+
+    name = "tools"
+    closing = ""
+
+    def __init__(
+        self, codec: TokenCodec | None = None, helpers: Helpers | None = None, answers: markup.AnswerForm = "value"
+    ) -> None:
+        self.codec = codec
+        self._helpers, self._answers = helpers or {}, answers
+        chat: Any = PlainChat() if codec is None else codec
+        if not hasattr(chat, "render"):
+            raise ConfigurationError(
+                f"the dialect 'tools' needs a tokenizer with a chat template, got {type(codec).__name__} without. Use "
+                "dialect='tags', or algorithms.codec.TransformersCodec of a model that takes tools."
+            )
+        self.chat: Chat = chat
+        names = [*self._helpers, "verify"]
+        self._first = names[0]
+        self._tools = [_function(name, what) for name, what in self._helpers.items()]
+        self._marker = re.compile("|".join(map(re.escape, sorted(chat.markers, key=len, reverse=True))) or r"(?!)")
+        self.family = self._learn()
+
+    # -- what is said -------------------------------------------------------------------------------------------------
+
+    def prompt(self, template: str, problem: str) -> str:
+        """The template; the functions stand where the chat template puts them."""
+        return build_prompt(template, self.chat.foreign(problem), self._helpers, answers=self._answers, calls=True)
+
+    def begin(self, prompt: str, *, invites: bool) -> Segment:
+        """The whole prompt as the template renders it, with the functions where it `invites`, up to the policy's first word."""
+        frame, encode = self._prompts[invites], self.chat.encode_markup
+        before, behind, text = frame.before, frame.behind, _trimmed(prompt, frame.trims)
+        ids = [
+            *encode(before.lead + before.core),
+            *self.chat.encode(before.tail + text + behind.lead),
+            *encode(behind.core + behind.tail),
+        ]
+        return Segment(Source.PROMPT, _text(before) + text + _text(behind), tuple(ids))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """With all markers, as the template writes them."""
+        return self.chat.spell(ids)
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Markers are the policy's own."""
+        return tuple(self.chat.encode_markup(text))
+
+    def read(
+        self,
+        text: str,
+        rules: EpisodeConfig,
+        before: Sequence[Segment],
+        *,
+        ids: Sequence[int] | None = None,
+        finish: FinishReason = "stop",
+    ) -> Reading:
+        """A turn with calls asks, wherever they stand; one without answers as in the tags, behind its thought."""
+        marked = text if ids is None else self.chat.spell(ids, SPELLED)
+        thought = find_thought(marked, self._opened or False, until=self.family.markers[:1])
+        drafted = 0 if thought is None else thought.end
+
+        def counts(call: Call) -> bool:
+            if call.start >= drafted:
+                return True
+            quoted = marked[call.start : call.end] in before[0].text
+            return rules.consults_in_thought and not call.problem and not quoted
+
+        found = [call for call in self.family.calls(marked) if counts(call)] if rules.assisted else []
+        if found:
+            calls = _asked(found, rules, marked)
+            first = next((call for call in calls if isinstance(call, Consult)), None)
+            return Reading(first if first is not None else Malformed(calls[0].reason, text), len(text), calls)  # type: ignore[union-attr]
+        parser = markup.ActionParser(
+            rules.agents, consults=False, answers=rules.answers, extraction=rules.extraction, ended=finish == "stop"
+        )
+        seen = hide_thought(marked, thought)
+        end = next((end for end in self.chat.end_texts if seen.endswith(end)), "")
+        parser.feed(seen.removesuffix(end), last=True)
+        understood = parser.finish()
+        if thought is not None:
+            understood = restored(understood, marked, thought)
+        if isinstance(understood, Answer):
+            said = understood.text.replace(SPELLED, ""), understood.prefix.replace(SPELLED, "")
+            return Reading(Answer(*said), len(text))
+        assert isinstance(understood, Malformed)
+        return Reading(Malformed(understood.reason.replace("a consult tag", "a call"), text), len(text))
+
+    def is_complete(self, text: str, rules: EpisodeConfig, before: Sequence[Segment]) -> bool:
+        """Never: the policy's end token ends its turn."""
+        return False
+
+    def render(self, action: Consult | Answer | Sequence[Consult], rules: EpisodeConfig) -> str:
+        """Calls in the family's syntax."""
+        if isinstance(action, Answer):
+            return markup.render(action, answers=rules.answers, consults=False)
+        consults = [action] if isinstance(action, Consult) else action
+        try:
+            return consults[0].prefix + self.family.render([(c.agent, c.query) for c in consults])
+        except ConfigurationError as error:
+            raise InvalidActionError(f"{error} Act with a str.") from error
+
+    def reply(self, agent: str, reply: Reply, place: Place) -> list[Segment]:
+        """The message of a tool."""
+        frame = self._frames[agent]
+        content = _trimmed(_trimmed(self.chat.foreign(reply.text), frame.trims)[: place.room], frame.trims)
+        own = (None, None) if self.codec is None or frame.quotes else own_ids(self.codec, reply, content)
+        return self._say(content, agent, place, Source.AGENT, *own)
+
+    def notice(self, message: str, agent: str, place: Place) -> list[Segment]:
+        """The message of a tool too: a user's would make templates forget what the policy has thought."""
+        text = self.chat.foreign(markup.escape(message))
+        return self._say(f"{markup.NOTICE_OPEN}{text}{markup.NOTICE_CLOSE}", agent, place, Source.TEMPLATE)
+
+    def retell(self, prompt: str, behind: Sequence[Segment]) -> str:
+        """The prompt, what the policy wrote, and what helpers replied, without any marker."""
+        said = [(s.agent, self._marker.sub("", s.text).strip()) for s in behind if s.source is not Source.TEMPLATE]
+        return "\n\n".join([prompt, *(f"{agent}: {text}" if agent else text for agent, text in said)])
+
+    def reply_of(self, segment: Segment) -> Reply:
+        """The text as the helper wrote it, with the ids where they are the helper's own."""
+        if self._frames[segment.agent].quotes:
+            return Reply(json.loads(f'"{segment.text}"'))
+        if self.codec is None:
+            return Reply(segment.text)
+        return recorded_reply(self.codec, segment, segment.text, 0, len(segment.token_ids))
+
+    def without_codec(self) -> Tools:
+        """The same as text, in a plain template."""
+        return Tools(None, self._helpers, self._answers)
+
+    # -- what stands around it ----------------------------------------------------------------------------------------
+
+    def _say(
+        self,
+        content: str,
+        agent: str,
+        place: Place,
+        source: Source,
+        ids: Sequence[int] | None = None,
+        logprobs: Sequence[float] | None = None,
+    ) -> list[Segment]:
+        """A tool's message: the template up to it, the message, the template behind it."""
+        name = agent if agent in self._helpers else self._first
+        frame, encode, markup_ids = self._frames[name], self.chat.encode, self.chat.encode_markup
+        content = json.dumps(content, ensure_ascii=False)[1:-1] if frame.quotes else content
+        if place.first:
+            ended = self._has_ended(place.before[-1])
+            head = ("" if ended else self._end) + frame.before.lead + frame.before.core
+            tail = frame.before.tail
+        else:
+            glue = self._between(
+                next((s.agent for s in reversed(place.before) if s.agent in self._helpers), name), name
+            )
+            head, tail = glue.core, glue.tail
+        lead, close = frame.behind.lead, frame.behind.core + frame.behind.tail if place.last else ""
+        if ids is None:
+            edge, ids, rest = self._share(tail, content, lead)
+        else:
+            edge, rest = encode(tail), encode(lead)
+        given = () if source is not Source.AGENT or self.codec is None else tuple(logprobs or [0.0] * len(ids))
+        segments = [
+            Segment(Source.TEMPLATE, head + tail, (*markup_ids(head), *edge)),
+            Segment(source, content, tuple(ids), given, agent=agent, mu_known=logprobs is not None),
+            Segment(Source.TEMPLATE, lead + close, (*rest, *markup_ids(close))),
+        ]
+        return [segment for segment in segments if segment.text]
+
+    def _has_ended(self, turn: Segment) -> bool:
+        """Whether the policy has ended its turn itself."""
+        if self.codec is not None:
+            return bool(turn.token_ids) and turn.token_ids[-1] in self.codec.eos_ids
+        return turn.text.endswith(self.chat.end_texts)
+
+    def _share(self, tail: str, content: str, lead: str) -> tuple[list[int], list[int], list[int]]:
+        """The ids of three texts that are encoded as one; a token that stands in several is the middle one's."""
+        ids = self.chat.encode(tail + content + lead)
+        start, end = 0, len(ids)
+        while tail and start < end and tail.startswith(self._decode(ids[: start + 1])):
+            start += 1
+        while lead and start < end and lead.endswith(self._decode(ids[end - 1 :])):
+            end -= 1
+        return ids[:start], ids[start:end], ids[end:]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        assert self.codec is not None
+        return self.codec.decode(ids)
+
+    # -- learning the template ----------------------------------------------------------------------------------------
+
+    def _learn(self) -> Family:
+        """Everything around calls and replies; ConfigurationError with the reason where the template cannot be played."""
+        self._arguments: Any = dict
+        try:
+            called = self._conversation(calls=1, replies=[_SAID])
+        except ConfigurationError:
+            self._arguments = json.dumps  # some templates want them as text
+            called = self._conversation(calls=1, replies=[_SAID])
+        asked = called.rfind(_QUERIES[0])
+        called = called[max(0, called.find(_ASKED)) :]
+        ends = [(at, end) for end in self.chat.end_texts if (at := called.find(end, called.rfind(_QUERIES[0]))) >= 0]
+        family = find_family(called, self._first, _QUERIES[0]) if asked >= 0 and ends else None
+        if family is None:
+            raise ConfigurationError(
+                f"the chat template writes a call of {self._first!r} as {called[:300]!r}: that is the syntax of no known "
+                "family, or no end token stands behind it. Use dialect='tags'."
+            )
+        self._end = min(ends)[1]
+        self._prompts = {invites: self._prompt_frame(invites) for invites in (True, False)}
+        opened = self._prompts[True].before
+        if missing := [name for name in self._helpers if name not in opened.lead + opened.core + opened.tail]:
+            raise ConfigurationError(
+                f"the chat template does not show the functions {', '.join(missing)} that it is given. Use dialect='tags'."
+            )
+        self._opened = opened_by(_text(self._prompts[True].behind))
+        self._frames = {name: self._frame(name) for name in {self._first, *self._helpers}}
+        if self._between(self._first, [*self._frames][-1]).lead != self._frames[self._first].behind.lead:
+            raise ConfigurationError(
+                "the chat template ends a tool's message otherwise where another follows. Use dialect='tags'."
+            )
+        return family
+
+    def _conversation(
+        self,
+        *,
+        calls: int = 0,
+        replies: Sequence[str] = (),
+        names: Sequence[str] = (),
+        thought: str = "",
+        opened: bool = False,
+    ) -> str:
+        """A conversation of marks as text."""
+        names = [*names, self._first, self._first]
+        asked = [
+            {
+                "type": "function",
+                "id": number,
+                "function": {"name": name, "arguments": self._arguments({"query": query})},
+            }
+            for number, name, query in zip(_IDS, names, _QUERIES, strict=False)
+        ]
+        messages: list[Message] = [{"role": "user", "content": f"\t{_ASKED}\t"}]
+        if calls:
+            thinks = {"reasoning_content": thought, "thinking": thought} if thought else {}
+            messages.append({"role": "assistant", "content": "", **thinks, "tool_calls": asked[:calls]})
+        messages += [
+            {"role": "tool", "content": reply, "tool_call_id": number, "name": name}
+            for reply, number, name in zip(replies, _IDS, names, strict=False)
+        ]
+        return self.chat.render(messages, self._tools, open_turn=opened)
+
+    def _prompt_frame(self, invites: bool) -> _Frame:
+        messages = [{"role": "user", "content": f"\t{_ASKED}\t"}]
+        rendered = self.chat.render(messages, self._tools if invites else (), open_turn=True)
+        return self._cut(rendered, rendered.find(_ASKED), _ASKED, last=True)
+
+    def _frame(self, name: str) -> _Frame:
+        """What stands around a reply of a helper, behind the policy's end token."""
+        rendered = self._conversation(calls=1, replies=[f"\t{_SAID}\t"], names=[name], opened=True)
+        for thought in (_THOUGHT, ""):
+            first = self._conversation(calls=1, names=[name], thought=thought)
+            if thought and thought not in first:
+                continue
+            then = self._conversation(calls=1, replies=[_SAID], names=[name], thought=thought, opened=True)
+            ended = then.find(self._end, then.rfind(_QUERIES[0]))
+            if then[:ended] != first[:ended]:
+                raise ConfigurationError(
+                    "the chat template renders a call otherwise once its reply is there, so that no record can be what the "
+                    f"policy saw and what the template makes: {first[:ended][-200:]!r} became {then[:ended][-200:]!r}. Use a "
+                    "template that keeps it (TRL has them as *_training), or dialect='tags'."
+                )
+            break
+        start = rendered.find(self._end, rendered.rfind(_QUERIES[0])) + len(self._end)
+        quoted = json.dumps(_SAID, ensure_ascii=False)[1:-1]
+        for said, quotes in ((_SAID, False), (quoted, True)):
+            if rendered.count(said) == 1:
+                frame = self._cut(rendered, rendered.index(said), said, start=start, tab="\\t" if quotes else "\t")
+                return dataclasses.replace(frame, quotes=quotes)
+        raise ConfigurationError(
+            f"the chat template does not show the text of a tool's message as it is: {rendered[start:][:300]!r}. Use "
+            "dialect='tags'."
+        )
+
+    def _cut(self, rendered: str, at: int, said: str, *, start: int = 0, tab: str = "\t", last: bool = False) -> _Frame:
+        """The frame around a mark, of which a template that trims leaves the blanks out."""
+        if at < 0 or rendered.count(said) != 1:
+            raise ConfigurationError(
+                f"a chat template must show once, as it is, what a user says; this one makes {rendered[-200:]!r}. Use the "
+                "model's own template."
+            )
+        before, behind = rendered[start:at], rendered[at + len(said) :]
+        trims = not before.endswith(tab), not behind.startswith(tab)
+        return _Frame(self._split(before.removesuffix(tab)), self._split(behind.removeprefix(tab), last=True), trims)
+
+    @functools.cached_property
+    def _betweens(self) -> dict[tuple[str, str], _Glue]:
+        return {}
+
+    def _between(self, one: str, other: str) -> _Glue:
+        """What stands between two replies; its first plain characters belong to what stands behind each."""
+        if (one, other) not in self._betweens:
+            replies = ["firstreply", "secondreply"]
+            try:
+                rendered = self._conversation(calls=2, replies=replies, names=[one, other])
+            except ConfigurationError:
+                rendered = self._conversation(calls=1, replies=replies, names=[one, other])
+            before = rendered.partition(replies[1])[0]
+            self._betweens[one, other] = self._split(before.partition(replies[0])[2])
+        return self._betweens[one, other]
+
+    def _split(self, text: str, *, last: bool = False) -> _Glue:
+        """A text of the template cut at its first and last marker; where it has none, and nothing follows, all is its lead."""
+        found = list(self._marker.finditer(text))
+        if not found:
+            return _Glue(text, "", "") if last else _Glue("", "", text)
+        start, end = found[0].start(), found[-1].end()
+        return _Glue(text[:start], text[start:end], text[end:])
+
+
+def _function(name: str, what: str) -> Message:
+    """A helper as templates take a function."""
+    query = {"type": "string", "description": "the question"}
+    parameters = {"type": "object", "properties": {"query": query}, "required": ["query"]}
+    return {"type": "function", "function": {"name": name, "description": what, "parameters": parameters}}
+
+
+def _text(glue: _Glue) -> str:
+    return glue.lead + glue.core + glue.tail
+
+
+def _trimmed(text: str, trims: tuple[bool, bool]) -> str:
+    text = text.lstrip() if trims[0] else text
+    return text.rstrip() if trims[1] else text
+
+
+def _asked(found: Sequence[Call], rules: EpisodeConfig, text: str) -> tuple[Consult | Malformed, ...]:
+    """What each call of a turn asks; of each helper one, and no more than the rules allow."""
+    calls: list[Consult | Malformed] = []
+    asked: set[str] = set()
+    for call in found:
+        if call.problem:
+            reason = call.problem
+        elif call.name not in rules.agents:
+            reason = f"there is no function called {call.name!r}. Functions: {', '.join(rules.agents) or 'none'}."
+        elif call.name in asked or len(asked) >= rules.fan_out:
+            reason = f"a turn may call {rules.fan_out} function(s), each once; this call was not answered."
+        else:
+            asked.add(call.name)
+            prefix = text[: found[0].start].replace(SPELLED, "")
+            calls.append(Consult(call.name, call.query.replace(SPELLED, "").strip(), "" if calls else prefix))
+            continue
+        calls.append(Malformed(reason, text[call.start : call.end].replace(SPELLED, "")))
+    return tuple(calls)
