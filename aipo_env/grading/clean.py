@@ -84,14 +84,9 @@ _OPTION = re.compile(r"[A-Za-z]\)")
 _LETTER = re.compile(r"\(?[A-Za-z]\)?\.?")
 _UNIT_LETTERS = frozenset("msghlLNJWVKFC")
 _VALUE_BEFORE = re.compile(r"(?:\d|[})]|\\pi|\\circ)\s*$")
-_WORD_IN_BRACES = r"\{\s*\\(?:text|mathrm|mbox|textbf|rm)\s*\{\s*([A-Za-z]{1,20})\s*\}\s*(\^\{?[23]\}?)?\s*\}"
-_UNIT_FRACTION = re.compile(rf"\\frac\s*{_WORD_IN_BRACES}\s*{_WORD_IN_BRACES}")
 _BRACED = re.compile(r"\s?\{\s?([,:])\s?\}\s?")
 _BARE_STYLE = re.compile(r"\\(?:mathbf|mathrm|mathit|mathsf|boldsymbol|bm|rm|bf)\s+(?=[A-Za-z\\])")
 _MEASURED = re.compile(r"(-?\d[\d,]{0,30}(?:\.\d{1,30})?)\s+([A-Za-z][A-Za-z .]{0,40})")
-_RANGE_IN_BRACKETS = re.compile(
-    r",?\s*\(\s*((?:\\text\{\s*)?(?:where|for)\b[^()]{1,80}|[A-Za-z]\s*\\in\b[^()]{1,60})\)$"
-)
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,9}\.\d{0,9}?)(\d{1,6})\2{1,40}\s?(?:\.\.\.|\\l?dots)")
 _SPACES = re.compile(r"\s{2,}|\n")
 
@@ -132,7 +127,6 @@ def clean(text: str, *, trusted: bool = False) -> str:
         text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
         text = text.replace("\\lbrack", "[").replace("\\rbrack", "]").replace("\\%", "%")
         text = _BARE_STYLE.sub(" ", text)
-        text = _UNIT_FRACTION.sub(_unit_on_one_line, text)
         for _ in range(3):
             replaced = _STYLE.sub(_restyle, text)
             if replaced == text:
@@ -149,8 +143,6 @@ def clean(text: str, *, trusted: bool = False) -> str:
         text = text[lead.end() :]
     if "th" in text or "st" in text or "nd" in text or "rd" in text:
         text = _ORDINAL.sub("", text)
-    if text.endswith(")") and "(" in text:
-        text = _RANGE_IN_BRACKETS.sub(r", \1", text)
     if "..." in text or "dots" in text:
         text = _REPEATING.sub(r"\1\\overline{\2}", text)
     _check_nesting(text)
@@ -192,9 +184,6 @@ def _restyle(match: re.Match[str]) -> str:
     r"""Unwrap styled mathematics, keep words as ``\text{...}``, name functions."""
     content = match[2].strip()
     # Unwrapping inserts a space, so that \text{3}4 becomes two numbers and is refused, not thirty-four.
-    words, _, connective = content.rpartition(" ")
-    if connective in ("and", "or") and words.isalpha():
-        return f"\\text{{{words}}} {connective} "
     if content in _CONNECTIVES:
         return _CONNECTIVES[content]
     if _LETTERS.fullmatch(content):
@@ -206,8 +195,6 @@ def _restyle(match: re.Match[str]) -> str:
         return f"\\text{{{content}}}"
     if _LETTER.fullmatch(content) and not match.string[match.end() :].strip(" .,;$"):
         return f" {content.rstrip('.')} "
-    if match[1].startswith("operatorname"):
-        return f" {content} "
     if len(content) == 1 or not any(char.isalpha() for char in content):
         return f" {content} "
     measured = _MEASURED.fullmatch(content)
@@ -218,12 +205,6 @@ def _restyle(match: re.Match[str]) -> str:
     if match[1] in ("boxed", "fbox") or "\\" in content or any(char.isdigit() or char in "=+^_" for char in content):
         return f" {content} "
     return f"\\text{{{content}}}"
-
-
-def _unit_on_one_line(match: re.Match[str]) -> str:
-    r"""``\frac{\text{m}}{\text{s}^2}`` is the unit m/s^2."""
-    top, top_power, bottom, bottom_power = (group or "" for group in match.groups())
-    return f"\\text{{{top}{top_power}/{bottom}{bottom_power}}}".replace("^{", "^").replace("}}", "}")
 
 
 def _check_nesting(text: str) -> None:

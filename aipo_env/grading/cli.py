@@ -7,7 +7,6 @@ import json as json_module
 import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,10 +48,26 @@ class GradeSummary:
     """99th percentile of the time of one row."""
     slowest_ms: float = 0.0
     """Time of the slowest row."""
-    seconds: float = 0.0
-    """Time of all rows, without the start of the workers."""
     policy: str = "math500"
     """The conventions used."""
+
+    def count(self, row: dict[str, Any], grade: Grade) -> None:
+        """Adds one row."""
+        self.rows += 1
+        rule = re.split("[./]", grade.rule)[0]
+        self.verdicts[grade.verdict.value] = self.verdicts.get(grade.verdict.value, 0) + 1
+        self.rules[rule] = self.rules.get(rule, 0) + 1
+        equal = row.get("equal")
+        if not isinstance(equal, bool):
+            return
+        if row.get("contested"):
+            self.contested += 1
+            self.contested_agreed += grade.correct == equal
+            return
+        self.scored += 1
+        self.false_positives += grade.correct and not equal
+        self.false_negatives += equal and not grade.correct
+        self.accuracy = 1 - (self.false_positives + self.false_negatives) / self.scored
 
     def __str__(self) -> str:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in self.verdicts.items())
@@ -109,7 +124,7 @@ def grade_file(
             f"Expected a JSON-lines file of gold and pred; there is none at {pairs}. Check the path."
         )
     rows = list(_rows(pairs, limit))
-    summary, times, verdicts, rules = GradeSummary(policy=policy), list[float](), Counter[str](), Counter[str]()
+    summary, times = GradeSummary(policy=policy), list[float]()
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(_writable(json)) if json is not None else sys.stdout
         engine = grader if grader is not None else stack.enter_context(Grader())
@@ -118,13 +133,19 @@ def grade_file(
             graded = engine.grade_text if row.get("form") == "text" else engine.grade_answer
             grade = graded(row["gold"], row["pred"], conventions, timeout=timeout)
             times.append(1000 * (time.perf_counter() - started))
-            verdicts[grade.verdict.value] += 1
-            rules[re.split("[./]", grade.rule)[0]] += 1
-            _score(summary, row, grade)
-            line = {"row": row.get("id", number), **_grade_fields(grade), "ms": round(times[-1], 4)}
-            output.write(json_module.dumps(line) + "\n")
-        summary.rules = dict(rules.most_common())
-        _finish(summary, times, verdicts)
+            summary.count(row, grade)
+            said = {"verdict": grade.verdict.value, "rule": grade.rule, "why": explain(grade.rule)}
+            line = {
+                "row": row.get("id", number),
+                "correct": grade.correct,
+                **said,
+                "extracted": grade.extracted and grade.extracted[:500],
+            }
+            output.write(json_module.dumps({**line, "ms": round(times[-1], 4)}) + "\n")
+        if times:
+            times.sort()
+            places = len(times) // 2, int(0.99 * len(times)), -1
+            summary.median_ms, summary.p99_ms, summary.slowest_ms = (round(times[k], 4) for k in places)
         output.write(json_module.dumps({"summary": asdict(summary)}) + "\n")
     if json is not None:
         print(summary)
@@ -163,40 +184,3 @@ def _rows(pairs: Path, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]
                     f"{pairs}:{number}: 'form' must be 'answer' or 'text'; got {row['form']!r}. Mend the row."
                 )
             yield number, row
-
-
-def _grade_fields(grade: Grade) -> dict[str, Any]:
-    extracted = grade.extracted if grade.extracted is None else grade.extracted[:500]
-    return {
-        "correct": grade.correct,
-        "verdict": grade.verdict.value,
-        "rule": grade.rule,
-        "why": explain(grade.rule),
-        "extracted": extracted,
-    }
-
-
-def _score(summary: GradeSummary, row: dict[str, Any], grade: Grade) -> None:
-    summary.rows += 1
-    equal = row.get("equal")
-    if not isinstance(equal, bool):
-        return
-    if row.get("contested"):
-        summary.contested += 1
-        summary.contested_agreed += grade.correct == equal
-        return
-    summary.scored += 1
-    summary.false_positives += grade.correct and not equal
-    summary.false_negatives += equal and not grade.correct
-
-
-def _finish(summary: GradeSummary, times: list[float], verdicts: Counter[str]) -> None:
-    summary.verdicts = dict(sorted(verdicts.items()))
-    if summary.scored:
-        summary.accuracy = 1 - (summary.false_positives + summary.false_negatives) / summary.scored
-    if times:
-        ordered = sorted(times)
-        summary.median_ms = round(ordered[len(ordered) // 2], 4)
-        summary.p99_ms = round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 4)
-        summary.slowest_ms = round(ordered[-1], 4)
-        summary.seconds = round(sum(times) / 1000, 4)

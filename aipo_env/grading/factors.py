@@ -26,6 +26,24 @@ _ACCENTS = {
     "\\overrightarrow": "vec",
 }
 _FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil"), "\\lvert": ("\\rvert", "abs")}
+_BARS = {"|": "abs", "\\|": "norm"}
+NO_FACTOR = frozenset(
+    (
+        "\\pm",
+        "\\mp",
+        "\\forall",
+        "\\rfloor",
+        "\\rceil",
+        "\\rangle",
+        "\\}",
+        "\\to",
+        "\\pmod",
+        "\\choose",
+        "\\circ",
+        "\\end",
+    )
+)
+"""Commands with which no factor starts."""
 _SYMBOLS = frozenset(
     """
     alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega pi
@@ -224,13 +242,11 @@ class Factors(ABC):
             if opening == "\\{":
                 return Sequence("{", "}", [])
             raise Unreadable("empty group")
-        bars, self.bars = self.bars, int(opening == "(" and self.has_one_bar())
+        bars, self.bars = self.bars, 0
         given = opening == "\\{" and self.condition()
         node = self.listing()
         if self.accept("\\choose"):
             node = Call("binom", [node, self.listing()])
-        elif self.bars and self.accept(self.peek().text):  # P(A | B)
-            node = Call("given", [node, self.listing()])
         if given:
             self.expect("\\}")
             self.bars = bars
@@ -249,17 +265,6 @@ class Factors(ABC):
         if (opening, closing) not in (("(", ")"), ("[", "]")):
             raise Unreadable("brackets")
         return node
-
-    def has_one_bar(self) -> bool:
-        """Whether one bar stands between these brackets, which then closes no absolute value: ``(A | B)``."""
-        level, bars = 1, 0
-        for ahead in range(60):
-            token = self.peek(ahead)
-            level += (token.text in ("(", "{", "\\{", "[")) - (token.text in (")", "}", "\\}", "]"))
-            bars += level == 1 and token.text in ("|", "\\mid")
-            if level == 0 or token is END:
-                break
-        return bars == 1
 
     def condition(self) -> bool:
         r"""Skip ``x :`` or ``x \in \mathbb{R} \mid`` at the start of a set given by a condition on its members."""
@@ -314,18 +319,12 @@ class Factors(ABC):
             if token.text in _CLOSERS:
                 self.position -= 1
                 return self.group()
-            if token.text == "|":
+            if token.text in _BARS:
                 self.bars += 1
                 node = self.sum()
                 self.bars -= 1
-                self.expect("|")
-                return Call("abs", [node])
-            if token.text == "\\|":
-                self.bars += 1
-                node = self.sum()
-                self.bars -= 1
-                self.expect("\\|")
-                return Call("norm", [node])
+                self.expect(token.text)
+                return Call(_BARS[token.text], [node])
             if token.text in _FENCES:
                 return self.fenced(token.text)
         raise Unreadable("syntax")
@@ -413,19 +412,6 @@ class Factors(ABC):
             return Sym("\\mathbb " + letter)
         if name in _BIG:
             return self.big_operator(_BIG[name])
-        if name in (
-            "\\rfloor",
-            "\\rceil",
-            "\\rangle",
-            "\\}",
-            "\\to",
-            "\\circ",
-            "\\pm",
-            "\\mp",
-            "\\end",
-            "\\choose",
-        ):
-            raise Unreadable("syntax")
         if name[1:] not in _SYMBOLS:
             raise Unreadable("command")  # as a symbol it would make every right answer wrong
         return Sym(name)

@@ -56,9 +56,8 @@ def _gcd(values: list[Value], numbers: Floats) -> Value | None:
 
 def _lcm(values: list[Value], numbers: Floats) -> Value | None:
     exact = _fractions(values)
-    if exact is None:
-        return None
-    return Fraction(math.lcm(*(v.numerator for v in exact)), math.gcd(*(v.denominator for v in exact)))
+    inverse = _gcd([1 / v for v in exact], numbers) if exact and all(exact) else None
+    return 1 / inverse if isinstance(inverse, Fraction) else None
 
 
 def _modulo(values: list[Value], numbers: Floats) -> Value | None:

@@ -44,8 +44,6 @@ class _Matrices:
                 return Matrix([list(column) for column in zip(*base.rows, strict=True)])
             if isinstance(node.exponent, Num) and node.exponent.value in range(2, 25):
                 return self.product([base] * int(node.exponent.value))
-            if node.exponent == Num(Fraction(-1)):
-                return _inverse(base)
         return None
 
     def sum(self, terms: list[Matrix | None]) -> Matrix | None:
@@ -90,30 +88,3 @@ class _Matrices:
             pass
         self.budget.spend(sum(1 for _ in walk(node)))
         return node
-
-
-def identity(matrix: Node) -> Matrix | None:
-    """Return the unit matrix of the size of a square matrix."""
-    size = len(matrix.rows) if isinstance(matrix, Matrix) and matrix.kind == "matrix" else 0
-    if not size or any(len(row) != size for row in matrix.rows):  # type: ignore[union-attr]
-        return None
-    return Matrix([[Num(Fraction(i == j)) for j in range(size)] for i in range(size)])
-
-
-def _inverse(matrix: Matrix) -> Matrix | None:
-    """Return the inverse of a square matrix of rationals, by elimination; None if there is none."""
-    size = len(matrix.rows)
-    table = [[entry.value for entry in row if isinstance(entry, Num)] for row in matrix.rows]
-    if any(len(row) != size for row in table):
-        return None
-    table = [[*row, *(Fraction(i == j) for j in range(size))] for i, row in enumerate(table)]
-    for column in range(size):
-        pivot = next((row for row in table[column:] if row[column]), None)
-        if pivot is None:
-            return None
-        table.remove(pivot)
-        table.insert(column, [value / pivot[column] for value in pivot])
-        for i, row in enumerate(table):
-            if i != column:
-                table[i] = [value - row[column] * other for value, other in zip(row, table[column], strict=True)]
-    return Matrix([[Num(value) for value in row[size:]] for row in table])

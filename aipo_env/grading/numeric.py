@@ -9,8 +9,6 @@ looked up by name in Python.
 from __future__ import annotations
 
 import hashlib
-import operator as operators
-from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -127,27 +125,7 @@ class Evaluator:
             values = [self.numbers.inexact(self._value(part)) for part in node.operands]  # events: P(A \\cap B)
             both = [sum(values), sum(value * value for value in values)] if node.operator != "setminus" else values
             return self._placeholder(node.operator, both)
-        if isinstance(node, Matrix) and node.kind == "cases":
-            return self._piecewise(node)
         raise NoValue("structure")
-
-    def _piecewise(self, cases: Matrix) -> Value:
-        """Return the value of the first case that applies here."""
-        for row in cases.rows:
-            if len(row) != 2 or not isinstance(row[1], Relation | Text):
-                raise NoValue("structure")
-            if isinstance(row[1], Text) and row[1].words.strip() not in ("otherwise", "else"):
-                raise NoValue("structure")
-            if isinstance(row[1], Text) or self._holds(row[1]):
-                return self._value(row[0])
-        raise NoValue("no case")
-
-    def _holds(self, relation: Relation) -> bool:
-        values = [self.numbers.real(self._value(member)) for member in relation.members]
-        for left, operator, right in zip(values, relation.operators, values[1:], strict=False):
-            if operator not in _ORDERS or not _ORDERS[operator](left, right):
-                return False
-        return True
 
     def _symbol(self, name: str) -> Value:
         if name in self.bound:
@@ -300,9 +278,6 @@ class PreciseEvaluator(Evaluator):
         return value
 
 
-_ORDERS: dict[str, Callable[[Any, Any], bool]] = {
-    "<": operators.lt, ">": operators.gt, "<=": operators.le, ">=": operators.ge, "=": operators.eq, "!=": operators.ne
-}  # fmt: skip
 _OF_COMPLEX = ("overline", "Re", "Im")
 _CONSTANTS = {"\\pi": "pi", "e": "e", "i": "i"}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from aipo_env.grading.factors import END, Factors
+from aipo_env.grading.factors import END, NO_FACTOR, Factors
 from aipo_env.grading.lexer import RELATIONS, Token, Unreadable, tokenize
 from aipo_env.grading.literals import MAX_DIGITS, MINUS_ONE, grouped, is_mixed, joined, mixed_number, read_number, times
 from aipo_env.grading.nodes import (
@@ -252,9 +252,7 @@ class _Parser(Factors):
         if token.kind in ("number", "symbol", "function", "begin"):
             return True
         if token.kind == "command":
-            return token.text not in _SET_OPERATORS and token.text not in (
-                "\\pm", "\\mp", "\\forall", "\\rfloor", "\\rceil", "\\rangle", "\\}", "\\to", "\\pmod", "\\choose", "\\circ",
-            )  # fmt: skip
+            return token.text not in _SET_OPERATORS and token.text not in NO_FACTOR
         if token.text in ("|", "\\|") and token.kind == "op":
             # Bars that follow closing bars open again if enough are left: ||x||y||.
             left = sum(following.text == token.text for following in self.tokens[self.position :])

@@ -21,7 +21,7 @@ from aipo_env.grading.nodes import (
 )
 from aipo_env.grading.policy import GradingPolicy
 from aipo_env.grading.scalars import compare_scalars
-from aipo_env.grading.trees import expand, has_variables, mentions
+from aipo_env.grading.trees import expand, has_variables
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
@@ -30,6 +30,7 @@ def settle(node: Node, budget: Budget, *, trusted: bool) -> Node:
     """Reduce a chain such as ``x = 5 + 6 = 11`` to what it finally says."""
     if isinstance(node, Matrix) and node.kind == "cases" and all(len(row) == 1 for row in node.rows):
         return Sequence("", "", [row[0] for row in node.rows], "and")  # a system of equations
+    node = _excluded(node)
     if not isinstance(node, Relation):
         return node
     members, operators = node.members, node.operators
@@ -44,8 +45,6 @@ def settle(node: Node, budget: Budget, *, trusted: bool) -> Node:
     if all(operator == "=" for operator in operators):
         if is_name(members[0]):
             return Relation([members[0], members[-1]], ["="])
-        if trusted and len(members) > 2:
-            return members[-1]
         if len(members) == 2 and is_name(members[1]) and not has_variables(members[0]):
             return Relation(members[::-1], ["="])  # 5 = x
         constant = not any(has_variables(member) for member in members)
@@ -131,44 +130,25 @@ def solution_set(node: Node) -> Node:
     return SetOperation("cup" if node.separator == "or" else "cap", [found[1] for found in sets if found])
 
 
-def exclusions(node: Node) -> tuple[Node, list[Node]] | None:
-    r"""Read ``x \ne 1``, ``x \ne 1, 2`` and ``x \ne 1, x \ne 2`` as (x, [1, 2]); None if it says anything else."""
-    parts = node.items if isinstance(node, Sequence) and not node.opening and node.separator != "or" else [node]
-    first = parts[0] if parts else node
-    if not (isinstance(first, Relation) and first.operators == ["!="] and is_name(first.members[0])):
-        return None
-    name, values = first.members[0], list[Node]()
-    for part in parts:
-        if isinstance(part, Relation):
-            if part.operators != ["!="] or part.members[0] != name:
-                return None
-            part = part.members[1]
-        elif is_set(part) or isinstance(part, Text):
-            return None
-        expanded = expand(part)
-        values.extend(expanded.items if isinstance(expanded, Sequence) else [expanded])
-    return name, values
-
-
-def all_but(values: list[Node]) -> SetOperation:
-    """Return the real numbers without some values."""
-    return SetOperation("setminus", [Sym("\\mathbb R"), Sequence("{", "}", values)])
-
-
-def without_range(node: Node, other: Node) -> Node:
-    r"""Drop ``k \in \mathbb{Z}`` behind a formula in k, if the other side does not say it."""
-    if not (isinstance(node, Sequence) and not node.opening and len(node.items) > 1):
+def _excluded(node: Node) -> Node:
+    r"""Read ``x \\ne 1, 2`` and ``x \\ne 1, x \\ne 2`` as one relation to a list; anything else stays as it is."""
+    if not isinstance(node, Sequence) or node.opening or node.separator == "or" or not node.items:
         return node
-    last = node.items[-1]
-    if not (isinstance(last, Relation) and last.operators == ["in"] and isinstance(last.members[0], Sym)):
+    first = node.items[0]
+    if not isinstance(first, Relation):
         return node
-    if not (isinstance(last.members[1], Sym) and last.members[1].name in ("\\mathbb Z", "\\mathbb N")):
+    values = [
+        item.members[1] if isinstance(item, Relation) and item.members[0] == first.members[0] else item
+        for item in node.items
+    ]
+    apart = [item for item in node.items if isinstance(item, Relation) and item.operators != ["!="]]
+    if (
+        first.operators != ["!="]
+        or apart
+        or any(isinstance(value, Relation | Text) or is_set(value) for value in values)
+    ):
         return node
-    if isinstance(other, Sequence) and other.items and isinstance(other.items[-1], Relation):
-        return node
-    if not any(mentions(item, last.members[0]) for item in node.items[:-1]):
-        return node
-    return node.items[0] if len(node.items) == 2 else Sequence("", "", node.items[:-1], node.separator)
+    return Relation([first.members[0], Sequence("", "", values)], ["!="])
 
 
 def membership(node: Node) -> tuple[Node | None, Node] | None:
@@ -179,7 +159,8 @@ def membership(node: Node) -> tuple[Node | None, Node] | None:
         return None
     members, operators = node.members, node.operators
     if operators == ["!="] and isinstance(members[0], Sym) and not has_variables(members[1]):
-        return members[0], SetOperation("setminus", [Sym("\\mathbb R"), expand(Sequence("{", "}", [members[1]]))])
+        values = members[1].items if isinstance(members[1], Sequence) else [members[1]]
+        return members[0], SetOperation("setminus", [Sym("\\mathbb R"), expand(Sequence("{", "}", values))])
     if operators == ["in"]:
         return members[0], members[1]
     if len(operators) == 1 and operators[0] in ("=", "<", "<=", ">", ">="):

@@ -43,8 +43,8 @@ _WHY = {
     "set": "members of two sets", "interval": "sets of real numbers", "sequence": "lists or brackets of two kinds",
     "relation": "equations or inequalities", "assignment": "the value behind a name", "unit": "values with units",
     "percent": "a percent sign on one side", "where": "what holds for a range of variables", "matrix": "entries of matrices",
-    "vector": "a vector and its entries", "cases": "entries of cases", "piecewise": "values of the case that applies",
-    "figure": "names of figures", "infinity": "infinities", "congruence": "residues", "said_twice": "one value said twice",
+    "vector": "a vector and its entries", "cases": "entries of cases",
+    "figure": "names of figures", "said_twice": "one value said twice",
     "constant_of_integration": "functions up to a constant", "unevaluated": "the answer restates the question",
     "choice": "letters of a choice", "extract": "no answer in the text",
 }  # fmt: skip
