@@ -128,6 +128,16 @@ def _rest(term: Node) -> list[Node]:
     return [factor for factor in factors if variables(factor)] or [Num(Fraction(1))]
 
 
+def literal_value(node: Node) -> Fraction | None:
+    """The value of a number, a negative number or a fraction in lowest terms; None if work is left."""
+    match node:
+        case Num(value):
+            return value
+        case Mul([Num(top), Pow(Num(bottom), Num(minus_one))]) if minus_one == -1 and bottom > 1:
+            return top / bottom if (top / bottom).denominator == bottom else None
+    return None
+
+
 def names_e(node: Node) -> bool:
     """Whether e stands where it may be a name rather than the constant: not as the base of a power."""
     if isinstance(node, Pow) and node.base == Sym("e"):

@@ -6,7 +6,7 @@ import functools
 import math
 from fractions import Fraction
 
-from aipo_agents.algebra import MINUS_ONE, value_of
+from aipo_agents.algebra import MINUS_ONE, literal_value, value_of
 from aipo_agents.render import render
 from aipo_env.grading.mathematics import Budget, NoValue
 from aipo_env.grading.nodes import Add, Call, Mul, Node, Num, Pow, children
@@ -44,11 +44,11 @@ def _binary(node: Node) -> Node:
 
 def _innermost(node: Node) -> Node | None:
     """The first operation, bottom-up and from the left, on values alone."""
-    if _literal_value(node) is not None or not isinstance(node, Add | Mul | Pow | Call):
+    if literal_value(node) is not None or not isinstance(node, Add | Mul | Pow | Call):
         return None
     parts = _operands(node)
     found = next((found for part in parts if (found := _innermost(part)) is not None), None)
-    return found or (node if all(_literal_value(part) is not None for part in parts) else None)
+    return found or (node if all(literal_value(part) is not None for part in parts) else None)
 
 
 def _operands(node: Node) -> list[Node]:
@@ -63,16 +63,6 @@ def _replaced(node: Node, target: Node, value: Node) -> Node:
     return value if node is target else rebuilt(node, [_replaced(part, target, value) for part in children(node)])
 
 
-def _literal_value(node: Node) -> Fraction | None:
-    """The value of a number, a negative number or a fraction in lowest terms; None if work is left."""
-    match node:
-        case Num(value):
-            return value
-        case Mul([Num(top), Pow(Num(bottom), Num(minus_one))]) if minus_one == -1 and bottom > 1:
-            return top / bottom if (top / bottom).denominator == bottom else None
-    return None
-
-
 def _literal(value: Fraction) -> Node:
     if value.denominator == 1:
         return Num(value)
@@ -82,7 +72,7 @@ def _literal(value: Fraction) -> Node:
 def _take_apart(node: Node) -> str | None:
     """A single operation written as smaller ones, which leaves the result open."""
     op, parts = _operation(node)
-    values = [value for part in parts if (value := _literal_value(part)) is not None]
+    values = [value for part in parts if (value := literal_value(part)) is not None]
     shown = render(node)
     if op in ("root", "/") and not values[-1]:
         return "stop: division by zero has no value"

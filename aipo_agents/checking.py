@@ -7,15 +7,17 @@ hundredth or a unit, different units are converted), so a link is wrong only if 
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from aipo_agents.algebra import (
     coefficients,
     has_sign,
     has_work,
+    literal_value,
     minus,
     names_e,
     substitute,
@@ -28,7 +30,7 @@ from aipo_agents.render import format_decimal, format_fraction, format_value, sp
 from aipo_agents.text import quote
 from aipo_env.grading.arithmetic import to_complex
 from aipo_env.grading.mathematics import Budget, NoValue, OutOfBudget, Unreadable, Value, equal, read, variables
-from aipo_env.grading.nodes import Call, Mul, Node, Num, Pow, Relation, Sym
+from aipo_env.grading.nodes import Call, Node, Num, Relation, Sym
 from aipo_env.grading.trees import mentions
 
 _POINTS: Final = tuple(map(Fraction, ("2", "3", "1", "5", "1/2", "-1", "-2", "7", "0", "10")))
@@ -36,6 +38,9 @@ _PLACE_SUM: Final = re.compile(r"[0-9]\+[0-9]\+[0-9]")
 _AMBIGUOUS: Final = re.compile(
     r"/\s*(?:[0-9]+(?:\.[0-9]+)?|[A-Za-z]|\([^()]*\))\s*(?:[A-Za-z]|\((?!\s*\\bmod)|\\(?!cdot|times|div|bmod|pmod|right|rfloor|rceil|le|ge))"
 )
+_ORDERS: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge
+}  # fmt: skip
 _NAMES: Final = ("e", "i", "\\pi")
 
 Verdict = Literal["correct", "incorrect", "unknown", "definition"]
@@ -168,7 +173,7 @@ class Checker:
         if link.relation == "~=":
             return _approximate(link, to_complex(left).real, to_complex(right).real)
         if isinstance(left, Fraction) and isinstance(right, Fraction):
-            return CORRECT if _compare(link.relation, left, right) else _wrong(link, left, right)
+            return CORRECT if _ORDERS[link.relation](left, right) else _wrong(link, left, right)
         return _irrational(link, to_complex(left), to_complex(right), self._budget)
 
     def _excused(self, link: _Link, claim: Claim) -> Outcome | None:
@@ -308,13 +313,11 @@ class Checker:
             if (a.imag or b.imag) and not imaginary:
                 continue
             tried += 1
-            exact = all(isinstance(value, Fraction) for value in values)
-            if exact or a.imag or b.imag:
-                fails = (
-                    values[0] != values[1] if link.relation == "=" and exact else _fails(link.relation, values, a, b)
-                )
+            if isinstance(values[0], Fraction) and isinstance(values[1], Fraction):
+                fails = not _ORDERS[link.relation](*values)
             else:
-                fails = abs(a - b) > 1e-7 * max(1.0, abs(a), abs(b)) and _fails(link.relation, values, a, b)
+                real = not a.imag and not b.imag and _ORDERS[link.relation](a.real, b.real)
+                fails = abs(a - b) > 1e-7 * max(1.0, abs(a), abs(b)) and (link.relation == "=" or not real)
             if not fails:
                 continue
             if self._prose or not rewriting:
@@ -398,9 +401,7 @@ def _irrational(link: _Link, left: complex, right: complex, budget: Budget) -> O
     if link.relation in ("=", "!="):
         if same == (link.relation == "="):
             return CORRECT
-    elif (same and "=" in link.relation) or (
-        not same and _compare(link.relation, *map(Fraction, (left.real, right.real)))
-    ):
+    elif (same and "=" in link.relation) or (not same and _ORDERS[link.relation](left.real, right.real)):
         return CORRECT
     if abs(left - right) <= 1e-7 * size:
         return Outcome("incorrect", "the two sides are equal" if same else "the sides are close but differ")
@@ -412,19 +413,13 @@ def _irrational(link: _Link, left: complex, right: complex, budget: Budget) -> O
     return Outcome("incorrect", ", ".join(facts))
 
 
-def _fails(relation: str, values: Sequence[Value], a: complex, b: complex) -> bool:
-    if a.imag or b.imag:
-        return relation == "=" and abs(a - b) > 1e-7 * max(1.0, abs(a), abs(b))
-    return not _compare(relation, *(v if isinstance(v, Fraction) else Fraction(v.real) for v in values))
-
-
 def _wrong(link: _Link, left: Fraction, right: Fraction) -> Outcome:
     """The reason: the values of those sides that are not plain numbers already."""
     texts = [quote(side.text) for side in link.sides]
     facts: list[str] = []
     for k, (node, value) in enumerate(((link.left, left), (link.right, right))):
         text, other = texts[k], texts[1 - k]
-        if _is_literal(node, value) and all(piece.text != "*" for piece in link.sides[k].pieces):
+        if literal_value(node) is not None and all(piece.text != "*" for piece in link.sides[k].pieces):
             continue
         shown = format_fraction(value)
         if _PLACE_SUM.fullmatch(text.replace(" ", "")) and re.fullmatch("[0-9]{2}", other):
@@ -441,37 +436,10 @@ def _wrong(link: _Link, left: Fraction, right: Fraction) -> Outcome:
     return Outcome("incorrect", f"{texts[0]} {words[link.relation]} {texts[1]}")
 
 
-def _is_literal(node: Node, value: Fraction) -> bool:
-    """Whether a side shows its value already: a number, or a fraction in lowest terms."""
-    match node:
-        case Num():
-            return True
-        case Mul([Num(), Pow(Num(denominator), Num(minus_one))]):
-            return minus_one == -1 and value.denominator > 1 and denominator == value.denominator
-        case Mul([Num(minus_one), inner]):
-            return minus_one == -1 and _is_literal(inner, -value)
-    return False
-
-
 def _decimals(side: Side) -> int:
     """The digits behind the point of a side that is one number; a percent sign moves the point by two."""
     number = next(piece.text for piece in side.pieces if piece.kind == "number")
     return len(number.partition(".")[2]) + 2 * any(piece.text == "%" for piece in side.pieces)
-
-
-def _compare(relation: str, left: Fraction, right: Fraction) -> bool:
-    match relation:
-        case "=":
-            return left == right
-        case "!=":
-            return left != right
-        case "<":
-            return left < right
-        case "<=":
-            return left <= right
-        case ">":
-            return left > right
-    return left >= right
 
 
 def _at(point: dict[str, str], left: str, right: str) -> str:

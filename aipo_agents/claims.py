@@ -217,7 +217,7 @@ def _pieces(text: str) -> list[Piece]:
 def _is_symbol(word: str, start: int, end: int, text: str) -> bool:
     if word in _ENGLISH:
         return text[end : end + 2].lstrip()[:1] in ("(", "{", "_")
-    if word in _FUNCTIONS or word in ("xyz", "abc") or text[max(start - 1, 0) : start] in ("_", "{") or len(word) == 0:
+    if word in _FUNCTIONS or word in ("xyz", "abc") or text[max(start - 1, 0) : start] in ("_", "{"):
         return True
     if word in ("a", "A", "I") and text[:start][-1:].isspace() and text[end : end + 1].isspace():
         # An article or a pronoun, unless an operator stands beside it.
@@ -244,7 +244,7 @@ def _runs(pieces: Sequence[Piece]) -> list[list[Piece]]:
             while end in asides:
                 end = asides[end]
             following = pieces[end] if end < len(pieces) and end not in breaks else None
-            _add_words(runs, words, following, depth)
+            _add_words(runs, words, following)
             position = end
             continue
         if position in breaks or (piece.kind == "break" and not (piece.text in ",:" and depth)):
@@ -267,7 +267,7 @@ def _is_ratio(pieces: Sequence[Piece], position: int) -> bool:
     return around[1].start - around[0].end == around[2].start - around[1].end <= 1  # not "by 2: 16 feet"
 
 
-def _add_words(runs: list[list[Piece]], words: Sequence[Piece], following: Piece | None, depth: int) -> None:
+def _add_words(runs: list[list[Piece]], words: Sequence[Piece], following: Piece | None) -> None:
     """Decides what a row of words is: a unit, the rest of a calculation, or an end."""
     run, texts = runs[-1], [word.text.lower() for word in words]
     while len(texts) > 1 and texts[-1] in ("the", "his", "her", "their", "its"):
@@ -288,13 +288,6 @@ def _add_words(runs: list[list[Piece]], words: Sequence[Piece], following: Piece
         return
     if after_operator and value_follows and len(words) <= 3 and not sentence and texts[-1] not in _BEFORE:
         return  # `12 + the 3 others`
-    if (
-        run
-        and run[-1].kind in ("relation", "is")
-        and value_follows
-        and texts[-1] in ("the", "about", "only", "another")
-    ):
-        return
     if after_value:
         carries = texts[0] in _SCALES or (texts[0] in _AFTER and value_follows and len(words) <= 3)
         run.append(dataclasses.replace(unit, kind="unknown" if carries else "unit", text=" ".join(texts[:3])))
@@ -322,8 +315,6 @@ def _add_words(runs: list[list[Piece]], words: Sequence[Piece], following: Piece
     elif following is not None:
         begin.append(Piece("prose", "", following.start, following.start))
     runs.append(begin)
-    if depth:
-        runs.append(begin[:1])
 
 
 def _lone_number(run: Sequence[Piece]) -> bool:
