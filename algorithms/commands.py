@@ -363,100 +363,71 @@ def plan(run: Annotated[RunShape, tyro.conf.arg(name="")], json: bool = False) -
 
 
 @command(
-    "aipo warmup --policy Qwen/Qwen2.5-1.5B-Instruct --device cuda --out runs/start  # then aipo train --policy runs/start",
+    "aipo warmup --policy Qwen/Qwen2.5-1.5B-Instruct --device cuda  # then aipo train --policy runs/start",
     "aipo warmup --policy smollm2 --unless-asks 0.2 --out runs/start",
-    "aipo warmup --out runs/embedded  # the embedded policy's own start weights, again",
 )
 def warmup(
-    policy: str | None = None,
-    out: Path = Path("runs/embedded"),
-    steps: int | None = None,
-    batch_size: int | None = None,
-    micro_batch_size: int | None = None,
+    policy: str,
+    out: Path = Path("runs/start"),
+    steps: int = 60,
+    batch_size: int = 16,
+    micro_batch_size: int = 8,
     learning_rate: float | None = None,
     seed: int = 0,
-    device: str | None = None,
+    device: str = "cpu",
     dialect: str | None = None,
     agents: tuple[str, ...] = (),
     env_options: dict[str, int | float | str] | None = None,
-    probe: int | None = None,
     unless_asks: float | None = None,
 ) -> int:
-    """Teach a policy to ask helpers and to box its answers (supervised, minutes); without --policy, the embedded one anew.
+    """Teach a policy to ask helpers and to box its answers: supervised, minutes.
 
     The episodes are our own: procedural problems in words, in which a scripted policy asks the helpers and answers. Loss falls
-    on what it says, never on a reply. Before and after, the policy plays a few of them by itself. All options but --out,
-    --steps and --seed are for --policy.
+    on what it says, never on a reply. Before and after, the policy plays 16 of them by itself.
 
     Args:
         policy: "embedded", "smollm2", or a directory or hub id that transformers loads.
         out: folder for the model and its tokenizer.
-        steps: optimizer steps (60; 2000 for the embedded policy's start weights).
-        batch_size: episodes of each step (16).
-        micro_batch_size: episodes in one forward and backward pass (8); changes memory and speed, not the result.
+        steps: optimizer steps.
+        batch_size: episodes of each step.
+        micro_batch_size: episodes in one forward and backward pass; changes memory and speed, not the result.
         learning_rate: AdamW's peak (1e-5; 1e-3 for policies of fewer than ten million parameters).
-        seed: decides initialisation and data.
-        device: a torch device (cpu).
-        dialect: how actions and replies look, as in `aipo_env.make` (tags).
+        seed: decides the episodes.
+        device: a torch device.
+        dialect: how actions and replies look, as in `aipo_env.make`.
         agents: helpers, each "name" or "name=package.module:Class".
         env_options: options of the environment, as `--env-options max_consults 2`.
-        probe: episodes that the policy plays before and after (16).
-        unless_asks: leaves a policy as it is that asks in this share of those episodes; --out gets it all the same, so that
-            what follows starts from there.
+        unless_asks: a policy that asks in this share of episodes before is written to --out as it is.
     """
     import aipo_env
+    from algorithms.policies import load_policy
     from algorithms.progress import TrainingDisplay, quiet_libraries
-    from algorithms.warmup import WarmupConfig, warm_up, warm_up_on_asking
+    from algorithms.warmup import fit
+    from algorithms.warmup_episodes import PROBED, Exercises, ask_rate, row_maker
 
     quiet_libraries()
-    again = "Nothing was written; the same command starts again."
-    if policy is None:
-        given = {
-            "--batch-size": batch_size, "--micro-batch-size": micro_batch_size, "--learning-rate": learning_rate,
-            "--device": device, "--dialect": dialect, "--agents": agents or None, "--env-options": env_options,
-            "--probe": probe, "--unless-asks": unless_asks,
-        }  # fmt: skip
-        if misplaced := ", ".join(flag for flag, value in given.items() if value is not None):
-            raise ConfigurationError(f"{misplaced} is for a policy that is there already: name it with --policy.")
-        steps = 2000 if steps is None else steps
-        try:
-            with TrainingDisplay(steps, "warm-up") as display:
-                config = WarmupConfig(steps=steps, seed=seed)
-                warm_up(config, out, lambda step, loss: display.step({"step": float(step), "loss": loss}))
-        except KeyboardInterrupt:
-            return interrupted(again)
-        print(f"the policy is in {out}; use it with --policy {out}")
-        return 0
-    from algorithms.policies import load_policy
-    from algorithms.warmup_episodes import Exercises, count_asking
-
-    sizes = {"--steps": (steps, 60), "--batch-size": (batch_size, 16), "--micro-batch-size": (micro_batch_size, 8)}
-    sizes["--probe"] = (probe, 16)
-    steps, batch_size, micro_batch_size, probe = (
-        default if value is None else check_count(flag, value, what="how many", least=1)
-        for flag, (value, default) in sizes.items()
-    )
+    for flag, value in {"--steps": steps, "--batch-size": batch_size, "--micro-batch-size": micro_batch_size}.items():
+        check_count(flag, value, what="how many")
     if unless_asks is not None and not 0 <= unless_asks <= 1:
         raise ConfigurationError(f"--unless-asks is a share of episodes, from 0 to 1, got {unless_asks}.")
-    options: dict[str, Any] = {**(env_options or {}), "agents": parse_agents(agents)}
-    if dialect is not None:
-        options["dialect"] = dialect
-    loaded = load_policy(policy, device or "cpu")
-    env = aipo_env.make("dataset-consult", tasks=Exercises(), codec=loaded.codec, **options)
-    rate = (1e-3 if loaded.tiny else 1e-5) if learning_rate is None else learning_rate
+    options: dict[str, Any] = {**(env_options or {}), **({} if dialect is None else {"dialect": dialect})}
+    loaded = load_policy(policy, device)
+    env = aipo_env.make(
+        "dataset-consult", tasks=Exercises(), codec=loaded.codec, agents=parse_agents(agents), **options
+    )
+    rate = learning_rate or (1e-3 if loaded.tiny else 1e-5)
     try:
-        asked, answered = count_asking(loaded, env, probe)
-        print(f"before: of {probe} episodes it asked in {asked} and answered {answered}")
-        if unless_asks is None or asked < unless_asks * probe:
+        print(f"before: asked in {(asked := ask_rate(loaded, env)):.0%} of {PROBED} episodes")
+        if unless_asks is None or asked < unless_asks:
             with TrainingDisplay(steps, "warm-up") as display:
-                warm_up_on_asking(
-                    loaded, env, steps=steps, batch_size=batch_size, learning_rate=rate, micro_batch_size=micro_batch_size,
-                    seed=seed, on_step=lambda step, loss: display.step({"step": float(step), "loss": loss}),
+                fit(
+                    loaded, row_maker(env, loaded.codec, seed), steps=steps, batch_size=batch_size, learning_rate=rate,
+                    rise=max(1, steps // 10), micro_batch_size=micro_batch_size,
+                    on_step=lambda step, loss: display.step({"step": float(step), "loss": loss}),
                 )  # fmt: skip
-            asked, answered = count_asking(loaded, env, probe)
-            print(f"after: of {probe} episodes it asked in {asked} and answered {answered}")
+            print(f"after: asked in {ask_rate(loaded, env):.0%}")
     except KeyboardInterrupt:
-        return interrupted(again)
+        return interrupted("Nothing was written; the same command starts again.")
     finally:
         env.close()
     loaded.save(out)

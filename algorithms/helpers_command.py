@@ -21,41 +21,33 @@ from aipo_env.checks import check_count
 from aipo_env.console import command, interrupted, print_json
 from aipo_env.errors import ConfigurationError
 from aipo_env.game import ConsultGame
-from aipo_env.protocol import Consult, Reply, Usage
+from aipo_env.protocol import Consult, Usage
 from aipo_env.tasks.base import Task, TaskSet
 from algorithms.servers import Servers
 
 JUDGES = ("verify",)
 """The helpers that are asked about claims; the others are asked about the problem."""
+_CLAIM = "The answer is "
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trial:
-    """One question to one helper, and what came of it."""
+    """One question to one helper, and what came of it; of a confidential task without its texts."""
 
     helper: str
-    task_id: str
+    task: str
     claim: Literal["true", "false"] | None
     """What the question claims to be the answer; None where it claims nothing."""
     query: str
-    reply: Reply
-    seconds: float
+    reply: str
+    error: str | None
+    verdict: str | None
+    """What a reply begins with, as those of judges do."""
+    gives_away: bool
     knows_mu: bool
-    """Whether a policy of the given tokenizer could learn from the reply with its mu; without one, whether the reply has it."""
-    confidential: bool = False
-
-    @property
-    def verdict(self) -> str:
-        """What a judge's reply says of a claim."""
-        return leading_verdict(self.reply.text) or "no verdict"
-
-    def to_json(self) -> dict[str, object]:
-        """The trial for scripts; of a confidential task without its texts."""
-        texts = {"query": self.query, "reply": self.reply.text, "error": self.reply.error}
-        if self.confidential:
-            texts = {name: text and f"(withheld: {len(text)} characters)" for name, text in texts.items()}
-        said = {"task": self.task_id, "claim": self.claim, **texts, "gives_away": self.reply.gives_away}
-        return said | {"seconds": self.seconds, "usage": self.reply.usage and dataclasses.asdict(self.reply.usage)}
+    """Whether a policy with the game's tokenizer could use the reply's mu; without a tokenizer, whether the reply has it."""
+    seconds: float
+    usage: Usage | None
 
 
 async def try_helpers(
@@ -71,17 +63,28 @@ async def try_helpers(
     """
     game.finds_leaks = True
     number = num_tasks if game.tasks.num_tasks is None else min(num_tasks, game.tasks.num_tasks)
-    for helper in game.agent_names:
-        for index in range(number):
-            task = game.task(index)
-            for claim, question in _questions(helper, game.tasks, task, f"{seed}/{index}", query):
-                episode = game.make_episode(index, seed=seed)
-                episode.act(Consult(helper, question))
-                started = time.monotonic()
-                (reply,) = (await game.serve(episode)).values()
-                seconds = time.monotonic() - started
-                knows_mu = reply.logprobs is not None if game.codec is None else episode.segments[-1].mu_known
-                yield Trial(helper, task.id, claim, question, reply, seconds, knows_mu, episode.task.confidential)
+    for helper, index in ((helper, index) for helper in game.agent_names for index in range(number)):
+        for claim, question in _questions(helper, game.tasks, game.task(index), f"{seed}/{index}", query):
+            episode = game.make_episode(index, seed=seed)
+            episode.act(Consult(helper, question))
+            started = time.monotonic()
+            (reply,) = (await game.serve(episode)).values()
+            seconds = time.monotonic() - started
+            knows_mu = (
+                reply.logprobs is not None
+                if game.codec is None
+                else any(segment.mu_known for segment in episode.segments)
+            )
+            texts = question, reply.text, reply.error
+            if episode.task.confidential:
+                question, text, error = (text and f"(withheld: {len(text)} characters)" for text in texts)
+            else:
+                question, text, error = texts
+            said = leading_verdict(reply.text)
+            yield Trial(
+                helper, episode.task.id, claim, question or "", text or "", error, said, reply.gives_away, knows_mu, seconds,
+                reply.usage,
+            )  # fmt: skip
 
 
 def _questions(
@@ -90,9 +93,9 @@ def _questions(
     if helper not in JUDGES or not task.gold:
         yield None, markup.escape(query.replace("{problem}", task.problem))
         return
-    yield "true", markup.escape(f"The answer is {task.gold}")
+    yield "true", markup.escape(_CLAIM + task.gold)
     if (wrong := corrupted(task, tasks, random.Random(seed))) is not None:
-        yield "false", markup.escape(f"The answer is {wrong}")
+        yield "false", markup.escape(_CLAIM + wrong)
 
 
 def corrupted(task: Task, tasks: TaskSet, rng: random.Random) -> str | None:
@@ -109,33 +112,34 @@ def corrupted(task: Task, tasks: TaskSet, rng: random.Random) -> str | None:
 
 
 def summary(trials: Sequence[Trial]) -> dict[str, object]:
-    """What one helper's trials come to."""
-    replies, times = [trial.reply for trial in trials], [trial.seconds for trial in trials]
-    usages = [reply.usage for reply in replies if reply.usage is not None]
+    """What one helper's trials come to; a number that nobody told is None."""
+    usages = [trial.usage for trial in trials if trial.usage is not None]
     total = sum(usages, Usage(cost_usd=0.0)) if usages else None
-    errors = Counter("(withheld)" if t.confidential else t.reply.error for t in trials if t.reply.error is not None)
+    answered = [trial for trial in trials if trial.error is None]
+    found = {
+        f"{claim}_claims": dict(Counter(t.verdict or "no verdict" for t in answered if t.claim == claim))
+        for claim in ("true", "false")
+        if any(trial.claim == claim for trial in trials)
+    }
     return {
         "asked": len(trials),
-        "answered": sum(reply.error is None for reply in replies),
-        "errors": dict(errors),
-        "gave_away": sum(reply.gives_away for reply in replies),
+        "answered": len(answered),
+        "errors": dict(Counter(trial.error for trial in trials if trial.error is not None)),
+        "gave_away": sum(trial.gives_away for trial in trials),
         "knows_mu": sum(trial.knows_mu for trial in trials),
-        "verdicts": {
-            claim: dict(Counter(t.verdict for t in trials if t.claim == claim and t.reply.error is None))
-            for claim in ("true", "false")
-            if any(trial.claim == claim for trial in trials)
-        },
+        **found,
         "prompt_tokens": total and total.prompt_tokens,
         "completion_tokens": total and total.completion_tokens,
         "cost_usd": total and total.cost_usd,
-        "seconds": {"median": statistics.median(times), "max": max(times)},
+        "median_seconds": round(statistics.median(trial.seconds for trial in trials), 3),
+        "longest_seconds": round(max(trial.seconds for trial in trials), 3),
     }
 
 
 @command(
     "aipo helpers try --env math-consult --agents verify reasoning=my_package:Solver",
     "aipo helpers try --env math500-consult --helper-server http://localhost:8000/v1 --helper-model big --json",
-    "aipo helpers try --env rulebook-consult --json | jq .helpers.verify.verdicts",
+    "aipo helpers try --env rulebook-consult --json | jq .helpers.verify.false_claims",
 )
 def helpers(
     action: Annotated[Literal["try"], tyro.conf.Positional],
@@ -177,19 +181,19 @@ def helpers(
     from algorithms.server_rollout import load_codec
 
     servers = Servers(None, None, helper_server, helper_model, retries, requests_per_minute)
-    check_count("--tasks", tasks, what="how many tasks helpers are asked about", least=1)
+    check_count("--tasks", tasks, what="how many tasks helpers are asked about")
     if not env_spec(env).assisted:
         raise ConfigurationError(f"--env {env} has no helpers; give the id that ends in '-consult'.")
     codec = None if policy is None else load_codec(policy)
     made = aipo_env.make(env, agents=servers.agents(agents), codec=codec, **(env_options or {}))  # type: ignore[arg-type]
-    trials: list[Trial] = []
+    trials: dict[str, list[Trial]] = {name: [] for name in made.game.agent_names}
 
     async def run() -> None:
         try:
             async for trial in try_helpers(made.game, tasks, seed=seed, query=query):
-                trials.append(trial)
+                trials[trial.helper].append(trial)
                 if not json:
-                    print("\n".join(_shown(trial)), flush=True)
+                    print(_shown(trial), flush=True)
         finally:
             await made.game.aclose()
 
@@ -197,36 +201,18 @@ def helpers(
         asyncio.run(run())
     except KeyboardInterrupt:
         return interrupted("Nothing was written.")
-    found = {name: summary([t for t in trials if t.helper == name]) for name in made.game.agent_names}
+    found = {name: summary(asked) for name, asked in trials.items()}
     if json:
-        rows = {
-            name: row | {"replies": [t.to_json() for t in trials if t.helper == name]} for name, row in found.items()
-        }
+        rows = {name: row | {"replies": list(map(dataclasses.asdict, trials[name]))} for name, row in found.items()}
         print_json({"env": made.game.env_id, "helpers": rows})
     else:
-        print("\n".join(line for name, row in found.items() for line in _summed_up(name, row)))
+        for name, row in found.items():
+            print(f"\n{name}", *(f"{key.replace('_', ' ')}: {value}" for key, value in row.items()), sep="\n  ")
     return 0 if all(row["answered"] for row in found.values()) else 1
 
 
-def _shown(trial: Trial) -> list[str]:
-    row = trial.to_json()
-    marks = [f"{trial.claim} claim"] * (trial.claim is not None) + ["GIVES THE ANSWER AWAY"] * trial.reply.gives_away
-    head = "  ".join([f"{trial.helper} on {trial.task_id}, {trial.seconds:.2f} s", *marks])
-    said = f"error: {row['error']}" if trial.reply.error is not None else str(row["reply"])
-    return [head, f"  asked: {quote(str(row['query']), 200)}", f"  said:  {quote(said, 400)}"]
-
-
-def _summed_up(name: str, row: dict[str, object]) -> Iterator[str]:
-    seconds = row["seconds"]
-    assert isinstance(seconds, dict) and isinstance(row["verdicts"], dict) and isinstance(row["errors"], dict)  # noqa: PT018
-    yield (
-        f"\n{name}: answered {row['answered']} of {row['asked']}, gave the answer away in {row['gave_away']}, mu known of "
-        f"{row['knows_mu']}; {seconds['median']:.2f} s (median), {seconds['max']:.2f} s (longest)"
-    )
-    if row["prompt_tokens"] is not None:
-        cost = "unknown" if row["cost_usd"] is None else f"{row['cost_usd']:.4f} USD"
-        yield f"  tokens: {row['prompt_tokens']:,} read, {row['completion_tokens']:,} written; cost: {cost}"
-    for claim, verdicts in row["verdicts"].items():
-        yield f"  {claim} claims: " + ", ".join(f"{verdict} {count}" for verdict, count in sorted(verdicts.items()))
-    for error, count in row["errors"].items():
-        yield f"  {count} x {error}"
+def _shown(trial: Trial) -> str:
+    marks = f"  {trial.claim} claim" * (trial.claim is not None) + "  GIVES THE ANSWER AWAY" * trial.gives_away
+    said = trial.reply if trial.error is None else f"error: {trial.error}"
+    head = f"{trial.helper} on {trial.task}, {trial.seconds:.2f} s{marks}"
+    return f"{head}\n  asked: {quote(trial.query, 200)}\n  said:  {quote(said, 400)}"

@@ -1,6 +1,6 @@
-"""Supervised warm-ups: the one that made the embedded policy, and one that teaches any policy to ask and to box.
+"""Supervised warm-ups: how they are fitted, and the one that made the embedded policy, from a random initialisation.
 
-What the first teaches, from a random initialisation and on problems of the form `473@128=`:
+What that one teaches, on problems of the form `473@128=`:
 
 - known operators (capital letters, none of them in the rulebook, each with a made-up rule): ask, write the reply oneself,
   compute. This is what any pretrained model brings along: looking digits up, copying, adding;
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +24,12 @@ import numpy as np
 import torch
 
 from aipo_env import markup
-from aipo_env.gym_env import ConsultEnv
 from aipo_env.tasks.rulebook import LEVELS, OPERATORS, Operator, Style, Term, evaluate_expansion, in_words
 from algorithms.codec import TransformersCodec
 from algorithms.logprobs import token_logprobs
 from algorithms.policies import Policy
 from algorithms.policies.embedded_model import Architecture, build_model, build_tokenizer
-from algorithms.warmup_episodes import Row, make_row
+from algorithms.warmup_episodes import Row
 
 DIGITS = 3
 KNOWN_OPERATORS = "ABCDEFGHIJKLMNOPQRSTUVWX"
@@ -212,39 +210,3 @@ def fit(
         if on_step is not None:
             on_step(step + 1, total)
     model.eval()
-
-
-def warm_up_on_asking(
-    policy: Policy,
-    env: ConsultEnv,
-    *,
-    steps: int,
-    batch_size: int = 16,
-    learning_rate: float = 1e-5,
-    micro_batch_size: int = 8,
-    seed: int = 0,
-    on_step: Callable[[int, float], None] | None = None,
-) -> None:
-    """Teaches a policy to ask and to box, in place, on `algorithms.warmup_episodes`.
-
-    Args:
-        policy: any causal language model.
-        env: of `Exercises`, made with the policy's codec; its prompt, tags and helpers are what the policy gets to know.
-        steps: optimizer steps.
-        batch_size: episodes of each.
-        learning_rate: the peak.
-        micro_batch_size: episodes in one forward and backward pass.
-        seed: decides the episodes.
-        on_step: called with the step and its loss.
-    """
-    rng = random.Random(f"warm-up/{seed}")
-    fit(
-        policy,
-        lambda: make_row(env.game, policy.codec, rng),
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        rise=max(1, steps // 10),
-        micro_batch_size=micro_batch_size,
-        on_step=on_step,
-    )

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
-from aipo_env.consulting import run_sync
 from aipo_env.errors import ConfigurationError
-from aipo_env.game import ConsultGame
 from aipo_env.grading import INTEGER, Grade, grade_answer
 from aipo_env.gym_env import ConsultEnv
-from aipo_env.protocol import Answer, Consult
+from aipo_env.protocol import Answer, Consult, TokenAction
 from aipo_env.tasks.base import Task
 from aipo_env.trajectory import Source
 from algorithms.codec import TransformersCodec
@@ -40,6 +39,8 @@ _KINDS: Final = (
 """Problem, what a helper for knowledge is asked, and the steps; {x} is the step before."""
 _NAMES: Final = ("Ana", "Ben", "Chloe", "David", "Emma", "Farid", "Grace", "Hugo", "Ines", "Jun")
 _THINGS: Final = ("apples", "books", "cards", "coins", "eggs", "marbles", "pencils", "shells", "stamps", "tickets")
+PROBED = 16
+"""Episodes that a policy plays by itself, to see whether it asks."""
 _UNASKED, _WRONG = 0.25, 0.3
 """Shares: of episodes in which nobody is asked, and of false claims among those that verify is asked about."""
 
@@ -109,44 +110,46 @@ def script(exercise: Exercise, helper: str | None, rng: random.Random) -> list[t
     return [(Consult(helper, exercise.fact if helper == "knowledge" else exercise.problem), True), (answer, True)]
 
 
-def make_row(game: ConsultGame, codec: TransformersCodec, rng: random.Random) -> Row:
-    """One episode as a training sequence.
+def row_maker(env: ConsultEnv, codec: TransformersCodec, seed: int) -> Callable[[], Row]:
+    """Makes one episode after the other into training sequences.
 
     Args:
-        game: of `Exercises`, with the policy's codec.
+        env: of `Exercises`, with the policy's codec; its prompt, tags and helpers are what the policy gets to know.
         codec: the same.
-        rng: draws the exercise, who is asked, and the slips.
-
-    Raises:
-        ConfigurationError: the rules leave no room for an episode.
+        seed: decides the exercises, who is asked, and the slips.
     """
-    index = rng.randrange(2**31)
-    helper = None if rng.random() < _UNASKED else rng.choice(game.agent_names)
-    turns = script(Exercise.of(index), helper, rng)
-    episode = game.make_episode(index, seed=index)
-    for action, _ in turns:
-        episode.act(action)
-        if episode.requests:
-            run_sync(game.ask(episode))
-        if episode.done and not isinstance(action, Answer):
-            raise ConfigurationError(
-                f"a warm-up's episodes take two turns and a few hundred characters, but {episode.stop_reason} ended one. "
-                "Leave out what limits them so."
-            )
-    learnt = iter([learns for _, learns in turns])
-    ids: list[int] = []
-    loss: list[bool] = []
-    for segment in episode.segments:
-        ids += segment.token_ids
-        loss += [segment.source is Source.POLICY and next(learnt)] * len(segment.token_ids)
+    game, dialect, rng = env.game, env.game.dialect, random.Random(f"warm-up/{seed}")
     end = codec.tokenizer.eos_token_id
-    return [*ids, min(codec.eos_ids) if end is None else int(end)], [*loss, True]
+    end = min(codec.eos_ids) if end is None else int(end)
+
+    def make_row() -> Row:
+        index = rng.randrange(2**31)
+        helper = None if rng.random() < _UNASKED else rng.choice(game.agent_names)
+        turns = script(Exercise.of(index), helper, rng)
+        episode = game.make_episode(index, seed=index)
+        for action, _ in turns:
+            if episode.done:
+                break
+            ids = dialect.ids(dialect.render(action, game.config))
+            # A turn that asks ends with its tag, where the dialect has one.
+            stops = isinstance(action, Answer) or not dialect.closing
+            game.play_sync([episode], [TokenAction([*ids, end] if stops else ids)])
+        if episode.stop_reason != "answer":
+            why = episode.stop_reason or episode.last_action
+            raise ConfigurationError(
+                f"a warm-up's episodes are two short turns, and one ended otherwise here: {str(why)[:300]}. Leave out "
+                "rules that limit them so; where a chat template opens a thought, they do not fit."
+            )
+        learnt = iter([learns for _, learns in turns])
+        row = [(s, s.source is Source.POLICY and next(learnt)) for s in episode.segments]
+        bears = [learns for segment, learns in row for _ in segment.token_ids]
+        return [i for segment, _ in row for i in segment.token_ids], bears
+
+    return make_row
 
 
-def count_asking(policy: Policy, env: ConsultEnv, episodes: int, max_tokens: int = 256) -> tuple[int, int]:
-    """In how many episodes on exercises a policy asks, and in how many it answers."""
-    roller = Roller(policy, env, SamplingConfig(max_tokens=max_tokens, batch_size=16))
-    played = roller.rollout(
-        [RolloutRequest(index, assisted=True, seed=index, group=index) for index in range(episodes)]
-    )
-    return sum(t.num_consults > 0 for t in played), sum(t.stop_reason == "answer" for t in played)
+def ask_rate(policy: Policy, env: ConsultEnv) -> float:
+    """In which share of episodes on exercises a policy asks by itself."""
+    requests = [RolloutRequest(index, seed=index, group=index) for index in range(PROBED)]
+    played = Roller(policy, env, SamplingConfig(max_tokens=256, batch_size=PROBED)).rollout(requests)
+    return sum(trajectory.num_consults > 0 for trajectory in played) / PROBED

@@ -45,7 +45,7 @@ def play(agents: dict[str, Any], num_tasks: int = 3, **options: Any) -> list[Tri
 
 def test_a_judge_is_asked_for_right_and_wrong_answers_and_its_verdicts_are_counted() -> None:
     found = summary(play({"verify": Judge()}))
-    assert found["verdicts"] == {"true": {"correct": 3}, "false": {"incorrect": 3}}
+    assert (found["true_claims"], found["false_claims"]) == ({"correct": 3}, {"incorrect": 3})
     # Telling what is right where the policy was wrong gives the answer away.
     assert (found["asked"], found["answered"], found["gave_away"]) == (6, 6, 3)
     assert (found["prompt_tokens"], found["completion_tokens"], found["cost_usd"]) == (60, 12, 1.5)
@@ -55,8 +55,8 @@ def test_others_are_given_the_problem_and_what_they_give_away_is_counted() -> No
     helper = Recorder("Add them: it is 3", name="reasoning")
     trials = play({"reasoning": helper})
     assert [request.query for request in helper.requests] == ["0+1=", "1+1=", "2+1="]
-    assert [trial.reply.gives_away for trial in trials] == [False, False, True]
-    assert summary(trials)["verdicts"] == {}
+    assert [trial.gives_away for trial in trials] == [False, False, True]
+    assert "true_claims" not in summary(trials)
 
 
 def test_errors_are_told_apart_and_unknown_costs_stay_unknown() -> None:
@@ -83,11 +83,11 @@ def test_texts_of_confidential_tasks_are_not_printed(capsys: pytest.CaptureFixtu
         {"a": Recorder("It is 3 of 17", name="a"), "b": Recorder(Reply("", error="what is 2+1?"), name="b")},
         tasks=Secret(),
     )
-    shown = json.dumps([trial.to_json() for trial in trials] + [summary(trials)])
+    shown = json.dumps([*map(dataclasses.asdict, trials), summary(trials)])
     assert "of 17" not in shown
     assert "+1" not in shown
     assert shown.count("(withheld") > 6
-    assert trials[2].reply.gives_away
+    assert trials[2].gives_away
 
 
 @pytest.mark.parametrize("gold", ["42", r"\frac{1}{2}", "B", "x", "-7", "Evelyn", "025"])
@@ -130,7 +130,7 @@ def test_the_command_prints_one_json_document_and_asks_a_server(capsys: pytest.C
         assert server.num_requests == 4
     found = json.loads(capsys.readouterr().out)
     assert (code, found["env"], list(found["helpers"])) == (0, "rulebook-consult", ["verify", "a"])
-    assert found["helpers"]["verify"]["verdicts"] == {"true": {"correct": 2}, "false": {"correct": 2}}
+    assert found["helpers"]["verify"]["false_claims"] == {"correct": 2}
     assert [row["reply"] for row in found["helpers"]["a"]["replies"]] == ["ok", "ok"]
     assert found["helpers"]["verify"]["completion_tokens"] > 0
 
@@ -142,7 +142,7 @@ def test_a_helper_that_never_answers_is_a_negative_result(capsys: pytest.Capture
             "try", agents=("verify",), tasks=1, helper_server=server.base_url, helper_model="fake", retries=0
         )
     out = capsys.readouterr().out
-    assert (code, "answered 0 of 2" in out, "2 x its service failed (HTTP 401)" in out) == (1, True, True)
+    assert (code, "answered: 0\n" in out, "'its service failed (HTTP 401)': 2" in out) == (1, True, True)
 
 
 def test_the_words_say_what_was_asked_and_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +150,8 @@ def test_the_words_say_what_was_asked_and_said(capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "true claim\n  asked: The answer is " in out
     assert re.search(r"knowledge on rulebook.*\n  asked: Solve \S+=\n  said: ", out)
-    assert re.search(r"^verify: answered 2 of 2, gave the answer away in 0, mu known of 0", out, re.MULTILINE)
+    assert "\nverify\n  asked: 2\n  answered: 2\n" in out
+    assert "gave away: 0\n  knows mu: 0\n  true claims: {'cannot tell': 1}" in out
 
 
 def test_mistakes_are_told() -> None:
