@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import os
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal
@@ -46,7 +46,8 @@ class Rollouts:
         env: an environment id, or what `aipo_env.make` or `make_game` made.
         policy: a `TurnPolicy`, or a function from the transcript to the turn. A synchronous function runs in threads, as
             many as there are episodes in flight; they are not stopped by force, but do not keep the process from ending.
-        tasks: how many (the first of the family), or their indices; None for all.
+        tasks: how many (the first of the family), or their indices; None for all. A task that is named again, which needs
+            `traces` to be None, is a group of its own with other seeds.
         group_size: episodes of each task.
         max_in_flight: episodes that run, or that are finished and wait to be taken, at most. A consumer that takes none lets
             none start.
@@ -134,6 +135,11 @@ class Rollouts:
                 "max_tokens counts tokens, and this environment has no tokenizer: make it with codec=, or leave max_tokens out."
             )
         self.tasks = _task_indices(tasks, self.game.tasks)
+        if traces is not None and not isinstance(self.tasks, range) and len(set(self.tasks)) < len(self.tasks):
+            raise ConfigurationError(
+                "tasks names a task twice, which a file of traces could not tell apart; for several episodes of a task use "
+                "group_size."
+            )
         self.group_size, self.max_in_flight, self.seed = group_size, max_in_flight, seed
         self.num_solo = num_solo(solo_share, group_size) if self.game.config.assisted else group_size
         """Samples of each group, the first ones, that get no help."""
@@ -153,7 +159,7 @@ class Rollouts:
         )
         self._files: TraceFiles | None = None
         self._progress = RolloutProgress() if progress else None
-        self._slots: Iterator[tuple[int, int, int]] = iter(())
+        self._slots: Iterator[tuple[int, int, int, int]] = iter(())
         self._running: set[asyncio.Task[Trajectory]] = set()
         self._ready: deque[Trajectory] = deque()
         self._wake = asyncio.Event()
@@ -296,9 +302,9 @@ class Rollouts:
             self._ready.append(task.result())
         self._wake.set()
 
-    async def _play(self, group: int, task_index: int, sample: int) -> Trajectory:
+    async def _play(self, group: int, task_index: int, sample: int, epoch: int) -> Trajectory:
         """Plays one episode and puts it on disk."""
-        seeds = EpisodeSeeds(self.seed, task_index, sample)
+        seeds = EpisodeSeeds(self.seed, task_index, sample, epoch)
         episode = await self._player.start(task_index, seed=seeds.episode, assisted=self._is_assisted(sample))
         fault = ""
         try:
@@ -326,14 +332,17 @@ class Rollouts:
             self._progress.count(trajectory)
         return trajectory
 
-    def _remaining(self) -> Iterator[tuple[int, int, int]]:
-        """Position in `tasks`, task index and sample of the episodes that `traces` does not hold."""
+    def _remaining(self) -> Iterator[tuple[int, int, int, int]]:
+        """Position in `tasks`, task index, sample and epoch of the episodes that `traces` does not hold."""
         finished = {} if self._files is None else self._files.finished
+        epochs: Counter[int] = Counter()
         for group, task_index in enumerate(self.tasks):
-            samples = finished.pop(task_index, 0)
+            samples, epoch = finished.pop(task_index, 0), epochs[task_index]
+            if not isinstance(self.tasks, range):
+                epochs[task_index] += 1
             for sample in range(self.group_size):
                 if not samples >> sample & 1:
-                    yield group, task_index, sample
+                    yield group, task_index, sample, epoch
 
     def _count_finished(self, finished: dict[int, int]) -> int:
         mine = self.tasks if isinstance(self.tasks, range) else set(self.tasks)
@@ -454,6 +463,4 @@ def _task_indices(tasks: int | Sequence[int] | None, family: TaskSet) -> Sequenc
             (min(indices[0], indices[-1]), max(indices[0], indices[-1])) if isinstance(indices, range) else indices
         ):
             check_index(index, family.num_tasks, family.name)
-        if not isinstance(indices, range) and len(set(indices)) < len(indices):
-            raise ConfigurationError("tasks names a task twice; for several episodes of a task use group_size.")
     return indices

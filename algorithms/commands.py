@@ -129,7 +129,6 @@ def rollout(
     seed: int = 0,
     max_tokens: int = 512,
     temperature: float = 0.6,
-    batch_size: int | None = None,
     agents: tuple[str, ...] = (),
     env_options: dict[str, int | float | str] | None = None,
     check: bool = False,
@@ -159,14 +158,13 @@ def rollout(
         seed: decides the sampling and the helpers.
         max_tokens: tokens behind the prompt.
         temperature: of the sampling; 0 is greedy. (Training samples at 1.)
-        batch_size: episodes that run at the same time (16); not with --server.
         agents: helpers, each "name" or "name=package.module:Class".
         env_options: options of the environment, as `--env-options level 3 style terse`.
         check: recompute the log-probability of each sampled token from the trace's ids, and compare; not with --server.
         server: address of an OpenAI-compatible server that returns token ids (vLLM), such as http://localhost:8000/v1.
         model: the name under which the server serves the policy.
-        max_in_flight: with --server, episodes that run at the same time (256).
-        timeout: with --server, seconds for an episode.
+        max_in_flight: episodes that run at the same time (16; with --server 256).
+        timeout: seconds for an episode.
         helper_server: address of a server whose model plays those helpers that are given by name alone.
         helper_model: the name under which it serves that model.
         retries: how often a server is sent again what failed in a way that may pass (4).
@@ -176,19 +174,13 @@ def rollout(
         config_file: is among the options already (`aipo_env.config_files`).
     """
     import aipo_env
-    from algorithms import server_rollout
+    from algorithms import rollout_command
     from algorithms.progress import quiet_libraries
     from algorithms.servers import Servers
 
     servers = Servers(server, model, helper_server, helper_model, retries, requests_per_minute)
-    here, there = (
-        {"--max-in-flight": max_in_flight, "--timeout": timeout},
-        {"--check": check or None, "--batch-size": batch_size},
-    )
-    misplaced = here if server is None else there
-    if given := ", ".join(flag for flag, value in misplaced.items() if value is not None):
-        side = "--server" if server is None else "a policy that is loaded here, not for --server"
-        raise ConfigurationError(f"{given} is for {side}; leave it out.")
+    if check and server is not None:
+        raise ConfigurationError("--check is for a policy that is loaded here, not for --server; leave it out.")
     quiet_libraries()
     options: dict[str, Any] = dict(env_options or {})
     if policy == "embedded":
@@ -196,37 +188,36 @@ def rollout(
         options = {"prompt": "bare", "style": "terse"} | options
     options["agents"] = servers.agents(agents)
     traces = out / "traces.jsonl"
-    again = f"The same command goes on from there; what is finished is in {traces}."
-    if server is not None:
-        made = aipo_env.make(env, codec=server_rollout.load_codec(policy), **options)
-        try:
-            return server_rollout.roll_out(
-                made, policy, servers, num_tasks=num_tasks, samples=samples, solo=solo, traces=traces, seed=seed,
-                max_tokens=max_tokens, temperature=temperature, max_in_flight=max_in_flight or 256, timeout=timeout,
-                quiet=quiet, json=json,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            return interrupted(again)
-    from algorithms.local_rollout import largest_difference, roll_out
-    from algorithms.policies import load_policy
+    max_in_flight = max_in_flight or (256 if server is not None else 16)
+    loaded = None
+    if server is None:
+        from algorithms.policies import load_policy
+        from algorithms.rollout import local_policy
 
-    loaded = load_policy(policy)
-    made = aipo_env.make(env, codec=loaded.codec, **options)
-    sampling = SamplingConfig(temperature=temperature, max_tokens=max_tokens, batch_size=batch_size or 16)
+        loaded = load_policy(policy)
+        turns = local_policy(loaded, SamplingConfig(temperature, 1.0, max_tokens, max_in_flight))
+    else:
+        from aipo_agents.backends.base import CompletionSampling
+        from algorithms.samplers import BackendPolicy
+
+        sampling = CompletionSampling(temperature=temperature, max_tokens=max_tokens)
+        turns = BackendPolicy(servers.policy(), rollout_command.load_codec(policy), sampling)
+    turns.name = f"{turns.backend.model}, temperature {temperature:g}"
+    made = aipo_env.make(env, codec=turns.codec, **options)
     try:
-        num_resumed = roll_out(
-            made, loaded, sampling, num_tasks=num_tasks, samples=samples, solo=solo, traces=traces, seed=seed, shown=not quiet,
+        code = rollout_command.roll_out(
+            made, turns, tokenizer_name=policy, num_tasks=num_tasks, samples=samples, solo=solo, traces=traces, seed=seed,
+            max_tokens=max_tokens, max_in_flight=max_in_flight, timeout=timeout, quiet=quiet, json=json,
         )  # fmt: skip
     except KeyboardInterrupt:
-        return interrupted(again)
-    server_rollout.report(traces, num_resumed, [], quiet=quiet, json=json)
-    if check:
-        difference = largest_difference(loaded, traces, temperature)
+        return interrupted(f"The same command goes on from there; what is finished is in {traces}.")
+    if loaded is not None and check:
+        difference = rollout_command.largest_difference(loaded, traces, temperature)
         print(
             f"largest difference to the recomputed log-probabilities: {difference:.2g}",
             file=sys.stderr if json else None,
         )
-    return 0
+    return code
 
 
 @command("aipo replay runs/rollout/traces.jsonl", "aipo replay traces.jsonl --env rulebook-consult --policy embedded")

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
+from aipo_env import ConsultEnv, Trajectory
 from aipo_env.metrics import pass_at_k
-from algorithms.rollout import Roller, RolloutRequest
+from algorithms.rollout import LocalSampler
+
+
+def count_correct(
+    sampler: LocalSampler,
+    env: ConsultEnv,
+    tasks: Sequence[int],
+    *,
+    num_samples: int,
+    seed: int,
+    assisted: bool,
+    on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
+) -> list[int]:
+    """How many attempts at each task are right.
+
+    Args:
+        sampler: of the policy.
+        env: made with the policy's tokenizer.
+        tasks: the tasks.
+        num_samples: attempts at each.
+        seed: seeds the sampling and the helpers.
+        assisted: whether helpers answer.
+        on_episode: called with each trajectory when it is finished.
+    """
+    correct = [0] * len(tasks)
+    solo_share = 0.0 if assisted else 1.0
+    for trajectory in sampler.rollout(
+        env, tasks, group_size=num_samples, seed=seed, solo_share=solo_share, on_episode=on_episode
+    ):
+        correct[trajectory.group] += trajectory.verdict == "correct"
+    return correct
 
 
 def evaluate(
-    roller: Roller,
-    task_indices: Sequence[int],
+    sampler: LocalSampler,
+    env: ConsultEnv,
+    tasks: Sequence[int],
     *,
     num_samples: int,
     seed: int,
@@ -20,26 +51,27 @@ def evaluate(
     """Samples each task, alone and, where there are helpers, with help; returns pass@1 (unbiased) and pass@`num_samples`.
 
     Args:
-        roller: policy and environment.
-        task_indices: the tasks.
+        sampler: of the policy.
+        env: made with the policy's tokenizer.
+        tasks: the tasks.
         num_samples: samples for each task and mode.
         seed: seeds the sampling and the helpers.
         on_episode: called with how many episodes are finished, and how many there are.
     """
-    modes = {"solo": False, "assisted": True} if roller.env.config.assisted else {"solo": False}
+    modes = {"solo": False, "assisted": True} if env.config.assisted else {"solo": False}
     metrics: dict[str, float] = {}
-    done, total = itertools.count(1), len(modes) * len(task_indices) * num_samples
+    done, total = 0, len(modes) * len(tasks) * num_samples
+
+    def count(trajectory: Trajectory) -> None:
+        nonlocal done
+        done += 1
+        on_episode(done, total)
+
     on_episode(0, total)
     for name, assisted in modes.items():
-        requests = [
-            RolloutRequest(index, assisted, seed + position * num_samples + sample, group=position, sample=sample)
-            for position, index in enumerate(task_indices)
-            for sample in range(num_samples)
-        ]
-        correct = [0] * len(task_indices)
-        for _, trajectory in roller.iterate(requests, seed):
-            correct[trajectory.group] += trajectory.verdict == "correct"
-            on_episode(next(done), total)
+        correct = count_correct(
+            sampler, env, tasks, num_samples=num_samples, seed=seed, assisted=assisted, on_episode=count
+        )
         solved = sum(pass_at_k(num_samples, c, num_samples) for c in correct)
         metrics[f"eval/{name}_pass1"] = sum(correct) / (len(correct) * num_samples)
         metrics[f"eval/{name}_pass{num_samples}"] = solved / len(correct)

@@ -178,7 +178,7 @@ def helpers(
     """
     import aipo_env
     from aipo_env.registry import env_spec
-    from algorithms.server_rollout import load_codec
+    from algorithms.rollout_command import load_codec
 
     servers = Servers(None, None, helper_server, helper_model, retries, requests_per_minute)
     check_count("--tasks", tasks, what="how many tasks helpers are asked about")

@@ -26,9 +26,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from aipo_agents.backends.cache_argument import cache_argument
+from aipo_agents.backends.row_layers import keeps_states
 from aipo_env.errors import ConfigurationError
 from algorithms.chunked_head import LogitTransform, chunked_logprobs
-from algorithms.growing_cache import keeps_states
 
 CHUNKED_FROM = 1 << 25
 """Logits (rows x vocabulary) from which on they are computed tile by tile; fewer are faster in one piece."""

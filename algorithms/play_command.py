@@ -18,11 +18,10 @@ from aipo_env.installation import install_command
 from aipo_env.play.person import Person
 from aipo_env.play.session import PlaySession, check_role
 from aipo_env.registry import AgentLike, env_spec
-from algorithms.server_rollout import load_codec
+from algorithms.rollout_command import load_codec
 
 if TYPE_CHECKING:
-    from aipo_agents.backends.base import CompletionBackend
-    from aipo_env.dialects.base import TokenCodec
+    from algorithms.samplers import BackendPolicy
     from algorithms.servers import Servers
 
 
@@ -70,15 +69,11 @@ def play(
     if policy == "embedded":
         # It reads bare problems and nothing else.
         env_options = {"prompt": "bare"} | ({"style": "terse"} if "rulebook" in env_id else {}) | env_options
-    codec, backend, context = _open(policy, servers)
-    from aipo_agents.backends.base import CompletionSampling
-    from algorithms.samplers import BackendPolicy
-
-    sampling = CompletionSampling(temperature=temperature, max_tokens=max_tokens)
+    turns = _open(policy, servers, max_tokens, temperature)
     session = PlaySession(
-        aipo_env.make(env_id, agents=helpers, codec=codec, consult_timeout=None, **env_options),
+        aipo_env.make(env_id, agents=helpers, codec=turns.codec, consult_timeout=None, **env_options),
         person,
-        BackendPolicy(backend, codec, sampling, context_length=context, name=servers.model or policy),
+        turns,
         task_index=task,
         seed=secrets.randbits(31) if seed is None else seed,
         max_tokens=max_tokens,
@@ -89,7 +84,7 @@ def play(
     finally:
         from aipo_env.consulting import run_sync
 
-        run_sync(backend.aclose())
+        run_sync(turns.backend.aclose())
         plain.close()
 
 
@@ -137,13 +132,16 @@ def _show(session: PlaySession, traces: Path | None) -> int:
     return code
 
 
-def _open(policy: str, servers: Servers) -> tuple[TokenCodec, CompletionBackend, int | None]:
-    """The policy's tokenizer, what samples it, and how many tokens it takes."""
-    if servers.server is not None:
-        return load_codec(policy), servers.policy(), None
-    from aipo_agents.backends.transformers_model import TransformersModel
-    from algorithms.policies import load_policy
+def _open(policy: str, servers: Servers, max_tokens: int, temperature: float) -> BackendPolicy:
+    from algorithms.samplers import BackendPolicy
 
-    loaded = load_policy(policy)
-    context = getattr(loaded.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return loaded.codec, TransformersModel(loaded.model, loaded.tokenizer, name=policy), context
+    if servers.server is not None:
+        from aipo_agents.backends.base import CompletionSampling
+
+        sampling = CompletionSampling(temperature=temperature, max_tokens=max_tokens)
+        return BackendPolicy(servers.policy(), load_codec(policy), sampling, name=str(servers.model))
+    from algorithms.policies import load_policy
+    from algorithms.rollout import local_policy
+    from algorithms.train_config import SamplingConfig
+
+    return local_policy(load_policy(policy), SamplingConfig(temperature, 1.0, max_tokens, 1))

@@ -12,7 +12,7 @@ from aipo_env.game import ConsultGame
 from aipo_env.registry import make_game, parse_agents
 from aipo_env.run_record import RunRecord, record_path
 from aipo_env.trajectory import read_traces
-from algorithms.server_rollout import load_codec
+from algorithms.rollout_command import load_codec
 
 
 def game_of(

@@ -1,7 +1,7 @@
 """The single-machine trainer: rollouts, advantages, objective, AdamW.
 
 Everything random is a function of (seed, step): a run that was cut and resumed takes the same tasks, samples and
-updates as one that was not, to the bit; where helpers keep rollouts waiting, up to rounding (`algorithms/rollout.py`).
+updates as one that was not, to the bit; where something keeps rollouts waiting, up to rounding (`algorithms/rollout.py`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from algorithms.logprobs import token_logprobs
 from algorithms.objective import combine_metrics, objective_loss
 from algorithms.policies import Policy, load_policy
 from algorithms.policies.loading import default_learning_rate
-from algorithms.rollout import Roller, RolloutRequest
+from algorithms.rollout import LocalSampler
 from algorithms.run_folder import (
     CHECKPOINTS,
     METRICS,
@@ -97,7 +97,7 @@ class Trainer:
                 f"evaluation needs tasks that are not trained on, and {evaluated.id} has no split 'test'. Name another "
                 "environment with eval_env, such as math500-consult."
             )
-        self.roller = Roller(self.policy, self.env, config.sampling)
+        self.sampler = LocalSampler(self.policy, config.sampling)
         self.curriculum = Curriculum(
             config.curriculum, self.env.tasks, max_solo_rate=config.max_solo_rate, rates=config.rates
         )
@@ -155,9 +155,8 @@ class Trainer:
         kept: list[Trajectory] = []
         made = 0
         for attempt in range(1 + config.dynamic_sampling):
-            requests = self._requests(attempt)
-            fresh = self.roller.rollout(requests, self.sampling_seed(attempt))
-            self._observe(requests, fresh)
+            fresh = self._rollout(attempt)
+            self._observe(fresh)
             if config.dynamic_sampling == 0:
                 return fresh
             made += len(fresh)
@@ -331,10 +330,11 @@ class Trainer:
             num_samples: of each; None for `config.eval_samples`.
             on_episode: called with how many episodes are finished, and how many there are.
         """
-        roller, indices = self._eval_roller(num_tasks or self.config.eval_tasks)
+        env, indices = self._eval_env(num_tasks or self.config.eval_tasks)
         # The same tasks and seeds at every evaluation: curves of one run differ by the policy alone.
         return evaluate(
-            roller,
+            self.sampler,
+            env,
             indices,
             num_samples=num_samples or self.config.eval_samples,
             seed=self.config.seed + 1,
@@ -384,26 +384,30 @@ class Trainer:
         """Seeds the sampling of this step's rollouts."""
         return self._seed(_SAMPLING, attempt)
 
-    def _requests(self, attempt: int) -> list[RolloutRequest]:
-        config = self.config
+    def _tasks(self, attempt: int) -> list[int]:
+        """The tasks of this step's groups."""
         rng = np.random.default_rng(self._seed(_TASKS, attempt))
-        num_solo = config.num_solo(self.step)
-        requests = []
-        for group, index in enumerate(self.curriculum.draw(rng, config.prompts_per_step)):
-            for sample, seed in enumerate(rng.integers(2**31, size=config.samples_per_prompt)):
-                assisted = sample >= num_solo
-                requests.append(RolloutRequest(index, assisted=assisted, seed=int(seed), group=group, sample=sample))
-        return requests
+        return list(self.curriculum.draw(rng, self.config.prompts_per_step))
 
-    def _observe(self, requests: Sequence[RolloutRequest], trajectories: Sequence[Trajectory]) -> None:
+    def _rollout(self, attempt: int) -> list[Trajectory]:
+        config = self.config
+        return self.sampler.rollout(
+            self.env,
+            self._tasks(attempt),
+            group_size=config.samples_per_prompt,
+            seed=self.sampling_seed(attempt),
+            solo_share=config.num_solo(self.step) / config.samples_per_prompt,
+        )
+
+    def _observe(self, trajectories: Sequence[Trajectory]) -> None:
         """Tells the curriculum which rollouts of each group were correct."""
         if self.config.curriculum == "uniform":
             return
         groups: dict[int, tuple[int, dict[bool, list[bool]]]] = {}
-        for request, t in zip(requests, trajectories, strict=True):
-            if t.stop_reason not in FAULTS:
-                _, outcomes = groups.setdefault(request.group, (request.task_index, {False: [], True: []}))
-                outcomes[request.assisted].append(t.verdict == "correct")
+        for t in trajectories:
+            if t.stop_reason not in FAULTS and t.task_index is not None:
+                _, outcomes = groups.setdefault(t.group, (t.task_index, {False: [], True: []}))
+                outcomes[t.assisted].append(t.verdict == "correct")
         for index, outcomes in groups.values():
             self.curriculum.observe(index, outcomes[False], outcomes[True])
 
@@ -442,7 +446,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * rise * fall
 
-    def _eval_roller(self, num_tasks: int) -> tuple[Roller, list[int]]:
+    def _eval_env(self, num_tasks: int) -> tuple[aipo_env.ConsultEnv, list[int]]:
         config = self.config
         env_id, options = evaluation_env(
             config.env, dict[str, Any](config.env_options), config.eval_env, {"split": "test"} | config.eval_options
@@ -452,9 +456,7 @@ class Trainer:
         if not config.allow_test_split:
             require_other_rows(self.env.tasks, env.tasks)
         total = env.tasks.num_tasks
-        return Roller(self.policy, env, self.config.sampling), list(
-            range(num_tasks if total is None else min(num_tasks, total))
-        )
+        return env, list(range(num_tasks if total is None else min(num_tasks, total)))
 
     def _seed(self, purpose: int, attempt: int) -> int:
         sequence = np.random.SeedSequence(self.config.seed, spawn_key=(purpose, self.step, attempt))

@@ -127,7 +127,7 @@ def _reader(traces: Path, policy: str | None, notes: list[str]) -> TokenReader |
         name = policy or _tokenizer_name(traces, record)
         if not name:
             return None
-        from algorithms.server_rollout import load_codec
+        from algorithms.rollout_command import load_codec
 
         codec = load_codec(name)
     except ModuleNotFoundError as error:

@@ -22,7 +22,7 @@ from aipo_env.tasks.base import Task
 from aipo_env.trajectory import Source
 from algorithms.codec import TransformersCodec
 from algorithms.policies import Policy
-from algorithms.rollout import Roller, RolloutRequest
+from algorithms.rollout import LocalSampler
 from algorithms.train_config import SamplingConfig
 
 Row = tuple[list[int], list[bool]]
@@ -150,6 +150,6 @@ def row_maker(env: ConsultEnv, codec: TransformersCodec, seed: int) -> Callable[
 
 def ask_rate(policy: Policy, env: ConsultEnv) -> float:
     """In which share of episodes on exercises a policy asks by itself."""
-    requests = [RolloutRequest(index, seed=index, group=index) for index in range(PROBED)]
-    played = Roller(policy, env, SamplingConfig(max_tokens=256, batch_size=PROBED)).rollout(requests)
+    sampler = LocalSampler(policy, SamplingConfig(max_tokens=256, batch_size=PROBED))
+    played = sampler.rollout(env, range(PROBED), group_size=1, seed=0)
     return sum(trajectory.num_consults > 0 for trajectory in played) / PROBED

@@ -4,7 +4,7 @@
 
 Each row changes one size and leaves the others at the base's. The rollouts of a batch are made, not played: a prompt of
 `context` tokens, then `consults` times a turn and a helper's reply, then a last turn. Sampling draws the turns' tokens and
-forces the replies' (`algorithms.decoder`); the update is `Trainer.update` on the batch. Both count the policy's tokens, so
+computes the replies' (`aipo_agents.backends.row_batch`); the update is `Trainer.update`. Both count the policy's tokens, so
 that a long prompt and replies show as cost. Seconds are the processor's, which other jobs of the machine change little.
 Each row runs in a process of its own; memory is the growth of its peak resident memory over what it held before the batch:
 gradients, the optimizer's moments, cache, activations.
@@ -152,22 +152,26 @@ def measure(sizes: Sizes, settings: Settings) -> Cost:
 
 
 def _sample(trainer: Trainer, batch: Sequence[Trajectory]) -> None:
-    """Samples as many tokens as the turns have, and forces the replies."""
+    """Samples as many tokens as the turns have; with the replies rows leave, and come back."""
     import torch
 
     from aipo_agents.backends.drawing import draw
-    from algorithms.decoder import BatchDecoder
+    from aipo_agents.backends.row_batch import RowBatch
 
     count = len(batch)
     generators = [torch.Generator().manual_seed(number) for number in range(count)]
-    decoder = BatchDecoder(trainer.model, [t.segments[0].token_ids for t in batch])
+    rows, ids = RowBatch(trainer.model, keep=2 * count), [t.segments[0].token_ids for t in batch]
+    logits_BV = rows.join(ids)
     for place, segment in enumerate(batch[0].segments[1:], start=1):
         if segment.source is Source.POLICY:
             for _ in segment.token_ids:
-                token_ids, _ = draw(decoder.logits_BV, [1.0] * count, [1.0] * count, generators)
-                decoder.step(torch.tensor(token_ids)[:, None])
+                token_ids, _ = draw(logits_BV, [1.0] * count, [1.0] * count, generators)
+                ids = [(*own, token) for own, token in zip(ids, token_ids, strict=True)]
+                logits_BV = rows.step(token_ids)
         else:
-            decoder.step(torch.tensor([t.segments[place].token_ids for t in batch]))
+            rows.leave(range(count), {row: (own, True) for row, own in enumerate(ids)})
+            ids = [(*own, *t.segments[place].token_ids) for own, t in zip(ids, batch, strict=True)]
+            logits_BV = rows.join(ids)
 
 
 def benchmark(settings: Settings) -> report.Result:

@@ -21,8 +21,8 @@ backward pass, TRL does, and a ratio says nothing.)
 
 **Not equal:**
 
-- TRL samples with `model.generate`; ours decodes with `algorithms.decoder`, drops finished rows from the batch, keeps
-  the sampler's log-probabilities, and runs an episode for each rollout (parsing, grading, records). TRL's reward
+- TRL samples with `model.generate`; ours with continuous batching, in which finished rows leave the batch, keeps the
+  sampler's log-probabilities, and runs an episode for each rollout (parsing, grading, records). TRL's reward
   function gets the ids.
 - TRL pads completions on the right to the longest of the batch; ours sorts rows by length before it cuts micro-batches.
 - TRL computes the entropy of each token for its metrics. It has no switch.

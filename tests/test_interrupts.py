@@ -18,7 +18,7 @@ pytest.importorskip("torch", reason="the extra 'train' is not installed")
 from aipo_env import read_traces
 from aipo_env.console import finish_first
 from algorithms.checkpoint import list_checkpoints
-from tests.test_server_rollout import EmbeddedTokenizer
+from tests.test_rollout_command import EmbeddedTokenizer
 
 # Where the tests run in the background of a script, Ctrl-C is ignored there and in every process that starts from it.
 AIPO = [
@@ -138,7 +138,7 @@ def test_repair_34_a_signal_that_is_ignored_stays_so() -> None:
 
 @pytest.mark.slow
 def test_rollout_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    options = ["rollout", "--num-tasks", "60", "--max-tokens", "60", "--batch-size", "8"]
+    options = ["rollout", "--num-tasks", "60", "--max-tokens", "60", "--max-in-flight", "8"]
     cut, whole = tmp_path / "cut" / "traces.jsonl", tmp_path / "whole" / "traces.jsonl"
     code, _, err = interrupt([*options, "--out", str(cut.parent)], lambda: lines(cut) >= 5)
     assert code == 130

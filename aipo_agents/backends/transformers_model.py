@@ -113,7 +113,10 @@ class TransformersModel:
         self._eos_ids = stop_ids(loaded.generation_config) | ({tokenizer.eos_token_id} - {None}) | set(eos_ids)
         self._ending = functools.cache(self._ids_with)
         self._vocabulary = loaded.get_input_embeddings().num_embeddings
-        self._context = int(getattr(loaded.config.get_text_config(decoder=True), "max_position_embeddings", 2**31))
+        self.context_length = int(
+            getattr(loaded.config.get_text_config(decoder=True), "max_position_embeddings", 2**31)
+        )
+        """Tokens that the model takes, prompt and generation together."""
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []
         self._batch: RowBatch | None = None
@@ -175,10 +178,10 @@ class TransformersModel:
                     else "."
                 )
             )
-        room = self._context - len(prompt)
+        room = self.context_length - len(prompt)
         if room < 1:
             raise ServiceError(
-                f"{self.model} has a context of {self._context} tokens and the prompt has {len(prompt)}. Shorten the "
+                f"{self.model} has a context of {self.context_length} tokens and the prompt has {len(prompt)}. Shorten the "
                 "transcript (max_chars, max_turns) or use a model with a longer context.",
                 transient=False,
             )

@@ -6,7 +6,6 @@ tokens are AGENT tokens with unknown mu, for nobody sampled them from the policy
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aipo_env import markup
+from aipo_env.rollout import EpisodeSeeds
 from aipo_env.tasks.rulebook import evaluate_expansion, expand
 from aipo_env.trajectory import Segment, Source, Trajectory
-from algorithms.rollout import RolloutRequest
 from algorithms.trainer import Trainer
 
 
@@ -33,10 +32,12 @@ class ImitationTrainer(Trainer):
 
     def collect(self) -> list[Trajectory]:
         """A batch of demonstrations."""
-        requests = self._requests(0)
-        rng = np.random.default_rng(requests[0].seed)
+        rng = np.random.default_rng(self.sampling_seed(0))
+        size = self.config.samples_per_prompt
         return [
-            self._demonstrate(dataclasses.replace(r, task_index=self.env.tasks.sample_index(rng))) for r in requests
+            self._demonstrate(self.env.tasks.sample_index(rng), group, sample)
+            for group in range(self.config.prompts_per_step)
+            for sample in range(size)
         ]
 
     def _advantages(
@@ -45,16 +46,15 @@ class ImitationTrainer(Trainer):
         ones_S = torch.ones(len(trajectories))  # imitation does not ask whether the teacher was right
         return ones_S, ones_S
 
-    def _demonstrate(self, request: RolloutRequest) -> Trajectory:
-        rng = np.random.default_rng(request.seed)
+    def _demonstrate(self, task_index: int, group: int, sample: int) -> Trajectory:
+        seed = EpisodeSeeds(self.sampling_seed(0), task_index, sample, group).episode
+        rng = np.random.default_rng(seed)
         forgotten = rng.random() < self.teacher_noise
-        task = self.env.tasks.task(request.task_index)
+        task = self.env.tasks.task(task_index)
         pieces = solution(str(task.metadata["expression"]), rng if forgotten else None)
         codec = self.policy.codec
         ids = [i for text in pieces for i in codec.encode_tag(text)] + sorted(codec.eos_ids)[:1]
-        trajectory = self.env.make_episode(request.task_index, seed=request.seed, assisted=False).trajectory(
-            group=request.group, sample=request.sample
-        )
+        trajectory = self.env.make_episode(task_index, seed=seed, assisted=False).trajectory(group=group, sample=sample)
         answer = pieces[-2]
         grade = self.env.tasks.grade(task, answer)
         trajectory.segments.append(
@@ -76,10 +76,10 @@ class MixedGroupTrainer(ImitationTrainer):
 
     def collect(self) -> list[Trajectory]:
         """A batch of rollouts, in which the last ones of each group are demonstrations."""
-        requests = self._requests(0)
-        first = self.config.samples_per_prompt - self.demonstrations_per_group
-        own = self.roller.rollout([r for r in requests if r.sample < first], self.sampling_seed(0))
-        shown = [self._demonstrate(r) for r in requests if r.sample >= first]
+        size, tasks, seed = self.config.samples_per_prompt, self._tasks(0), self.sampling_seed(0)
+        first = size - self.demonstrations_per_group
+        own = self.sampler.rollout(self.env, tasks, group_size=first, seed=seed, solo_share=1.0)
+        shown = [self._demonstrate(t, group, sample) for group, t in enumerate(tasks) for sample in range(first, size)]
         return sorted([*own, *shown], key=lambda t: (t.group, t.sample))
 
     def _advantages(

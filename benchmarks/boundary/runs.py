@@ -9,8 +9,9 @@ from pathlib import Path
 
 from aipo_agents.noise import NoisyAgent
 from aipo_env.registry import AgentLike, make, make_agent
+from algorithms import evaluation
 from algorithms.policies import Policy, load_policy
-from algorithms.rollout import Roller, RolloutRequest
+from algorithms.rollout import LocalSampler
 from algorithms.train_config import SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer
 from benchmarks.boundary.design import METHODS, RunSpec
@@ -70,18 +71,9 @@ def count_correct(
         assisted: whether the embedded helpers answer.
     """
     env = make(ENV, codec=policy.codec, split="test", **ENV_OPTIONS)  # type: ignore[arg-type]
-    roller = Roller(policy, env, SAMPLING)
-    requests = [
-        RolloutRequest(
-            index, assisted=assisted, seed=seed + position * num_samples + sample, group=position, sample=sample
-        )
-        for position, index in enumerate(indices)
-        for sample in range(num_samples)
-    ]
-    correct = [0] * len(indices)
-    for _, trajectory in roller.iterate(requests, seed):
-        correct[trajectory.group] += trajectory.verdict == "correct"
-    return correct
+    return evaluation.count_correct(
+        LocalSampler(policy, SAMPLING), env, indices, num_samples=num_samples, seed=seed, assisted=assisted
+    )
 
 
 def train_config(spec: RunSpec, device: str) -> TrainConfig:

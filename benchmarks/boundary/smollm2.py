@@ -175,18 +175,18 @@ def _train(settings: Settings, method: str, folder: Path, deadline: float) -> di
 def _accuracy(settings: Settings, policy: Policy, num_samples: int, mode: str) -> dict[str, object]:
     from aipo_env.metrics import bootstrap_interval, mean_pass_at_k
     from aipo_env.registry import make
-    from algorithms.rollout import Roller, RolloutRequest
+    from algorithms.evaluation import count_correct
+    from algorithms.rollout import LocalSampler
 
     env = make("rulebook-consult", codec=policy.codec, split="test", **ENV_OPTIONS)  # type: ignore[arg-type]
-    roller = Roller(policy, env, SamplingConfig(max_tokens=160))
-    requests = [
-        RolloutRequest(i, assisted=mode == "assisted", seed=i * num_samples + k, group=i, sample=k)
-        for i in range(settings.problems)
-        for k in range(num_samples)
-    ]
-    correct = [0] * settings.problems
-    for _, trajectory in roller.iterate(requests, settings.seed + 1):
-        correct[trajectory.group] += trajectory.verdict == "correct"
+    correct = count_correct(
+        LocalSampler(policy, SamplingConfig(max_tokens=160)),
+        env,
+        range(settings.problems),
+        num_samples=num_samples,
+        seed=settings.seed + 1,
+        assisted=mode == "assisted",
+    )
     counts = [(num_samples, c) for c in correct]
     interval = bootstrap_interval([c / num_samples for c in correct])
     return {

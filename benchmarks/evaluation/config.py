@@ -75,12 +75,10 @@ class EvaluationConfig:
     """The name under which the server serves the policy."""
     chat: bool = False
     """With --server, plays over its chat, for servers without token ids; --max-tokens then limits each turn."""
-    batch_size: int | None = None
-    """Episodes that run at the same time in transformers (16); sampling depends on it."""
     max_in_flight: int | None = None
-    """Episodes that run at the same time with vLLM or a server (256)."""
+    """Episodes that run at the same time (16; with vLLM or a server 256)."""
     timeout: float | None = None
-    """With vLLM or a server, seconds for an episode."""
+    """Seconds for an episode."""
     retries: int | None = None
     """How often a server is sent again what failed in a way that may pass (4)."""
     requests_per_minute: float | None = None
@@ -116,8 +114,8 @@ class EvaluationConfig:
         return {"solo": (False,), "assisted": (True,), "both": (False, True)}[self.mode]
 
     @property
-    def batched(self) -> bool:
-        """Whether episodes are sampled in step in this process, and not each by itself."""
+    def local(self) -> bool:
+        """Whether a model of `transformers` in this process is sampled."""
         return self.server is None and self.backend == "transformers"
 
     @property
@@ -141,7 +139,7 @@ class EvaluationConfig:
         return find_suite(suite).max_tokens if self.max_tokens is None else self.max_tokens
 
     def _check_numbers(self) -> None:
-        for name in ("samples", "max_tokens", "context", "num_tasks", "batch_size", "max_in_flight"):
+        for name in ("samples", "max_tokens", "context", "num_tasks", "max_in_flight"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"--{name.replace('_', '-')} is a whole number of at least 1, got {value}.")
@@ -173,14 +171,11 @@ class EvaluationConfig:
             )
         here = "transformers"
         misplaced: dict[str, object]
-        if self.batched:
-            misplaced = {
-                "--max-in-flight": self.max_in_flight, "--timeout": self.timeout, "--engine-args": self.engine_args or None,
-            }  # fmt: skip
+        if self.local:
+            misplaced = {"--engine-args": self.engine_args or None}
         else:
             here = "--server" if self.server is not None else "--backend vllm"
             misplaced = {
-                "--batch-size": self.batch_size,
                 "--device": None if self.device == "cpu" else self.device,
                 "--engine-args": (self.engine_args or None) if self.server is not None else None,
             }

@@ -10,8 +10,6 @@ from aipo_env.tasks.base import TaskSet
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.suites import Suite
 
-DEFAULT_BATCH = 16
-
 
 @dataclasses.dataclass(frozen=True)
 class RunPlan:
@@ -29,8 +27,6 @@ class RunPlan:
     context: int | None
     """Tokens that the model takes, prompt included; None where that is left to the backend."""
     seed: int
-    batch_size: int | None
-    """Episodes that are sampled in step; None where each is sampled by itself."""
 
     @property
     def mode(self) -> str:
@@ -63,7 +59,6 @@ class RunPlan:
             "top_p": self.top_p,
             "max_tokens": self.max_tokens,
             "context": self.context,
-            "batch_size": self.batch_size,
             "greedy": self.temperature == 0,
         }
 
@@ -98,7 +93,6 @@ def plan_run(
         max_tokens=config.max_tokens_of(suite.name),
         context=own_context if config.context is None else config.context,
         seed=config.seed,
-        batch_size=(config.batch_size or DEFAULT_BATCH) if config.batched else None,
     )
 
 

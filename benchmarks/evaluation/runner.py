@@ -73,7 +73,7 @@ def evaluate_policy(
         >>> evaluate_policy(config).complete
         True
     """
-    if policy is not None and not config.batched:
+    if policy is not None and not config.local:
         raise ConfigurationError("policy= is a model of transformers; leave out --server and --backend vllm.")
     folder = EvaluationFolder(Path(config.out))
     codec = policy.codec if policy is not None else None if config.chat else _load_codec(config.policy)
@@ -186,7 +186,7 @@ class _Run:
 
 
 def _load_codec(name: str) -> TransformersCodec:
-    from algorithms.server_rollout import load_codec
+    from algorithms.rollout_command import load_codec
 
     return load_codec(name)
 

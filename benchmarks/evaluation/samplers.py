@@ -1,4 +1,4 @@
-"""Playing a run's episodes: with a model of `transformers` in step, with vLLM in this process, or with a model server.
+"""Playing a run's episodes: with a model of `transformers` or vLLM in this process, or with a model server.
 
 Each sampler appends the episodes to a file of traces and goes on with what the file holds; see `aipo_env.trace_files`.
 """
@@ -16,10 +16,8 @@ from aipo_agents.backends.base import ChatSampling, CompletionSampling
 from aipo_env.errors import ServiceError
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.protocol import TurnPolicy
-from aipo_env.rollout import EpisodeSeeds
-from aipo_env.rollout_progress import RolloutProgress
 from aipo_env.run_record import RunRecord, record_path
-from aipo_env.trace_files import FAULTS, TraceFiles
+from aipo_env.trace_files import FAULTS
 from aipo_env.trajectory import Trajectory
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.fingerprints import folder_fingerprint, model_fingerprint
@@ -27,6 +25,7 @@ from benchmarks.evaluation.plan import RunPlan
 
 if TYPE_CHECKING:
     from aipo_agents.backends.openai_server import OpenAIServer
+    from aipo_agents.backends.transformers_model import TransformersModel
     from aipo_agents.backends.vllm_engine import VLLMEngine
     from algorithms.codec import TransformersCodec
     from algorithms.policies import Policy
@@ -66,76 +65,8 @@ class Sampler(Protocol):
         ...
 
 
-class BatchedSampler:
-    """A policy of `transformers`, sampled in step by `algorithms.rollout.Roller`.
-
-    The plan's episodes, those with the longest prompts first, are cut into batches of fixed size. A batch that was not finished
-    is sampled again from its beginning, so that what it adds is what it would have added at once, to the bit. Prompts of like
-    length share a batch: what is padded is computed.
-
-    Args:
-        policy: model and tokenizer.
-        device: where the model is.
-    """
-
-    def __init__(self, policy: Policy, device: str) -> None:
-        self._policy = policy
-        self.description: dict[str, object] = {
-            "name": policy.name,
-            "backend": "transformers",
-            "device": device,
-            "weights": model_fingerprint(policy.model),
-        }
-        positions = getattr(policy.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        self.context: int | None = None if positions is None else int(positions)
-
-    def play(self, env: ConsultEnv, plan: RunPlan, traces: Path, finish: Finish, *, progress: bool) -> None:
-        """See `Sampler`; an episode that a helper's fault ended is sampled again, with its batch, by the next call."""
-        from algorithms.rollout import Roller, RolloutRequest
-        from algorithms.train_config import SamplingConfig
-
-        assert plan.batch_size is not None
-        sampling = SamplingConfig(plan.temperature, plan.top_p, plan.max_tokens, plan.batch_size)
-        roller = Roller(self._policy, env, sampling, context=plan.context)
-        lengths = {
-            index: len(env.make_episode(index, assisted=plan.assisted).segments[0].token_ids) for index in plan.tasks
-        }
-        requests = [
-            RolloutRequest(index, plan.assisted, EpisodeSeeds(plan.seed, index, sample).episode, group, sample)
-            for group, index, sample in sorted(plan.episodes(), key=lambda episode: -lengths[episode[1]])
-        ]
-        name = self._policy.name
-        record = RunRecord.of(env, policy=name, seed=plan.seed, max_tokens=plan.max_tokens, tokenizer_name=name)
-        files = TraceFiles(traces, record, lambda trajectory: _foreign(trajectory, plan))
-        bar = RolloutProgress() if progress else None
-        check = _FaultsInARow()
-        try:
-            missing = [not files.finished.get(r.task_index, 0) >> r.sample & 1 for r in requests]
-            if bar is not None:
-                bar.start(sum(missing))
-            for start in range(0, len(requests), plan.batch_size):
-                end = start + plan.batch_size
-                if not any(missing[start:end]):
-                    continue
-                for position, sampled in roller.iterate(requests[start:end], plan.seed):
-                    sampled.metadata["policy"] = name
-                    trajectory = finish(sampled)
-                    if missing[start + position]:
-                        files.write(trajectory)
-                        if bar is not None:
-                            bar.count(trajectory)
-                        check(trajectory)
-        finally:
-            files.close()
-            if bar is not None:
-                bar.stop()
-
-    def close(self) -> None:
-        """Does nothing: the model goes with its last user."""
-
-
 class TurnSampler:
-    """A policy whose turns a backend samples, each episode by itself: a model server, or vLLM in this process.
+    """A policy whose turns a backend samples: a model server, vLLM in this process, or a model of `transformers`.
 
     Args:
         backend: the model; closed with this object.
@@ -149,7 +80,7 @@ class TurnSampler:
 
     def __init__(
         self,
-        backend: OpenAIServer | VLLMEngine,
+        backend: OpenAIServer | VLLMEngine | TransformersModel,
         codec: TransformersCodec | None,
         description: dict[str, object],
         *,
@@ -229,18 +160,30 @@ def open_sampler(config: EvaluationConfig, codec: TransformersCodec | None, poli
         DataNotFoundError: when there is no such policy.
         MissingDependencyError: when the backend is not installed.
     """
-    if config.batched:
-        from algorithms.policies import load_policy
-
-        return BatchedSampler(policy or load_policy(config.policy, config.device), config.device)
+    in_flight = config.max_in_flight or (16 if config.local else 256)
     shared: dict[str, Any] = {
-        "tokenizer_name": "" if codec is None else config.policy,
-        "max_in_flight": config.max_in_flight or 256,
+        "tokenizer_name": "" if codec is None else config.policy if policy is None else policy.name,
+        "max_in_flight": in_flight,
         "timeout": config.timeout,
     }
+    if config.local:
+        from aipo_agents.backends.transformers_model import TransformersModel
+        from algorithms.policies import load_policy
+
+        loaded = policy or load_policy(config.policy, config.device)
+        model = TransformersModel(
+            loaded.model, loaded.tokenizer, eos_ids=loaded.eos_ids, name=loaded.name, max_batch=in_flight
+        )
+        description: dict[str, object] = {
+            "name": loaded.name,
+            "backend": "transformers",
+            "device": config.device,
+            "weights": model_fingerprint(loaded.model),
+        }
+        return TurnSampler(model, loaded.codec, description, **shared, context=model.context_length)
     if config.server is not None:
         server = config.servers.policy(config.timeout or _request_seconds(config))
-        description: dict[str, object] = {
+        description = {
             "name": config.model,
             "backend": "chat server" if config.chat else "server",
             "server": server.base_url,
@@ -266,15 +209,3 @@ def open_sampler(config: EvaluationConfig, codec: TransformersCodec | None, poli
 def _request_seconds(config: EvaluationConfig) -> float:
     """How long a turn may take: long enough for the longest one at five tokens a second."""
     return max(600.0, 0.2 * max(config.max_tokens_of(name) for name in config.suites))
-
-
-def _foreign(trajectory: Trajectory, plan: RunPlan) -> str | None:
-    """Why a trajectory is not of this run; None where it is."""
-    index, sample = trajectory.task_index, trajectory.sample
-    if index not in plan.tasks or not 0 <= sample < plan.num_samples:
-        return f"sample {sample} of task {index} is not in the plan"
-    if trajectory.seed != EpisodeSeeds(plan.seed, index, sample).episode:
-        return f"sample {sample} of task {index} has another seed"
-    if trajectory.assisted != plan.assisted:
-        return f"sample {sample} of task {index} is {'assisted' if trajectory.assisted else 'solo'}"
-    return None

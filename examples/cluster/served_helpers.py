@@ -18,7 +18,7 @@ from aipo_agents import LLMAgent
 from aipo_agents.middleware import resilient
 from aipo_env import Agent
 from aipo_env.dialects.base import TokenCodec
-from algorithms.server_rollout import load_codec
+from algorithms.rollout_command import load_codec
 
 
 def verify() -> Agent:

@@ -15,7 +15,7 @@ from aipo_env import Episode, Reply, Source, TokenAction
 from aipo_env.dialects.tags import Tags
 from aipo_env.errors import ConfigurationError
 from algorithms.codec import TransformersCodec, load_stop_ids
-from algorithms.server_rollout import load_codec
+from algorithms.rollout_command import load_codec
 from tests.algorithms.tiny import tokenizer
 from tests.algorithms.vocabularies import (
     CHATML,

@@ -1,26 +1,29 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import threading
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import aipo_env
-from aipo_env import ConsultEnv, Source
+from aipo_agents.backends.row_batch import RowBatch
+from aipo_env import ConsultEnv, Source, Trajectory
 from aipo_env.errors import ConfigurationError, GradingError
 from aipo_env.grading import Grade
+from aipo_env.rollout import collect_rollouts
 from aipo_env.tasks.base import Task
 from algorithms.batch import micro_batches
 from algorithms.codec import TransformersCodec
-from algorithms.decoder import BatchDecoder
 from algorithms.logprobs import token_logprobs
 from algorithms.policies import Policy
-from algorithms.rollout import Roller, RolloutRequest
+from algorithms.rollout import LocalSampler, local_policy
 from algorithms.train_config import SamplingConfig
 from tests.algorithms.tiny import ARCHITECTURES, HYBRIDS, tiny_policy
 from tests.helpers import CharacterCodec, Recorder, SumTasks
@@ -64,9 +67,17 @@ def talkative(policy: Policy) -> Policy:
     return policy
 
 
-def requests(count: int) -> list[RolloutRequest]:
-    # Prompts of one, two and three digits: rows of unequal length.
-    return [RolloutRequest(i * 7 % 100, assisted=i % 3 != 0, seed=i, group=i // 4, sample=i % 4) for i in range(count)]
+# Prompts of one, two and three digits: rows of unequal length.
+TASKS = [i * 7 % 100 for i in range(12)]
+
+
+def play(
+    policy: Policy, env: ConsultEnv | None = None, tasks: Sequence[int] = TASKS, *, seed: int = 2, **options: Any
+) -> list[Trajectory]:
+    """Groups of three, the first of them solo."""
+    sampling = SamplingConfig(**{"max_tokens": 40, **options})
+    shares = {"group_size": 3, "solo_share": 1 / 3} if len(tasks) > 1 else {"group_size": 1}
+    return LocalSampler(policy, sampling).rollout(env or make_env(policy), tasks, seed=seed, **shares)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma3"])
@@ -83,8 +94,7 @@ def test_repair_14_models_with_states_sample_what_a_plain_forward_says(architect
 def check_recorded_logprobs(architecture: str) -> None:
     """Token-exactness, end to end: a plain forward pass over the concatenated ids gives the sampler's log-probabilities."""
     policy = talkative(tiny_policy(architecture))
-    roller = Roller(policy, make_env(policy), SamplingConfig(temperature=0.7, max_tokens=40, batch_size=24))
-    trajectories = roller.rollout(requests(48), seed=5)
+    trajectories = play(policy, tasks=[i * 7 % 100 for i in range(40)], seed=5, temperature=0.7, batch_size=24)
     kinds = {t.stop_reason for t in trajectories}
     assert {"answer", "no_answer", "length"} <= kinds
     assert sum(t.num_consults for t in trajectories) >= 5
@@ -98,61 +108,64 @@ def check_recorded_logprobs(architecture: str) -> None:
         torch.testing.assert_close(found[own], part.behaviour_logprobs_T[own], atol=2e-5, rtol=1e-4)
 
 
-def record_what_is_fed(monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[int]], list[int]]:
-    """The ids of each row that a decoder sees, without holes; and, for each step, how many rows wait."""
-    plain_init, plain_step, plain_keep = BatchDecoder.__init__, BatchDecoder.step, BatchDecoder.keep
-    fed: list[list[int]] = []
-    rows: list[list[int]] = []
-    waiting: list[int] = []
-
-    def init(self: BatchDecoder, model: nn.Module, prompts: list[list[int]]) -> None:
-        rows[:] = [list(p) for p in prompts]
-        fed.extend(rows)
-        plain_init(self, model, prompts)
-
-    def step(self: BatchDecoder, ids: Tensor, waits: Tensor | None = None) -> Tensor:
-        holes = [False] * len(rows) if waits is None else waits.tolist()
-        waiting.append(sum(holes))
-        for row, new, hole in zip(rows, ids.tolist(), holes, strict=True):
-            if not hole:
-                row.extend(new)
-        return plain_step(self, ids, waits)
-
-    def keep(self: BatchDecoder, kept: Tensor) -> None:
-        rows[:] = [rows[i] for i in kept.tolist()]
-        plain_keep(self, kept)
-
-    monkeypatch.setattr(BatchDecoder, "__init__", init)
-    monkeypatch.setattr(BatchDecoder, "step", step)
-    monkeypatch.setattr(BatchDecoder, "keep", keep)
-    return fed, waiting
-
-
 @pytest.mark.parametrize("seconds", [0.0, 0.05])
 def test_repair_16_the_ids_that_went_through_the_model_are_the_ids_of_the_trajectory(
     seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fed, waiting = record_what_is_fed(monkeypatch)
+    """And each of them once, where everything that was computed is kept."""
+    fed: list[int] = []
     policy = talkative(tiny_policy())
-    env = make_env(policy, agents=slow_helpers(seconds))
-    trajectories = Roller(policy, env, SamplingConfig(max_tokens=40)).rollout(requests(24), seed=2)
-    assert any(waiting) is (seconds > 0)
-    assert len(fed) == len(trajectories)
-    # Each row that was fed is one trajectory, and no other's. The last token of an episode is sampled from what was fed, and
-    # need not be fed itself; a reply that ends it is not.
-    left = [t.token_ids for t in trajectories]
-    for ids in sorted(fed, key=len, reverse=True):
-        whole = next(w for w in left if w[: len(ids)] == ids and len(w) - len(ids) <= 1)
-        left.remove(whole)
-    assert not left
+    policy.model.register_forward_pre_hook(
+        lambda module, args, kwargs: fed.append(int(kwargs["attention_mask"][:, -kwargs["input_ids"].shape[1] :].sum())
+        if kwargs["attention_mask"] is not None else kwargs["input_ids"].numel()),
+        with_kwargs=True,
+    )  # fmt: skip
+    rows: list[list[int]] = []
+    join, step, leave = RowBatch.join, RowBatch.step, RowBatch.leave
+    left: list[list[int]] = []
+
+    def joined(self: RowBatch, sequences: Sequence[Sequence[int]]) -> Tensor:
+        rows.extend(map(list, sequences))
+        return join(self, sequences)
+
+    def stepped(self: RowBatch, ids: Sequence[int]) -> Tensor:
+        for row, token in zip(rows, ids, strict=True):
+            row.append(token)
+        return step(self, ids)
+
+    def gone(self: RowBatch, leaving: Iterable[int], *rest: Any) -> list[int]:
+        order = leave(self, leaving := list(leaving), *rest)
+        left.extend(rows[row] for row in leaving)
+        rows[:] = [rows[row] for row in order]
+        return order
+
+    for name, function in (("join", joined), ("step", stepped), ("leave", gone)):
+        monkeypatch.setattr(RowBatch, name, function)
+    trajectories = play(policy, make_env(policy, agents=slow_helpers(seconds)))
+    assert not rows
+    assert sum(t.num_consults for t in trajectories) >= 3
+    # Each row that left is a turn of one trajectory, and no other's; the last token of a turn was sampled and not computed.
+    turns = Counter(
+        tuple(i for s in t.segments[: n + 1] for i in s.token_ids)[:-1]
+        for t in trajectories
+        for n, segment in enumerate(t.segments)
+        if segment.source is Source.POLICY
+    )
+    assert Counter(map(tuple, left)) == turns
+    new = 0
+    prompts = set()
+    for t in trajectories:
+        own = [n for n, segment in enumerate(t.segments) if segment.source is Source.POLICY]
+        new += sum(len(s.token_ids) for s in t.segments[1 : own[-1] + 1]) - 1
+        prompts.add(tuple(t.segments[0].token_ids))
+    assert sum(fed) == new + sum(map(len, prompts))
 
 
 def test_a_rollout_is_a_function_of_its_seed() -> None:
     policy = talkative(tiny_policy())
-    roller = Roller(policy, make_env(policy), SamplingConfig(max_tokens=24))
 
     def ids(seed: int) -> list[list[int]]:
-        return [t.token_ids for t in roller.rollout(requests(16), seed)]
+        return [t.token_ids for t in play(policy, seed=seed, max_tokens=24)]
 
     state = torch.get_rng_state()
     assert ids(1) == ids(1)
@@ -163,7 +176,7 @@ def test_a_rollout_is_a_function_of_its_seed() -> None:
 def test_helpers_are_asked_once_per_consult_and_their_tokens_are_forced() -> None:
     policy = talkative(tiny_policy())
     env = make_env(policy)
-    trajectories = Roller(policy, env, SamplingConfig(max_tokens=40)).rollout(requests(24), seed=2)
+    trajectories = play(policy, env)
     asked = sum(len(helper.requests) for helper in env.agents.values())  # type: ignore[attr-defined]
     assert asked == sum(t.num_consults for t in trajectories) > 0
     for trajectory in trajectories:
@@ -176,8 +189,8 @@ def test_helpers_are_asked_once_per_consult_and_their_tokens_are_forced() -> Non
 
 def test_solo_rollouts_hold_nothing_but_the_prompt_and_the_policy() -> None:
     policy = talkative(tiny_policy())
-    trajectories = Roller(policy, make_env(policy), SamplingConfig(max_tokens=30)).rollout(
-        [RolloutRequest(i, assisted=False) for i in range(32)], seed=1
+    trajectories = LocalSampler(policy, SamplingConfig(max_tokens=30)).rollout(
+        make_env(policy), range(32), group_size=1, seed=1, solo_share=1.0
     )
     assert all([s.source for s in t.segments] == [Source.PROMPT, Source.POLICY] for t in trajectories)
     assert any("</consult>" in t.text for t in trajectories)
@@ -185,7 +198,7 @@ def test_solo_rollouts_hold_nothing_but_the_prompt_and_the_policy() -> None:
 
 def test_the_token_budget_holds() -> None:
     policy = talkative(tiny_policy())
-    for trajectory in Roller(policy, make_env(policy), SamplingConfig(max_tokens=10)).rollout(requests(16), seed=0):
+    for trajectory in play(policy, seed=0, max_tokens=10):
         sampled = trajectory.count(Source.POLICY)
         assert sampled <= 10
         if trajectory.stop_reason == "length":
@@ -195,9 +208,8 @@ def test_the_token_budget_holds() -> None:
 def test_results_do_not_depend_on_finished_neighbours() -> None:
     """Greedy rows are the same alone and in a batch in which others consult, finish and are dropped."""
     policy = talkative(tiny_policy())
-    sampling = SamplingConfig(temperature=0.0, max_tokens=20)
-    together = Roller(policy, make_env(policy), sampling).rollout(requests(12), seed=0)
-    alone = [Roller(policy, make_env(policy), sampling).rollout([r], seed=9)[0] for r in requests(12)]
+    together = [t for t in play(policy, temperature=0.0, max_tokens=20) if t.sample == 1]
+    alone = [play(policy, tasks=[index], seed=9, temperature=0.0, max_tokens=20)[0] for index in TASKS]
     assert [t.token_ids for t in together] == [t.token_ids for t in alone]
 
 
@@ -205,7 +217,7 @@ def test_policy_and_environment_must_share_the_tokenizer() -> None:
     policy = tiny_policy()
     for codec in (None, CharacterCodec()):
         with pytest.raises(ConfigurationError, match=r"codec=policy\.codec"):
-            Roller(policy, make_env(policy, codec=codec), SamplingConfig())
+            play(policy, make_env(policy, codec=codec))
 
 
 def test_a_broken_helper_propagates_and_leaves_the_model_as_it_was() -> None:
@@ -217,30 +229,35 @@ def test_a_broken_helper_propagates_and_leaves_the_model_as_it_was() -> None:
     policy.model.train()
     env = make_env(policy, agents={"verify": Broken(), "knowledge": Broken()})
     with pytest.raises(ZeroDivisionError):
-        Roller(policy, env, SamplingConfig(max_tokens=40)).rollout(requests(24), seed=2)
+        play(policy, env)
     assert policy.model.training
 
 
 def test_repair_13_a_sample_does_not_depend_on_what_stands_beside_it() -> None:
-    """Nor on the order of the requests; another sample, task or seed is another draw."""
+    """Nor on the order of the tasks; another sample, task, seed or round over the tasks is another draw."""
     policy = talkative(tiny_policy())
-    roller = Roller(policy, make_env(policy), SamplingConfig(max_tokens=30, batch_size=5))
-    whole = roller.rollout(requests(14), seed=3)
-    together = Roller(policy, make_env(policy), SamplingConfig(max_tokens=30, batch_size=14))
-    backwards = together.rollout(requests(14)[::-1], seed=3)[::-1]
-    assert [t.token_ids for t in whole] == [t.token_ids for t in backwards]
-    assert [roller.rollout([r], seed=3)[0].token_ids for r in requests(14)] == [t.token_ids for t in whole]
-    request = RolloutRequest(7, sample=1, seed=2)
-    others = [request, *(dataclasses.replace(request, **{name: 5}) for name in ("sample", "seed"))]
+
+    def ids(tasks: Sequence[int], batch_size: int) -> dict[tuple[int | None, int], list[int]]:
+        found = play(policy, tasks=tasks, batch_size=batch_size)
+        return {(t.task_index, t.sample): t.token_ids for t in found}
+
+    whole = ids(TASKS, 36)
+    assert ids(TASKS[::-1], 36) == whole
+    assert ids(TASKS, 5) == whole
+    assert ids(TASKS[3:5], 1) == {key: own for key, own in whole.items() if key[0] in TASKS[3:5]}
     plain = tiny_policy()
-    roller = Roller(plain, make_env(plain), SamplingConfig(max_tokens=12))
-    drawn = [tuple(t.token_ids) for seed in (0, 1) for t in roller.rollout(others, seed)]
-    assert len(set(drawn)) == len(drawn)
+    drawn = [
+        tuple(t.token_ids)
+        for seed in (0, 1)
+        for t in LocalSampler(plain, SamplingConfig(max_tokens=12)).rollout(
+            make_env(plain), [7, 7], group_size=3, seed=seed
+        )
+    ]
+    assert len(set(drawn)) == len(drawn) == 12
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_repair_13_slow_helpers_change_no_sample(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that wait are holes in the step; a model with a sliding window waits as a whole."""
     policy = talkative(tiny_policy(architecture))
     encode = TransformersCodec.encode
 
@@ -253,8 +270,7 @@ def test_repair_13_slow_helpers_change_no_sample(architecture: str, monkeypatch:
     found = []
     for seconds in (0.0, 0.05):
         env = make_env(policy, agents=slow_helpers(seconds))
-        roller = Roller(policy, env, SamplingConfig(max_tokens=40, batch_size=40))
-        found.append(roller.rollout([RolloutRequest(i * 7 % 100, sample=i) for i in range(80)], seed=2))
+        found.append(play(policy, env, [i * 7 % 100 for i in range(20)], batch_size=40))
     assert sum(t.num_consults for t in found[0]) >= 5
     for quick, slow in zip(*found, strict=True):
         assert quick.token_ids == slow.token_ids
@@ -264,12 +280,12 @@ def test_repair_13_slow_helpers_change_no_sample(architecture: str, monkeypatch:
 def test_repair_13_a_row_that_waits_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The helper of one row answers only when the others have gone on for ten steps."""
     steps = threading.Semaphore(0)
-    plain = BatchDecoder.step
+    plain = RowBatch.step
 
-    def step(self: BatchDecoder, ids: Tensor, waits: Tensor | None = None) -> Tensor:
-        if waits is not None:
+    def step(self: RowBatch, ids: Sequence[int]) -> Tensor:
+        if len(ids) == 2:
             steps.release()
-        return plain(self, ids, waits)
+        return plain(self, ids)
 
     class Patient(Recorder):
         async def respond(self, request: aipo_env.ConsultRequest) -> aipo_env.Reply:
@@ -278,32 +294,34 @@ def test_repair_13_a_row_that_waits_holds_up_no_other(monkeypatch: pytest.Monkey
                     await asyncio.sleep(0.001)
             return await super().respond(request)
 
-    monkeypatch.setattr(BatchDecoder, "step", step)
+    monkeypatch.setattr(RowBatch, "step", step)
     policy = tiny_policy()
     script(monkeypatch, policy, ['<consult agent="verify">1</consult>', "1" * 30, "2" * 30], behind="\\boxed{1}")
     helper = Patient(REPLY)
     env = make_env(policy, agents={"verify": helper}, consult_timeout=20.0)
-    asked, *others = Roller(policy, env, SamplingConfig(max_tokens=100)).rollout([RolloutRequest(i) for i in range(3)])
+    asked, *others = LocalSampler(policy, SamplingConfig(max_tokens=100)).rollout(env, range(3), group_size=1, seed=0)
     assert asked.num_consults == len(helper.requests) == 1
     assert [s.source for s in asked.segments] == [Source.PROMPT, Source.POLICY, Source.AGENT, Source.POLICY]
     assert [t.verdict for t in (asked, *others)].count("correct") == 1
 
 
 def script(monkeypatch: pytest.MonkeyPatch, policy: Policy, texts: list[str], behind: str) -> None:
-    """Makes each row write a text of its own, then `behind`, then end its turn, whatever the model thinks."""
+    """Makes each first turn write a text of its own, then `behind`, and later ones `behind`, whatever the model thinks."""
     eos = policy.tokenizer.eos_token_id
     rows: dict[int, Iterator[int]] = {}
+    seen: list[object] = []  # so that no other one gets the same id
 
     def draw(
         logits: Tensor, temperatures: object, top_ps: object, generators: list[object]
     ) -> tuple[list[int], list[float]]:
         for generator in generators:
             if id(generator) not in rows:
-                ids = policy.codec.encode_tag(texts[len(rows)])
+                ids = policy.codec.encode_tag(texts[len(rows)] if len(rows) < len(texts) else "")
+                seen.append(generator)
                 rows[id(generator)] = itertools.chain(ids, policy.codec.encode_tag(behind), itertools.repeat(eos))
         return [next(rows[id(generator)]) for generator in generators], [-1.0] * len(generators)
 
-    monkeypatch.setattr("algorithms.rollout.draw", draw)
+    monkeypatch.setattr("aipo_agents.backends.drawing.draw", draw)
 
 
 VERIFY, KNOWLEDGE, REASONING = (
@@ -314,27 +332,27 @@ VERIFY, KNOWLEDGE, REASONING = (
 @pytest.mark.parametrize(
     ("fan_out", "text", "asked", "behind"),
     [
-        (1, VERIFY + KNOWLEDGE, ["verify"], []),
-        (2, VERIFY + KNOWLEDGE, ["verify", "knowledge"], []),
-        (2, f"{VERIFY} \n{KNOWLEDGE}{REASONING}", ["verify", "knowledge"], []),
-        (3, f"{VERIFY}{KNOWLEDGE} 7{REASONING}", ["verify", "knowledge"], [" 7"]),
-        (3, f"{VERIFY}{VERIFY}{KNOWLEDGE}", ["verify"], [VERIFY]),
-        (3, f"{VERIFY} ", ["verify"], [" "]),
+        (1, VERIFY + KNOWLEDGE, ["verify"], ""),
+        (2, VERIFY + KNOWLEDGE, ["verify", "knowledge"], ""),
+        (2, f"{VERIFY} \n{KNOWLEDGE}{REASONING}", ["verify", "knowledge"], f"{REASONING}<eos>"),
+        (3, f"{VERIFY}{KNOWLEDGE} 7{REASONING}", ["verify", "knowledge"], f" 7{REASONING}<eos>"),
+        (3, f"{VERIFY}{VERIFY}{KNOWLEDGE}", ["verify"], f"{VERIFY}{KNOWLEDGE}<eos>"),
     ],
 )
 def test_repair_13_a_turn_carries_as_many_consults_as_the_rules_allow(
-    fan_out: int, text: str, asked: list[str], behind: list[str], monkeypatch: pytest.MonkeyPatch
+    fan_out: int, text: str, asked: list[str], behind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And ends where nothing more can belong to it; what was sampled past that is in the record, and nobody's doing."""
+    """What was sampled behind them is in the record, and nobody's doing; a turn of one consult ends with it."""
     policy = tiny_policy()
     script(monkeypatch, policy, [text], behind="")
     env = make_env(policy, fan_out=fan_out, max_turns=2)
-    [trajectory] = Roller(policy, env, SamplingConfig(max_tokens=200)).rollout([RolloutRequest(1)])
+    [trajectory] = play(policy, env, [1], max_tokens=200)
     own, *rest = itertools.takewhile(lambda s: s.source is not Source.AGENT, trajectory.segments[1:])
     assert [s.agent for s in trajectory.segments if s.source is Source.AGENT] == asked
     assert own.source is Source.POLICY
     assert own.text.count("</consult>") == len(asked)
-    assert [(s.source, s.text) for s in rest] == [(Source.TEMPLATE, text) for text in behind]
+    assert {s.source for s in rest} <= {Source.TEMPLATE}
+    assert policy.tokenizer.decode([i for s in rest for i in s.token_ids]) == behind
 
 
 class Programs(SumTasks):
@@ -357,7 +375,7 @@ def test_repair_13_programs_end_a_turn_by_the_rules_of_the_episode(
     policy = tiny_policy()
     script(monkeypatch, policy, [text], behind="")
     env = make_env(policy, tasks=Programs(), max_turns=2)
-    [trajectory] = Roller(policy, env, SamplingConfig(max_tokens=200)).rollout([RolloutRequest(1)])
+    [trajectory] = play(policy, env, [1], max_tokens=200)
     assert trajectory.verdict == verdict
     assert [s.source for s in trajectory.segments[1 : 1 + len(kinds)]] == kinds
 
@@ -370,8 +388,9 @@ def test_repair_11_an_answer_that_cannot_be_graded_ends_its_episode_alone() -> N
             return super().grade(task, answer)
 
     policy = talkative(tiny_policy())
-    roller = Roller(policy, make_env(policy, tasks=Broken()), SamplingConfig(max_tokens=40))
-    trajectories = roller.rollout([RolloutRequest(7 + 7 * (i % 2), assisted=False, sample=i) for i in range(48)])
+    trajectories = LocalSampler(policy, SamplingConfig(max_tokens=40)).rollout(
+        make_env(policy, tasks=Broken()), [7, 14], group_size=24, seed=0, solo_share=1.0
+    )
     faults = [t for t in trajectories if t.stop_reason == "error"]
     assert faults
     assert {t.task_index for t in faults} == {14}
@@ -383,9 +402,9 @@ def test_repair_11_an_answer_that_cannot_be_graded_ends_its_episode_alone() -> N
 @pytest.mark.parametrize("context", [3, 12, 26])
 def test_no_episode_outgrows_the_context(context: int) -> None:
     policy = talkative(tiny_policy())
-    sampling = SamplingConfig(max_tokens=60, batch_size=12)
-    free = Roller(policy, make_env(policy), sampling).rollout(requests(12), seed=5)
-    held = Roller(policy, make_env(policy), sampling, context=context).rollout(requests(12), seed=5)
+    free = play(policy, seed=5, max_tokens=60)
+    turns = local_policy(policy, SamplingConfig(max_tokens=60), context_length=context)
+    held = collect_rollouts(make_env(policy), turns, TASKS, group_size=3, seed=5, max_tokens=60)
     assert max(len(t.token_ids) for t in free) > context + len(REPLY)
     for trajectory in held:
         sampled = [i for i, s in enumerate(trajectory.sources) if s is Source.POLICY]
@@ -398,3 +417,38 @@ def test_no_episode_outgrows_the_context(context: int) -> None:
     if context == 3:
         assert min(prompts) >= 3
         assert {t.stop_reason for t in held} == {"length"}
+
+
+def test_sixteen_consults_are_waited_for_together() -> None:
+    """Two rounds by eight episodes: all of a round wait at the same time, and take their steps together again."""
+    policy = tiny_policy()
+    waiting, most = 0, 0
+    widths: list[int] = []
+
+    class Counting(Recorder):
+        async def respond(self, request: aipo_env.ConsultRequest) -> aipo_env.Reply:
+            nonlocal waiting, most
+            waiting += 1
+            most = max(most, waiting)
+            await asyncio.sleep(0.3)
+            waiting -= 1
+            return await super().respond(request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        consult = '<consult agent="verify">1+1</consult>'
+        script(patch, policy, [consult] * 16, behind="\\boxed{1}")
+        step = RowBatch.step
+
+        def counted(self: RowBatch, ids: Sequence[int]) -> Tensor:
+            widths.append(len(ids))
+            return step(self, ids)
+
+        patch.setattr(RowBatch, "step", counted)
+        env = make_env(policy, agents={"verify": Counting("4")})
+        started = time.perf_counter()
+        found = LocalSampler(policy, SamplingConfig(max_tokens=200)).rollout(env, range(8), group_size=1, seed=0)
+        print(f"{(time.perf_counter() - started) / 0.6:.2f} times the helpers' time")
+    assert sum(t.num_consults for t in found) == 16
+    assert {t.stop_reason for t in found} == {"answer"}
+    assert most == 8
+    assert sum(widths) / len(widths) > 4

@@ -17,14 +17,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from aipo_env import ConsultRequest, Reply, Source, Trajectory, read_traces
+from aipo_env import ConsultEnv, ConsultRequest, Reply, Source, Trajectory, read_traces
 from aipo_env.cli import main
 from aipo_env.errors import ConfigurationError, DataFormatError, StorageError
 from aipo_env.viewer.signals import LOGPROBS_KEY
 from algorithms.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from algorithms.config import ObjectiveConfig
 from algorithms.report import read_run
-from algorithms.rollout import RolloutRequest
 from algorithms.run_health import find_problems
 from algorithms.train_config import SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer, rollout_metrics
@@ -50,15 +49,15 @@ def config(out: Path, **fields: Any) -> TrainConfig:
 def make(out: Path, reward: Callable[[Trajectory], float] | None = None, **fields: Any) -> Trainer:
     """A trainer whose rewards differ within most groups of a random policy: the parity of the tokens it sampled."""
     trainer = Trainer(config(out, **fields), policy=talkative(tiny_policy()), agents=HELPERS)
-    plain = trainer.roller.rollout
+    plain = trainer.sampler.rollout
 
-    def rollout(requests: Sequence[RolloutRequest], seed: int = 0) -> list[Trajectory]:
-        trajectories = plain(requests, seed)
+    def rollout(env: ConsultEnv, tasks: Sequence[int], **options: Any) -> list[Trajectory]:
+        trajectories = plain(env, tasks, **options)
         for t in trajectories:
             t.reward = reward(t) if reward is not None else float(t.count(Source.POLICY) % 2)
         return trajectories
 
-    trainer.roller.rollout = rollout  # type: ignore[method-assign]
+    trainer.sampler.rollout = rollout  # type: ignore[method-assign,assignment]
     return trainer
 
 
@@ -104,17 +103,20 @@ def test_a_curriculum_is_part_of_the_checkpoint(tmp_path: Path, name: str) -> No
         """With outcomes that tell tasks apart, so that what is drawn depends on what was seen."""
         made, drawn = make(out, curriculum=name, checkpoint_every=3, eval_every=3, **fields), []
         made.curriculum.tasks = SumTasks()  # few enough to meet one again
-        plain = made.roller.rollout
+        plain = made.sampler.rollout
 
-        def rollout(requests: Sequence[RolloutRequest], seed: int = 0) -> list[Trajectory]:
-            drawn.append([request.task_index for request in requests if request.sample == 0])
-            trajectories = plain(requests, seed)
-            for request, t in zip(requests, trajectories, strict=True):
+        def rollout(env: ConsultEnv, tasks: Sequence[int], **options: Any) -> list[Trajectory]:
+            trajectories = plain(env, tasks, **options)
+            if env is not made.env:  # of an evaluation
+                return trajectories
+            drawn.append(list(tasks))
+            for t in trajectories:
+                assert t.task_index == tasks[t.group]
                 t.verdict = "correct" if t.assisted and name == "frontier" else "wrong"
-                t.verdict = "correct" if name == "hard" and request.task_index % 4 else t.verdict
+                t.verdict = "correct" if name == "hard" and tasks[t.group] % 4 else t.verdict
             return trajectories
 
-        made.roller.rollout = rollout  # type: ignore[method-assign]
+        made.sampler.rollout = rollout  # type: ignore[method-assign,assignment]
         return made, drawn
 
     whole, drawn = trainer(tmp_path / "whole", steps=6, prompts_per_step=4)
@@ -315,8 +317,8 @@ assert states() == before
 
 
 def test_dynamic_sampling_keeps_groups_with_signal(tmp_path: Path) -> None:
-    plain = make(tmp_path / "a", dynamic_sampling=0, prompts_per_step=4)
-    dynamic = make(tmp_path / "b", dynamic_sampling=6, prompts_per_step=4)
+    plain = make(tmp_path / "a", dynamic_sampling=0, prompts_per_step=4, seed=3)
+    dynamic = make(tmp_path / "b", dynamic_sampling=6, prompts_per_step=4, seed=3)
 
     def informative(trajectories: list[Trajectory]) -> list[bool]:
         groups = sorted({t.group for t in trajectories})
@@ -487,9 +489,9 @@ def test_a_run_is_evaluated_on_another_environment(tmp_path: Path) -> None:
     data = tmp_path / "test.jsonl"
     data.write_text(json.dumps({"problem": "1+1=", "answer": "2", "unique_id": "own/1"}) + "\n")
     trainer = make(tmp_path, eval_env="math500-consult", eval_options={"data": str(data)}, eval_tasks=5)
-    roller, indices = trainer._eval_roller(5)
+    env, indices = trainer._eval_env(5)
     assert indices == [0]
-    assert roller.env.tasks.task(0).id == "own/1"
+    assert env.tasks.task(0).id == "own/1"
     assert trainer.evaluate().keys() >= {"eval/solo_pass1", "eval/assisted_pass1"}
 
 
@@ -526,15 +528,15 @@ def test_traces_tell_what_the_policy_thought_of_replies(tmp_path: Path) -> None:
 
 
 def test_repair_10_rollouts_that_dynamic_sampling_leaves_out_are_counted(tmp_path: Path) -> None:
-    trainer = make(tmp_path, dynamic_sampling=3, prompts_per_step=4)
+    trainer = make(tmp_path, dynamic_sampling=3, prompts_per_step=4, seed=3)
     made: list[int] = []
-    plain = trainer.roller.rollout
+    plain = trainer.sampler.rollout
 
-    def rollout(requests: Sequence[RolloutRequest], seed: int = 0) -> list[Trajectory]:
-        made.append(len(requests))
-        return plain(requests, seed)
+    def rollout(env: ConsultEnv, tasks: Sequence[int], **options: Any) -> list[Trajectory]:
+        made.append(len(tasks) * options["group_size"])
+        return plain(env, tasks, **options)
 
-    trainer.roller.rollout = rollout  # type: ignore[method-assign]
+    trainer.sampler.rollout = rollout  # type: ignore[method-assign,assignment]
     for _ in range(2):
         metrics, trajectories = trainer.train_step()
     assert len(made) > 2, "no batch was drawn again"
@@ -616,7 +618,7 @@ def test_repair_01_failed_replies_and_cut_rollouts_are_measured(tmp_path: Path) 
             return Reply("", error="its service failed")
 
     # So many tokens that a random policy asks.
-    many: dict[str, Any] = {"prompts_per_step": 16, "sampling": SamplingConfig(max_tokens=48)}
+    many: dict[str, Any] = {"prompts_per_step": 64, "sampling": SamplingConfig(max_tokens=48)}
     working = make(tmp_path / "working", **many)
     assert working.train_step()[0]["train/reply_errors"] == 0
     policy = talkative(tiny_policy())

@@ -123,7 +123,7 @@ def test_a_policy_behind_a_server_asks_a_person(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp", reason="the extra 'llm' is not installed")
     pytest.importorskip("torch", reason="the extra 'train' is not installed")
     from tests.misbehaving_server import Fault
-    from tests.test_server_rollout import ASK, EmbeddedTokenizer
+    from tests.test_rollout_command import ASK, EmbeddedTokenizer
 
     with EmbeddedTokenizer() as server:
         # What may pass is tried again without a word.

@@ -100,7 +100,6 @@ def example_run(
             "top_p": 0.95,
             "max_tokens": 1024,
             "context": None,
-            "batch_size": 16,
             "greedy": num_samples == 1,
         },
         "episode_timeout": None,

@@ -44,7 +44,7 @@ class ScriptedPolicy(MisbehavingServer):
     def __init__(
         self, tokenizer: Path, script: Script, *, tasks: int = 8, samples: int = 8, seed: int = 0, helper: str = "Yes."
     ) -> None:
-        from algorithms.server_rollout import load_codec
+        from algorithms.rollout_command import load_codec
 
         super().__init__(reply=lambda request: helper)
         self.codec: TransformersCodec = load_codec(str(tokenizer))

@@ -34,10 +34,6 @@ from benchmarks.evaluation.results import command_line
         ({"suite": "aime24", "helper_model": "x"}, "--helper-server and --helper-model go together"),
         ({"suite": "aime24", "server": "http://x/v1", "model": "x", "backend": "vllm"}, "exclude each other"),
         (
-            {"suite": "aime24", "server": "http://x/v1", "model": "x", "batch_size": 4},
-            "--batch-size does nothing with --server",
-        ),
-        (
             {"suite": "aime24", "server": "http://x/v1", "model": "x", "device": "cuda"},
             "--device does nothing with --server",
         ),
@@ -45,9 +41,8 @@ from benchmarks.evaluation.results import command_line
             {"suite": "aime24", "server": "http://x/v1", "model": "x", "engine_args": {"a": 1}},
             "--engine-args does nothing",
         ),
-        ({"suite": "aime24", "backend": "vllm", "batch_size": 4}, "--batch-size does nothing with --backend vllm"),
-        ({"suite": "aime24", "max_in_flight": 4}, "--max-in-flight does nothing with transformers"),
-        ({"suite": "aime24", "timeout": 4.0}, "--timeout does nothing with transformers"),
+        ({"suite": "aime24", "backend": "vllm", "device": "cuda"}, "--device does nothing with --backend vllm"),
+        ({"suite": "aime24", "engine_args": {"a": 1}}, "--engine-args does nothing with transformers"),
         ({"suite": "aime24", "chat": True}, "--chat is for --server"),
         (
             {"suite": "aime24", "chat": True, "server": "http://x/v1", "model": "x", "policy": "smollm2"},
@@ -80,7 +75,7 @@ CONFIGS = (
     EvaluationConfig(
         "math500,aime24", policy="smollm2", mode="solo", out=Path("runs/with space"), samples=2, temperature=0.7, seed=3,
         num_tasks=5, data=("math500=a/b.jsonl", "c"), agents=("verify", "shout=my.module:Shout"), prompt="plain",
-        env_options={"max_consults": 2, "rulebook.style": "terse"}, k=(1, 2), batch_size=7,
+        env_options={"max_consults": 2, "rulebook.style": "terse"}, k=(1, 2), max_in_flight=7,
     ),
     EvaluationConfig(
         "gsm8k", tasks=(4, 9), server="http://localhost:8000/v1", model="m", max_in_flight=9, timeout=2.5, context=4096,

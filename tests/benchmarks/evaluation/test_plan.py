@@ -21,13 +21,12 @@ def plan(own_context: int | None = None, tasks: object = None, **options: Any) -
 def test_defaults_are_the_suites_and_what_is_given_wins() -> None:
     default = plan()
     assert (default.num_samples, default.temperature, default.max_tokens, len(default.tasks)) == (16, 1.0, 256, 256)
-    assert (default.name, default.batch_size) == ("rulebook.assisted", 16)
-    given = plan(samples=2, temperature=0.3, top_p=0.5, max_tokens=7, num_tasks=3, batch_size=5, seed=4, context=20)
+    assert default.name == "rulebook.assisted"
+    given = plan(samples=2, temperature=0.3, top_p=0.5, max_tokens=7, num_tasks=3, seed=4, context=20)
     assert given.sampling() == {
-        "temperature": 0.3, "top_p": 0.5, "max_tokens": 7, "context": 20, "batch_size": 5, "greedy": False,
+        "temperature": 0.3, "top_p": 0.5, "max_tokens": 7, "context": 20, "greedy": False,
     }  # fmt: skip
     assert list(given.episodes()) == [(0, 0, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1), (2, 2, 0), (2, 2, 1)]
-    assert plan(server="http://x/v1", model="m").batch_size is None
 
 
 def test_tasks_are_the_first_or_those_that_are_named() -> None:

@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("rulebook")
     config = EvaluationConfig(
-        "rulebook", num_tasks=TASKS, samples=SAMPLES, max_tokens=48, batch_size=7, seed=5, out=out
+        "rulebook", num_tasks=TASKS, samples=SAMPLES, max_tokens=48, max_in_flight=7, seed=5, out=out
     )
     assert evaluate_policy(config).complete
     return out
@@ -123,11 +123,11 @@ def test_the_results_say_what_is_needed_to_repeat_them(folder: Path) -> None:
     assert results["policy"]["weights"].startswith("parameters:")
     assert {"python", "aipo-rl", "torch", "transformers"} <= results["versions"].keys()
     assert results["command"] == (
-        f"aipo eval --suite rulebook --out {folder} --samples 5 --max-tokens 48 --seed 5 --num-tasks 6 --batch-size 7"
+        f"aipo eval --suite rulebook --out {folder} --samples 5 --max-tokens 48 --seed 5 --num-tasks 6 --max-in-flight 7"
     )
     for run in results["runs"]:
         assert run["sampling"] == {
-            "temperature": 1.0, "top_p": 1.0, "max_tokens": 48, "context": 512, "batch_size": 7, "greedy": False,
+            "temperature": 1.0, "top_p": 1.0, "max_tokens": 48, "context": 512, "greedy": False,
         }  # fmt: skip
         # The embedded policy reads bare problems; the prompt that was used is named.
         assert run["prompt"] == {"name": "bare", "invites_to_consult": False, "template": "{problem}"}
@@ -145,20 +145,21 @@ def test_the_traces_can_be_played_again(folder: Path, capsys: pytest.CaptureFixt
     assert f"{TASKS * SAMPLES} episodes, all as recorded" in capsys.readouterr().out
 
 
-def test_another_seed_another_batch_and_another_prompt_change_what_is_sampled(
+def test_another_seed_and_another_prompt_change_what_is_sampled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ("--suite", "rulebook", "--num-tasks", 4, "--samples", 4, "--max-tokens", 40, "--mode", "assisted")
     texts = {}
     for name, more in {
-        "same": (), "again": (), "seed": ("--seed", 1), "batch": ("--batch-size", 5), "cold": ("--temperature", 0.1),
-        "top": ("--top-p", 0.2), "prompt": ("--prompt", "plain"), "context": ("--context", 14),
+        "same": (), "again": (), "seed": ("--seed", 1), "batch": ("--max-in-flight", 5), "hot": ("--temperature", 2.0),
+        "top": ("--top-p", 0.8), "prompt": ("--prompt", "plain"), "context": ("--context", 14),
         "options": ("--env-options", "rulebook.level", 3), "tasks": ("--env-options", "split", "train"),
     }.items():  # fmt: skip
         code, _, err = aipo_eval(capsys, *common, *more, "--out", tmp_path / name)
         assert code == 0, err
         (run,) = read_results(tmp_path / name)["runs"]
-        texts[name] = [t["segments"] for t in traces(tmp_path / name, run)]
+        found = sorted(traces(tmp_path / name, run), key=lambda t: (t["task_index"], t["sample"]))
+        texts[name] = [t["segments"] for t in found]
         if name == "prompt":
             assert run["prompt"]["name"] == "plain"
             assert "Solve the problem" in texts[name][0][0]["text"]
@@ -166,8 +167,9 @@ def test_another_seed_another_batch_and_another_prompt_change_what_is_sampled(
             # 9 tokens of prompt leave 5.
             assert run["rates"]["truncated"] == 1.0
             assert max(sum(len(s["token_ids"]) for s in t) for t in texts[name]) == 14
-    assert texts["same"] == texts["again"]
-    different = [json.dumps(t) for name, t in texts.items() if name != "again"]
+    # What runs at the same time changes nothing.
+    assert texts["same"] == texts["again"] == texts["batch"]
+    different = [json.dumps(t) for name, t in texts.items() if name not in ("again", "batch")]
     assert len(set(different)) == len(different)
 
 

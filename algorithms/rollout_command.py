@@ -1,4 +1,4 @@
-"""`aipo rollout` with models behind servers: the policy's, the helpers', or both."""
+"""`aipo rollout`, with a policy that is loaded here or behind a server; the same command goes on where it was cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aipo_env
-from aipo_env import ConsultEnv, Trajectory
+from aipo_env import ConsultEnv, Source, Trajectory
 from aipo_env.console import print_json, repeats_collapsed
 from aipo_env.errors import DataNotFoundError
 from aipo_env.run_record import RunRecord, record_path
@@ -18,7 +18,8 @@ from aipo_env.trace_files import FAULTS, errors_path
 
 if TYPE_CHECKING:
     from algorithms.codec import TransformersCodec
-    from algorithms.servers import Servers
+    from algorithms.policies import Policy
+    from algorithms.samplers import BackendPolicy
 
 
 def load_codec(name: str) -> TransformersCodec:
@@ -46,16 +47,15 @@ def load_codec(name: str) -> TransformersCodec:
 
 def roll_out(
     env: ConsultEnv,
-    policy: str,
-    servers: Servers,
+    policy: BackendPolicy,
     *,
+    tokenizer_name: str,
     num_tasks: int,
     samples: int,
     solo: bool,
     traces: Path,
     seed: int,
     max_tokens: int,
-    temperature: float,
     max_in_flight: int,
     timeout: float | None,
     quiet: bool = False,
@@ -64,34 +64,26 @@ def roll_out(
     """Plays the episodes that `traces` does not hold yet; returns 1 if a fault ended some of them.
 
     Args:
-        env: made with the policy's tokenizer; closed at the end.
-        policy: the tokenizer's name, for the record.
-        servers: the policy's among them.
+        env: made with the policy's tokenizer; closed at the end, as the policy's backend is.
+        policy: whose name tells how it is sampled too.
+        tokenizer_name: of the policy, for the record.
         num_tasks: the first tasks of the family.
         samples: episodes of each task.
         solo: no helper answers.
         traces: the file; episodes are appended as they finish.
         seed: decides the sampling and the helpers.
         max_tokens: tokens behind the prompt.
-        temperature: of the sampling.
         max_in_flight: episodes that run at the same time.
         timeout: seconds for an episode; None for no limit.
         quiet: no bar, no words but errors.
         json: a JSON object in place of the words.
     """
-    from aipo_agents.backends.base import CompletionSampling
-    from algorithms.samplers.backend_policy import BackendPolicy
-
     total = env.tasks.num_tasks
-    codec = env.codec
-    assert codec is not None
 
     async def play() -> tuple[list[str], int]:
-        backend = servers.policy()
-        sampling = CompletionSampling(temperature=temperature, max_tokens=max_tokens)
         episodes = aipo_env.rollout(
             env,
-            BackendPolicy(backend, codec, sampling, name=f"{backend.model}, temperature {temperature:g}"),
+            policy,
             num_tasks if total is None else min(num_tasks, total),
             group_size=samples,
             max_in_flight=max_in_flight,
@@ -105,10 +97,10 @@ def roll_out(
         try:
             async with episodes:
                 side = record_path(traces)
-                dataclasses.replace(RunRecord.read(side), tokenizer_name=policy).write(side)
+                dataclasses.replace(RunRecord.read(side), tokenizer_name=tokenizer_name).write(side)
                 ended = [t.redacted() if t.confidential else t async for t in episodes if t.stop_reason in FAULTS]
         finally:
-            await backend.aclose()
+            await policy.backend.aclose()
             await env.game.aclose()
         return [str(t.metadata.get("error")) for t in ended], episodes.num_resumed
 
@@ -177,3 +169,27 @@ def summary(trajectories: Iterable[Trajectory]) -> str:
         for name, c in counts(trajectories).items()
     ]
     return "\n".join(lines) or "no episode was finished"
+
+
+def largest_difference(policy: Policy, traces: Path, temperature: float) -> float:
+    """The largest difference between recorded log-probabilities of sampled tokens and those recomputed from the ids."""
+    import torch
+
+    from algorithms.batch import micro_batches
+    from algorithms.logprobs import token_logprobs
+
+    largest = 0.0
+    trajectories = list(aipo_env.read_traces(traces))
+    for part in micro_batches(trajectories, torch.zeros(len(trajectories)), 8, pad_id=0):
+        with torch.no_grad():
+            again_T = token_logprobs(
+                policy.model,
+                part.input_ids_BL,
+                part.attention_mask_BL,
+                part.selected_BL,
+                temperature=temperature or 1.0,
+            ).logprobs_T
+        own_T = part.sources_T == Source.POLICY
+        if bool(own_T.any()):
+            largest = max(largest, float((again_T - part.behaviour_logprobs_T)[own_T].abs().max()))
+    return largest

@@ -1,4 +1,4 @@
-"""`aipo rollout --server` and `aipo replay`, through the command line."""
+"""`aipo rollout` and `aipo replay`, through the command line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EmbeddedTokenizer(MisbehavingServer):
     """Speaks the ids of the embedded policy's tokenizer."""
 
     def __init__(self) -> None:
-        from algorithms.server_rollout import load_codec
+        from algorithms.rollout_command import load_codec
 
         super().__init__(reply=lambda request: "5+5+5" if request.is_chat else "")
         self.codec = load_codec("embedded")
@@ -106,9 +106,6 @@ def test_options_that_do_not_fit(capsys: pytest.CaptureFixture[str], tmp_path: P
         (("--server", "http://x/v1"), "--server and --model go together"),
         (("--helper-model", "x"), "--helper-server and --helper-model go together"),
         (("--server", "http://x/v1", "--model", "x", "--check"), "--check is for a policy that is loaded here"),
-        (("--server", "http://x/v1", "--model", "x", "--batch-size", "4"), "--batch-size is for"),
-        (("--max-in-flight", "4"), "--max-in-flight is for --server"),
-        (("--timeout", "4"), "--timeout is for --server"),
         (("--retries", "4"), "--retries and --requests-per-minute are for --server and --helper-server"),
         (("--requests-per-minute", "4"), "--retries and --requests-per-minute are for --server and --helper-server"),
         (
