@@ -17,8 +17,6 @@ from aipo_env.tasks.base import Task
 HELD_BACK = "its reply gave the answer away and was held back"
 """The error of a reply that `leak_filter` refused."""
 
-_CHANCE = 3
-"""A value of fewer characters may stand in a text by chance, as an exponent or the number of a step."""
 _STATED = r"(?:=|≈|\bis|\bare|\bequals|\bgives|\bgets?|\bmakes|\banswer[^.]{0,80}?|\\boxed\{)\s*[$(]*"
 
 
@@ -40,7 +38,7 @@ def states_gold(text: str, task: Task, query: str, own: str) -> bool:
         own: all that the policy wrote so far.
     """
     golds = [gold for gold in (task.gold, *task.alternatives) if gold.strip("$. ")]
-    return any(_states(text, gold, task.problem) and not said(gold, task, query, own) for gold in golds)
+    return any(states(text, gold, task.problem) and not said(gold, task, query, own) for gold in golds)
 
 
 def said(value: str, task: Task, query: str, own: str) -> bool:
@@ -48,18 +46,23 @@ def said(value: str, task: Task, query: str, own: str) -> bool:
     asked = _plain(query.replace(task.problem, " "))
     # That a question names the letters of the choices says nothing.
     names = len(value) > 1 or not value.isalpha()
-    return (names and re.search(_alone(value), asked) is not None) or _states(own, value, own)
+    return (names and re.search(_alone(value), asked) is not None) or states(own, value, own)
 
 
-def _states(text: str, value: str, known: str) -> bool:
+def states(text: str, value: str, known: str, *, least: int = 3) -> bool:
     """Whether a text says what something is with this value, or mentions it where `known` does not.
 
-    A value of one or two characters has to be said to be something.
+    Args:
+        text: what was said.
+        value: what it may state.
+        known: where the value may come from.
+        least: characters of a value that is not only said to be something; a shorter one may stand there by chance, as an
+            exponent or the number of a step.
     """
     alone, plain = _alone(value), _plain(text)
     if re.search(_STATED + alone, plain, re.IGNORECASE):
         return True
-    return len(value) >= _CHANCE and bool(re.search(alone, plain)) and not re.search(alone, _plain(known))
+    return len(value) >= least and bool(re.search(alone, plain)) and not re.search(alone, _plain(known))
 
 
 def _alone(value: str) -> str:

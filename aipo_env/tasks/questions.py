@@ -27,6 +27,7 @@ from aipo_env.grading import (
     readable_gold,
 )  # fmt: skip
 from aipo_env.grading.code import CodeProblem
+from aipo_env.leaks import states
 from aipo_env.markup import AnswerForm
 from aipo_env.tasks.base import Task, check_index
 from aipo_env.tasks.data_sets import DATA_SETS, AnswerType, DataSet, Decontamination
@@ -339,20 +340,7 @@ class QuestionTasks(DataSetTasks):
 
 def reveals(hint: str, gold: str, problem: str) -> bool:
     """Whether a hint gives the answer away: in a box, as what something is, or as a value that the problem does not mention."""
-    if "\\boxed" in hint:
-        return True
-    value, said, known = map(_close, (gold.strip("$. "), hint, problem))
-    # A value is not part of a longer number or word.
-    left, right = r"(?<![\w.\\])" if value[:1].isalnum() else "", r"(?!\w|\.\d)" if value[-1:].isalnum() else ""
-    alone = left + re.escape(value) + right
-    if re.search(rf"(?:=|\bis|\bare|answer[^.]*?)\s*{alone}", said, re.IGNORECASE):
-        return True
-    return bool(re.search(alone, said)) and not re.search(alone, known)
-
-
-def _close(text: str) -> str:
-    """A text whose formulas are written without spaces and dollars."""
-    return re.sub(r"\s*([^\w\s])\s*", r"\1", re.sub(r"[\s$]+", " ", text)).strip()
+    return "\\boxed" in hint or states(hint, gold, problem, least=1)
 
 
 def _whole(text: str) -> str | None:
