@@ -170,11 +170,13 @@ class Checker:
             return Outcome("unknown", str(error))
         if link.relation in ("==", "|"):
             return _divisibility(link, left, right)
-        if link.relation == "~=":
-            return _approximate(link, to_complex(left).real, to_complex(right).real)
-        if isinstance(left, Fraction) and isinstance(right, Fraction):
+        if link.relation != "~=" and isinstance(left, Fraction) and isinstance(right, Fraction):
             return CORRECT if _ORDERS[link.relation](left, right) else _wrong(link, left, right)
-        return _irrational(link, to_complex(left), to_complex(right), self._budget)
+        try:
+            a, b = to_complex(left), to_complex(right)
+        except OverflowError:
+            return Outcome("unknown", "its numbers are too large")
+        return _approximate(link, a.real, b.real) if link.relation == "~=" else _irrational(link, a, b, self._budget)
 
     def _excused(self, link: _Link, claim: Claim) -> Outcome | None:
         """What may be said in place of "incorrect" where people write loosely; None where nothing may."""
@@ -307,9 +309,9 @@ class Checker:
             point = {name: _POINTS[(offset + k) % len(_POINTS)] for k, name in enumerate(names)}
             try:
                 values = [value_of(node, point, self._budget) for node in (left, right)]
-            except NoValue:
+                a, b = map(to_complex, values)
+            except (NoValue, OverflowError):
                 continue
-            a, b = map(to_complex, values)
             if (a.imag or b.imag) and not imaginary:
                 continue
             tried += 1

@@ -5,14 +5,19 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Final
 
+from aipo_env.grading.arithmetic import bits
 from aipo_env.grading.mathematics import Value
 from aipo_env.grading.nodes import Add, Call, Mul, Node, Num, Pow, Quantity, Sym
 
 _ATOM: Final = 4
+_MOST_BITS: Final = 10_000
+"""Longer numbers are not written: Python refuses to at 4,300 digits."""
 
 
 def format_fraction(value: Fraction) -> str:
     """The value as people write it, an integer or `a/b`; long ones are abridged."""
+    if bits(value) > _MOST_BITS:
+        return "a number of over 3,000 digits"
     text = str(value.numerator) if value.denominator == 1 else f"{value.numerator}/{value.denominator}"
     return text if len(text) <= 60 else f"{text[:20]}...({len(text)} characters)"
 
@@ -26,6 +31,8 @@ def format_value(value: Value) -> str:
 
 def format_decimal(value: Fraction) -> str | None:
     """The finite decimal form, if there is a short one."""
+    if bits(value) > _MOST_BITS:
+        return None
     for digits in range(1, 13):
         scaled = value * 10**digits
         if scaled.denominator == 1:

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import os
 import warnings
@@ -90,6 +91,7 @@ def _data_sets() -> list[EnvSpec]:
     return [spec for specs in found for spec in specs]
 
 
+_has_champ = importlib.util.find_spec("champ_dataset") is not None
 _envs: dict[str, EnvSpec] = {
     spec.id: spec
     for spec in (
@@ -105,6 +107,11 @@ _envs: dict[str, EnvSpec] = {
             _BOTH,
         ),
         *_reasoning_gym(),
+        *(
+            _family("champ", "aipo_env.tasks.champ:ChampTasks", "CHAMP problems with hints", _TEST)
+            if _has_champ
+            else ()
+        ),
     )
 }
 _agents: dict[str, AgentLike] = {}
@@ -159,6 +166,8 @@ def env_spec(env_id: str) -> EnvSpec:
         raise MissingDependencyError(
             f"{env_id} needs the package reasoning-gym, which is not installed. Install it with: {install_command('rg')}"
         )
+    if name in ("champ", "champ-consult") and not _has_champ:
+        raise MissingDependencyError(f"{env_id} needs the package champ-dataset: pip install champ-dataset")
     if name not in _envs:
         for broken in {name, name.removesuffix("-consult")} & _broken.keys():
             raise _broken[broken].with_traceback(None)

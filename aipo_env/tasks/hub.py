@@ -72,11 +72,11 @@ class HubSource:
 class Provenance:
     """What the rows are, as exactly as is known."""
 
-    source: Literal["hub", "file"]
+    source: Literal["hub", "file", "package"]
     repository: str | None = None
-    """On the hub; None for local files, of which nobody knows where they are from."""
+    """On the hub, or the package; None for local files, of which nobody knows where they are from."""
     revision: str | None = None
-    """The commit of the repository, 40 hexadecimal digits, where it is known."""
+    """The commit of the repository, 40 hexadecimal digits, where it is known; the version of a package."""
     config: str | None = None
     split: str | None = None
     """The hub's name of the split; None for local files."""

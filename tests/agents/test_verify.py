@@ -99,6 +99,8 @@ INCORRECT = {
 }
 
 CANNOT_TELL = {
+    "10^400 ~= 10^400*1.1": "cannot tell: its numbers are too large",
+    "x*10^400 + 1 = x*10^400 + 2": "cannot tell: whether it holds depends on x; add a value such as x=2 to test",
     "hello": NO_CLAIM,
     "": NO_CLAIM,
     "47*12": NO_CLAIM,
