@@ -6,21 +6,21 @@ import dataclasses
 import importlib.resources
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from aipo_agents.backends.base import ChatBackend, ChatSampling, Generation, Message
 from aipo_agents.request_key import RequestKey, key_digest
 from aipo_agents.text import shorten, whole_sentences
+from aipo_agents.thoughts import count_reasoning, split_reasoning
 from aipo_agents.untrusted import cut_middle, enclose, encodable, neutralise
 from aipo_env.dialects.base import TokenCodec, tokens_covering
 from aipo_env.errors import ConfigurationError, unknown_id
 from aipo_env.prompts import DESCRIPTIONS
-from aipo_env.protocol import ConsultRequest, Reply
+from aipo_env.protocol import ConsultRequest, Reply, Usage
 
 _log = logging.getLogger(__name__)
-_THOUGHTS: Final = ("<think>", "</think>")
 
 ROLES: Final = ("verify", "knowledge", "reasoning")
 """The roles that have a prompt file."""
@@ -36,8 +36,9 @@ class LLMAgent:
     log-probabilities mu under which they were sampled; a policy with that same tokenizer then learns from exactly these
     tokens. Only a reply whose ids decode to exactly its text carries them.
 
-    What a model thinks before it replies (`<think>...</think>`) is no part of the reply, and counts in `max_tokens`. The
-    mu of a reply behind thoughts is given those, which the policy does not see: it is not passed on as the reply's.
+    What a model thinks before it replies, in a field of its own or as `<think>...</think>` in its text, is no part of the
+    reply. It counts in `max_tokens`, in the reply's usage and in its cost. The mu of a reply behind thoughts is given those,
+    which the policy does not see: `Reply.given_thoughts` says so.
 
     Args:
         role: "verify", "knowledge" or "reasoning"; any other with a `prompt` of its own.
@@ -56,6 +57,9 @@ class LLMAgent:
         max_input_chars: a longer transcript or query loses its middle.
         control_tokens: control tokens of the model's tokenizer that look like none of the usual.
         description: what the policy's prompt says about this helper; the role's own words where it is None.
+        reasoning_effort: how much the model is to think, where it can be told ("none", "low", "high").
+        chat_template_kwargs: what its chat template is told, `{"enable_thinking": False}` for example.
+        keep_reasoning: whether replies carry what the model thought, for traces. The policy never sees it.
 
     Raises:
         ConfigurationError: an argument out of its range.
@@ -79,6 +83,9 @@ class LLMAgent:
         max_input_chars: int = 24_000,
         control_tokens: Sequence[str] = (),
         description: str | None = None,
+        reasoning_effort: str | None = None,
+        chat_template_kwargs: Mapping[str, str | int | float | bool] | None = None,
+        keep_reasoning: bool = False,
     ) -> None:
         for option, value in (("max_chars", max_chars), ("max_input_chars", max_input_chars)):
             if value < 40:
@@ -93,12 +100,21 @@ class LLMAgent:
             raise ConfigurationError("LLMAgent: name must be a non-empty string, got ''.")
         self.description = DESCRIPTIONS.get(role, "") if description is None else description
         self.prompt = role_prompt(role) if prompt is None else _read_prompt(prompt)
-        self.sampling = ChatSampling(temperature, top_p, max_tokens, stop=stop, logprobs=codec is not None)
+        self.sampling = ChatSampling(
+            temperature,
+            top_p,
+            max_tokens,
+            stop=stop,
+            logprobs=codec is not None,
+            reasoning_effort=reasoning_effort,
+            chat_template_kwargs=dict(chat_template_kwargs or {}),
+        )
+        self.keep_reasoning = keep_reasoning
         self.see_transcript, self.codec = see_transcript, codec
         self.max_chars, self.max_input_chars = max_chars, max_input_chars
         self.control_tokens = tuple(control_tokens)
         self._owns_backend = False
-        self._told_of_cuts = False
+        self._told: set[str] = set()
 
     @classmethod
     def from_server(cls, role: str, base_url: str, model: str, **options: object) -> LLMAgent:
@@ -171,30 +187,52 @@ class LLMAgent:
         return dataclasses.replace(self.sampling, seed=seed)
 
     def _reply(self, generation: Generation) -> Reply:
-        text, usage, limit = generation.text, generation.usage, f"max_tokens={self.sampling.max_tokens}"
-        cut = generation.finish_reason == "length"
-        start = _behind_thoughts(text)
-        kept = text[start:]
+        limit, cut = f"max_tokens={self.sampling.max_tokens}", generation.finish_reason == "length"
+        parts = split_reasoning(generation.text, generation.reasoning, generation.opened)
+        kept, usage = parts.reply, self._usage(generation, len(parts.reasoning), len(parts.reply))
+        reasoning = parts.reasoning if self.keep_reasoning and parts.reasoning else None
+        if parts.reasoning and self.sampling.temperature == 0:
+            self._tell(
+                "greedy",
+                f"thinks and is decoded greedily, which makes thinking models repeat themselves until {limit}; set "
+                "temperature=0.6, or turn thinking off (chat_template_kwargs, reasoning_effort)",
+            )
         if not kept.strip():
-            error = "the model wrote nothing" if not text.strip() else "the model thought, and wrote no reply"
+            error = "the model wrote nothing"
+            if parts.reasoning or generation.text.strip():
+                error = "the model thought, and wrote no reply; raise max_tokens, or turn its thinking off"
             if cut:
                 error = f"the model had not begun to reply, or was still thinking, at {limit}; raise max_tokens"
-            return Reply("", error=error, declined=True, usage=usage)
+            return Reply("", error=error, declined=True, usage=usage, reasoning=reasoning)
         if cut:
             kept = whole_sentences(kept)
             if not kept.strip():
                 error = f"the reply was cut within its first sentence by {limit}; raise max_tokens"
-                return Reply("", error=error, declined=True, usage=usage)
-            if not self._told_of_cuts:
-                self._told_of_cuts = True
-                _log.warning(
-                    "%s: replies are cut behind a sentence, because %s ends them; raise max_tokens", self.name, limit
-                )
+                return Reply("", error=error, declined=True, usage=usage, reasoning=reasoning)
+            self._tell("cuts", f"replies are cut behind a sentence, because {limit} ends them; raise max_tokens")
         if self.codec is not None and len(kept) <= self.max_chars:
-            ids, logprobs = _tokens(generation, self.codec, start, start + len(kept))
+            ids, logprobs = _tokens(generation, self.codec, parts.reply, kept)
             if ids and _spell(self.codec, ids, kept):
-                return Reply(kept, ids, logprobs, tokenizer=self.codec.fingerprint, usage=usage)
-        return Reply(shorten(encodable(kept).strip(), self.max_chars), usage=usage)
+                given = logprobs is not None and bool(parts.reasoning)
+                fingerprint = self.codec.fingerprint
+                return Reply(kept, ids, logprobs, fingerprint, usage=usage, given_thoughts=given, reasoning=reasoning)
+        return Reply(shorten(encodable(kept).strip(), self.max_chars), usage=usage, reasoning=reasoning)
+
+    def _usage(self, generation: Generation, thought: int, said: int) -> Usage | None:
+        """What the reply took; thoughts that nobody counted by their ids, or else their share of the characters."""
+        usage = generation.usage
+        if usage is None or usage.reasoning_tokens or not thought:
+            return usage
+        count = round(usage.completion_tokens * thought / (thought + said))
+        if self.codec is not None and generation.token_ids is not None and not generation.reasoning:
+            count = count_reasoning(generation.token_ids, self.codec.decode, generation.opened)
+        return dataclasses.replace(usage, reasoning_tokens=count)
+
+    def _tell(self, what: str, warning: str) -> None:
+        """Warns, the first time."""
+        if what not in self._told:
+            self._told.add(what)
+            _log.warning("%s: %s", self.name, warning)
 
 
 def role_prompt(role: str) -> str:
@@ -224,25 +262,19 @@ def _read_prompt(prompt: str | Path) -> str:
     return text.strip()
 
 
-def _behind_thoughts(text: str) -> int:
-    """Where the reply begins: behind the first block of thoughts, which the model or its chat template may have opened."""
-    end = text.find(_THOUGHTS[1])
-    if end < 0:
-        return len(text) if text.lstrip().startswith(_THOUGHTS[0]) else 0
-    behind = text[end + len(_THOUGHTS[1]) :]
-    return len(text) - len(behind.lstrip())
-
-
 def _tokens(
-    generation: Generation, codec: TokenCodec, start: int, end: int
+    generation: Generation, codec: TokenCodec, reply: str, kept: str
 ) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
-    """The tokens of a part of the text, without the end token: it ended the helper's turn, it must not end the policy's."""
+    """The tokens of what is kept of a reply: neither thoughts nor the end token, which must not end the policy's turn."""
     ids, logprobs = generation.token_ids or (), generation.logprobs
-    first, last = 0, len(ids) - (ids[-1:] != () and ids[-1] in codec.eos_ids)
-    if end < len(generation.text):
-        last = tokens_covering(codec, ids[:last], end)
-    if start:
-        first, logprobs = tokens_covering(codec, ids[:last], start), None
+    ids = ids[: len(ids) - (ids[-1:] != () and ids[-1] in codec.eos_ids)]
+    text = codec.decode(ids)
+    # Whatever the engine made of the thoughts, the reply is the text's end; a stop string behind it would be, too.
+    if not text.rstrip().endswith(reply.rstrip()):
+        return (), None
+    start = len(text.rstrip()) - len(reply.rstrip())
+    first = tokens_covering(codec, ids, start) if start > 0 else 0
+    last = tokens_covering(codec, ids, start + len(kept)) if len(kept) < len(reply) else len(ids)
     return ids[first:last], None if logprobs is None else logprobs[first:last]
 
 

@@ -280,7 +280,10 @@ class Episode:
         if reply.error is not None:
             self._notice(f"{agent} could not answer: {reply.error}"[:300], agent)
         else:
-            self._insert(self.dialect.reply(agent, reply, self._place()))
+            said = self.dialect.reply(agent, reply, self._place())
+            if reply.given_thoughts:
+                said = [dataclasses.replace(segment, given_thoughts=segment.mu_known) for segment in said]
+            self._insert(said)
             self.num_consults += 1
             if self.config.consult_cost:
                 spent = self.reward_parts.get("consult_cost", 0.0)

@@ -143,7 +143,8 @@ class ConsultEnv(GameFace, gymnasium.Env[Observation, Any]):
 
 def consult_record(name: str, reply: Reply) -> dict[str, Any]:
     """One consult as it stands in an environment's `telemetry`."""
-    return {"agent": name, "error": reply.error, "cached": reply.cached, "usage": reply.usage}
+    thoughts = {} if reply.reasoning is None else {"reasoning": reply.reasoning}
+    return {"agent": name, "error": reply.error, "cached": reply.cached, "usage": reply.usage, **thoughts}
 
 
 def render_transcript(trajectory: Trajectory) -> str:

@@ -107,6 +107,8 @@ class Usage:
     completion_tokens: int = 0
     cost_usd: float | None = None
     """US dollars; None where nobody says."""
+    reasoning_tokens: int = 0
+    """Of `completion_tokens` those that were thoughts, as far as anybody says."""
 
     def __add__(self, other: Usage) -> Usage:
         """Both together; the cost is known where both are."""
@@ -115,6 +117,7 @@ class Usage:
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             None if costs[0] is None or costs[1] is None else costs[0] + costs[1],
+            self.reasoning_tokens + other.reasoning_tokens,
         )
 
 
@@ -127,6 +130,10 @@ class Reply:
     """The reply in the policy's own tokenizer, when the helper shares it."""
     logprobs: tuple[float, ...] | None = None
     """log mu of each of `token_ids` under the distribution that the helper really sampled from."""
+    given_thoughts: bool = dataclasses.field(default=False, kw_only=True)
+    """Whether that distribution was conditional on thoughts, too, which the policy does not see."""
+    reasoning: str | None = dataclasses.field(default=None, kw_only=True)
+    """What the helper thought, where that was asked for; for traces alone, never part of a transcript or a cache."""
     tokenizer: str | None = None
     """Fingerprint of the tokenizer that made `token_ids`; they are used only where it is the policy's own."""
     usage: Usage | None = None

@@ -47,6 +47,8 @@ class Segment:
     """For AGENT, and for TEMPLATE notices about a helper: the helper's name."""
     mu_known: bool = False
     """AGENT only: whether `logprobs` is the helper's own sampling distribution over this very tokenizer."""
+    given_thoughts: bool = dataclasses.field(default=False, kw_only=True)
+    """With `mu_known`: the helper thought first, and mu is conditional on thoughts that are no part of the record."""
     withheld: tuple[int, int] | None = None
     """In the record of a confidential task, where text and ids are left out: how many characters and tokens there were."""
 
@@ -84,6 +86,8 @@ class Segment:
             row["agent"] = self.agent
         if self.mu_known:
             row["mu_known"] = True
+        if self.given_thoughts:
+            row["given_thoughts"] = True
         if self.withheld is not None:
             row["withheld"] = list(self.withheld)
         return row
@@ -99,6 +103,7 @@ class Segment:
                 logprobs=tuple(float(x) for x in row.get("logprobs", ())),  # type: ignore[attr-defined]
                 agent=str(row.get("agent", "")),
                 mu_known=bool(row.get("mu_known", False)),
+                given_thoughts=bool(row.get("given_thoughts", False)),
                 withheld=None if row.get("withheld") is None else _pair(row["withheld"]),
             )
         except (KeyError, TypeError, ValueError) as error:

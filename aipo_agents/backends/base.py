@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from aipo_env.errors import ConfigurationError
@@ -43,6 +43,11 @@ class ChatSampling:
     """Strings behind which generation ends; they are not part of the text."""
     logprobs: bool = False
     """Whether token ids and log-probabilities are asked for."""
+    reasoning_effort: str | None = None
+    """How much a model thinks that can be told so ("low", "none"); None leaves it to the model."""
+    chat_template_kwargs: Mapping[str, str | int | float | bool] = dataclasses.field(default_factory=dict, hash=False)
+    """What else the chat template is told: `{"enable_thinking": False}` for Qwen3, GLM, SmolLM3; `{"thinking": True}` for
+    DeepSeek-V3.1."""
 
     def __post_init__(self) -> None:
         _check_sampling(self.temperature, self.top_p, self.max_tokens, self.seed, self.stop)
@@ -81,6 +86,10 @@ class Generation:
     finish_reason: FinishReason = "stop"
     """ "stop": an end token or a stop string. "length": the limit of tokens."""
     usage: Usage | None = None
+    reasoning: str = ""
+    """What the engine tells apart from the text as thoughts. `token_ids` hold those too."""
+    opened: str = ""
+    """The style of the thought that the prompt opened, where the engine knows it (see `aipo_env.dialects.thinking`)."""
 
     def __post_init__(self) -> None:
         if self.logprobs is not None and (self.token_ids is None or len(self.logprobs) != len(self.token_ids)):

@@ -108,8 +108,11 @@ def chat_generation(answer: dict[str, Json], where: str, source: LogprobsSource,
     choice = _choice(answer, where)
     message = choice.get("message")
     content = _text(message.get("content")) if isinstance(message, dict) else None
-    if content is None:
+    if content is None or not isinstance(message, dict):
         raise _wrong(where, "choices[0].message.content as text", message)
+    # vLLM says `reasoning`; SGLang, llama.cpp, DeepSeek and older vLLM `reasoning_content`; others send it as parts.
+    told = [message.get("reasoning"), message.get("reasoning_content"), _thoughts(message.get("content"))]
+    reasoning = next((value for value in told if isinstance(value, str) and value.strip()), "")
     ids = _token_ids(choice, where) if want_ids else None
     reported: list[Json] | None = None
     if source == "reported" and isinstance(logprobs := choice.get("logprobs"), dict):
@@ -118,7 +121,8 @@ def chat_generation(answer: dict[str, Json], where: str, source: LogprobsSource,
             reported = [entry.get("logprob") if isinstance(entry, dict) else None for entry in entries]
     # Of a message the text is taken as it is, whatever ended it: a filter, a call of a tool, a stop by another name.
     finish: FinishReason = "length" if _reason(choice, where) in _CUT else "stop"
-    return _generation(content, ids, reported, finish, answer, where, source)
+    generation = _generation(content, ids, reported, finish, answer, where, source)
+    return dataclasses.replace(generation, reasoning=reasoning)
 
 
 def completion_generation(
@@ -223,8 +227,20 @@ def _text(content: Json) -> str | None:
         return content or ""
     if not isinstance(content, list) or not all(isinstance(part, str | dict) for part in content):
         return None
-    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    parts = [part.get("text") if isinstance(part, dict) else part for part in content if not _is_thought(part)]
     return "".join(part for part in parts if isinstance(part, str))
+
+
+def _is_thought(part: Json) -> bool:
+    return isinstance(part, dict) and part.get("type") in ("thinking", "redacted_thinking", "reasoning")
+
+
+def _thoughts(content: Json) -> str:
+    """What the parts of a message's content say that are thoughts; Mistral puts parts into these."""
+    if not isinstance(content, list):
+        return ""
+    inner = [part.get("thinking", part.get("text")) for part in content if isinstance(part, dict) and _is_thought(part)]
+    return "".join(_text(thought) or "" for thought in inner)
 
 
 def _token_ids(choice: dict[str, Json], where: str) -> tuple[int, ...]:
@@ -306,8 +322,13 @@ def _usage(answer: dict[str, Json], where: str) -> Usage | None:
         fields[name] = value
     if fields["prompt_tokens"] is None and fields["completion_tokens"] is None:
         return None
+    completion_tokens = round(fields["completion_tokens"] or 0)
+    details = usage.get("completion_tokens_details")
+    # SGLang says it beside the other counts.
+    thoughts = (details if isinstance(details, dict) else {}).get("reasoning_tokens") or usage.get("reasoning_tokens")
+    reasoning_tokens = min(thoughts, completion_tokens) if isinstance(thoughts, int) and thoughts > 0 else 0
     # OpenRouter adds what it charges, in US dollars.
-    return Usage(round(fields["prompt_tokens"] or 0), round(fields["completion_tokens"] or 0), fields["cost"])
+    return Usage(round(fields["prompt_tokens"] or 0), completion_tokens, fields["cost"], reasoning_tokens)
 
 
 def _wrong(where: str, expected: str, came: Json) -> ServiceError:

@@ -67,7 +67,17 @@ _PLAIN_SAMPLING: Final[Mapping[str, Json]] = {
 _OUR_OPTIONS: Final = frozenset(
     {
         *("add_special_tokens", "best_of", "echo", "include_stop_str_in_output", "logprobs", "max_completion_tokens"),
-        *("max_tokens", "messages", "model", "n", "prompt", "prompt_embeds", "return_token_ids", "seed"),
+        *(
+            "include_reasoning",
+            "max_tokens",
+            "messages",
+            "model",
+            "n",
+            "prompt",
+            "prompt_embeds",
+            "return_token_ids",
+            "seed",
+        ),
         *("skip_special_tokens", "stop", "stream", "temperature", "top_logprobs", "top_p", "truncate_prompt_tokens"),
         *("use_beam_search",),
     }
@@ -231,6 +241,14 @@ class OpenAIServer:
             body["seed"] = sampling.seed
         if sampling.stop:
             body["stop"] = list(sampling.stop)
+        if isinstance(sampling, ChatSampling) and sampling.reasoning_effort is not None:
+            body["reasoning_effort"] = sampling.reasoning_effort
+        if isinstance(sampling, ChatSampling) and sampling.chat_template_kwargs:
+            body["chat_template_kwargs"] = {**sampling.chat_template_kwargs}
+        if twice := self.extra_body.keys() & body.keys() & {"reasoning_effort", "chat_template_kwargs"}:
+            raise ConfigurationError(
+                f"{', '.join(sorted(twice))}: set by the sampling options and by the server's extra_body; set it in one place."
+            )
         return body
 
     async def _ask(self, path: str, body: dict[str, Json], read: Callable[[dict[str, Json]], Generation]) -> Generation:

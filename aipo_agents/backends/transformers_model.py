@@ -25,7 +25,7 @@ from aipo_agents.backends.base import ChatSampling, CompletionSampling, Generati
 from aipo_agents.backends.tokenizing import Tokenizing, stop_ids, stop_position
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
 from aipo_env.installation import install_command
-from aipo_env.protocol import FinishReason, Usage
+from aipo_env.protocol import FinishReason
 
 if TYPE_CHECKING:
     import torch
@@ -131,11 +131,7 @@ class TransformersModel:
             ServiceError: when the chat leaves no room in the model's context, or the backend was closed.
             ConfigurationError: when the tokenizer has no chat template.
         """
-        request, finish_reason = await self._generate(self._tokenizing.chat_ids(messages), sampling)
-        text = self._tokenizing.decode(request.ids)
-        if (found := stop_position(text, sampling.stop)) is not None:
-            text = text[: found[0]]
-        return _generation(request, text, finish_reason, ids=sampling.logprobs)
+        return await self._generate(self._tokenizing.chat_ids(messages, sampling), sampling)
 
     async def complete(self, token_ids: Sequence[int], sampling: CompletionSampling) -> Generation:
         """What the model samples behind `token_ids`; a stop string ends the text and belongs to it.
@@ -143,11 +139,7 @@ class TransformersModel:
         Raises:
             ServiceError: when the ids leave no room in the model's context, or the backend was closed.
         """
-        request, finish_reason = await self._generate(list(token_ids), sampling)
-        text = self._tokenizing.decode(request.ids)
-        if (found := stop_position(text, sampling.stop)) is not None:
-            text = text[: found[1]]
-        return _generation(request, text, finish_reason, ids=True)
+        return await self._generate(list(token_ids), sampling)
 
     def forget(self) -> None:
         """Frees what ended requests have left behind, if none runs; to be called when none will be gone on with."""
@@ -164,9 +156,7 @@ class TransformersModel:
         if thread is not None:
             await asyncio.to_thread(thread.join)
 
-    async def _generate(
-        self, prompt: list[int], sampling: ChatSampling | CompletionSampling
-    ) -> tuple[_Request, FinishReason]:
+    async def _generate(self, prompt: list[int], sampling: ChatSampling | CompletionSampling) -> Generation:
         import torch
 
         if not prompt or min(prompt) < 0 or max(prompt) >= self._vocabulary:
@@ -198,7 +188,8 @@ class TransformersModel:
                 self._thread.start()
             self._wake.notify_all()
         # Cancelling the caller cancels the future, and the thread drops the row at its next token.
-        return request, await future
+        finish_reason = await future
+        return self._tokenizing.generation(prompt, tuple(request.ids), tuple(request.logprobs), sampling, finish_reason)
 
     def _closed_error(self) -> ServiceError:
         return ServiceError(f"the backend of {self.model} was closed; make a new one.", transient=False)
@@ -299,16 +290,6 @@ class TransformersModel:
         if not character.isascii():
             return range(self._vocabulary)
         return frozenset(i for i in range(self._vocabulary) if character in self._tokenizing.decode([i]))
-
-
-def _generation(request: _Request, text: str, finish_reason: FinishReason, *, ids: bool) -> Generation:
-    return Generation(
-        text,
-        tuple(request.ids) if ids else None,
-        tuple(request.logprobs) if request.sampling.logprobs else None,
-        finish_reason,
-        Usage(len(request.prompt), len(request.ids), 0.0),
-    )
 
 
 def _hand_out(outcomes: Iterable[tuple[_Request, FinishReason | Exception]], *, wait: bool = True) -> None:

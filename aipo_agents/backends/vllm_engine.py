@@ -11,10 +11,10 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from aipo_agents.backends.base import ChatSampling, CompletionSampling, Generation, Message
-from aipo_agents.backends.tokenizing import Tokenizing, stop_position
+from aipo_agents.backends.tokenizing import Tokenizing
 from aipo_env.errors import ConfigurationError, MissingDependencyError, ServiceError
 from aipo_env.installation import install_command
-from aipo_env.protocol import FinishReason, Usage
+from aipo_env.protocol import FinishReason
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -90,8 +90,7 @@ class VLLMEngine:
             ServiceError: when the engine is dead or closed, or the chat is longer than its context.
             ConfigurationError: when the tokenizer has no chat template.
         """
-        output = await self._on_loop(self._generate(self._tokenizing.chat_ids(messages), sampling))
-        return self._generation(output, sampling, stop_in_text=False, ids=sampling.logprobs)
+        return await self._generation(self._tokenizing.chat_ids(messages, sampling), sampling)
 
     async def complete(self, token_ids: Sequence[int], sampling: CompletionSampling) -> Generation:
         """What the model samples behind `token_ids`; a stop string ends the text and belongs to it.
@@ -99,8 +98,7 @@ class VLLMEngine:
         Raises:
             ServiceError: when the engine is dead or closed, or the ids are longer than its context.
         """
-        output = await self._on_loop(self._generate(list(token_ids), sampling))
-        return self._generation(output, sampling, stop_in_text=True, ids=True)
+        return await self._generation(list(token_ids), sampling)
 
     @property
     def context_length(self) -> int:
@@ -176,14 +174,9 @@ class VLLMEngine:
             raise ServiceError(f"vLLM aborted a request for {self.model}; its log says why.")
         return outputs[-1]
 
-    def _generation(
-        self, output: RequestOutput, sampling: ChatSampling | CompletionSampling, *, stop_in_text: bool, ids: bool
-    ) -> Generation:
-        completion = output.outputs[0]
+    async def _generation(self, prompt: list[int], sampling: ChatSampling | CompletionSampling) -> Generation:
+        completion = (await self._on_loop(self._generate(prompt, sampling))).outputs[0]
         token_ids = tuple(int(i) for i in completion.token_ids)
-        text = self._tokenizing.decode(token_ids)
-        if (found := stop_position(text, sampling.stop)) is not None:
-            text = text[: found[1] if stop_in_text else found[0]]
         logprobs = None
         if sampling.logprobs and sampling.temperature == 0:
             # A greedy row's distribution has one token; vLLM reports the model's.
@@ -192,9 +185,8 @@ class VLLMEngine:
             assert completion.logprobs is not None
             rows = zip(completion.logprobs, token_ids, strict=True)
             logprobs = tuple(float(row[token].logprob) for row, token in rows)
-        usage = Usage(len(output.prompt_token_ids or ()), len(token_ids), 0.0)
         finish_reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
-        return Generation(text, token_ids if ids else None, logprobs if ids else None, finish_reason, usage)
+        return self._tokenizing.generation(prompt, token_ids, logprobs, sampling, finish_reason)
 
     def _shut_down(self) -> None:
         async def shut_down() -> None:

@@ -108,5 +108,6 @@ def _spent(usage: Usage | None) -> RoleUsage:
         unpriced=int(usage.cost_usd is None),
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
         cost_usd=usage.cost_usd or 0.0,
     )

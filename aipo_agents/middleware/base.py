@@ -68,6 +68,6 @@ def innermost(agent: Agent) -> Agent:
 
 
 def shared(reply: Reply) -> Reply:
-    """A reply that cost no call of its own: marked as cached, its tokens counted as they were, its cost 0."""
+    """A reply that cost no call of its own: marked as cached, its tokens counted as they were, its cost 0, no thoughts."""
     usage = None if reply.usage is None else dataclasses.replace(reply.usage, cost_usd=0.0)
-    return dataclasses.replace(reply, cached=True, usage=usage)
+    return dataclasses.replace(reply, cached=True, usage=usage, reasoning=None)

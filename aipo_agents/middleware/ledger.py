@@ -45,8 +45,10 @@ class RoleUsage:
     unpriced: int = 0
     """Replies and failures that told their tokens and not their cost; the cost lacks them."""
     prompt_tokens: int = 0
-    """Without those of cached replies, as with the next two; with those of failures that were billed."""
+    """Without those of cached replies, as with the next three; with those of failures that were billed."""
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Of these, those that were thoughts."""
     cost_usd: float = 0.0
 
     def __add__(self, other: RoleUsage) -> RoleUsage:

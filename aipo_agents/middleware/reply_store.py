@@ -153,6 +153,7 @@ def _encode(digest: str, reply: Reply) -> bytes:
         "text": reply.text,
         "token_ids": None if reply.token_ids is None else [int(token) for token in reply.token_ids],
         "logprobs": None if reply.logprobs is None else [float(value) for value in reply.logprobs],
+        "given_thoughts": reply.given_thoughts,
         "tokenizer": reply.tokenizer,
         "usage": None if reply.usage is None else dataclasses.asdict(reply.usage),
     }
@@ -174,6 +175,7 @@ def _decode(data: bytes, digest: str) -> Reply:
         fields["text"],
         token_ids=None if token_ids is None else tuple(token_ids),
         logprobs=None if logprobs is None else tuple(logprobs),
+        given_thoughts=fields.get("given_thoughts", False),
         tokenizer=fields["tokenizer"],
         usage=None if usage is None else Usage(**usage),
     )

@@ -203,4 +203,5 @@ def recorded_reply(codec: TokenCodec, segment: Segment, content: str, start: int
     ids = segment.token_ids[start:end]
     if decoded(codec.decode, ids) != content or (not segment.mu_known and list(ids) == codec.encode(content)):
         return Reply(content)
-    return Reply(content, ids, segment.logprobs[start:end] if segment.mu_known else None, codec.fingerprint)
+    logprobs = segment.logprobs[start:end] if segment.mu_known else None
+    return Reply(content, ids, logprobs, codec.fingerprint, given_thoughts=segment.given_thoughts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from aipo_agents.backends.base import ChatBackend, ChatSampling, Message
+from aipo_agents.thoughts import split_reasoning
 from aipo_agents.untrusted import neutralise
 from aipo_env.protocol import TextAction, TurnRequest
 
@@ -13,7 +14,8 @@ class ChatPolicy:
     """A `TurnPolicy` whose turns are the assistant's messages of a chat; what it is told are the user's.
 
     The server applies the model's chat template and counts tokens, so `max_tokens` limits each turn, and a turn is only
-    known to be over when it ends: nothing stops it behind a consult.
+    known to be over when it ends: nothing stops it behind a consult. What the model thinks is no part of the turn: servers
+    tell it apart, and chat templates drop it from the turns before.
 
     Args:
         backend: the model. Who made it closes it.
@@ -36,4 +38,5 @@ class ChatPolicy:
         limit = min(self.sampling.max_tokens, request.max_tokens or self.sampling.max_tokens)
         sampling = dataclasses.replace(self.sampling, max_tokens=limit, seed=request.seed)
         generation = await self.backend.chat(messages, sampling)
-        return TextAction(generation.text, generation.finish_reason)
+        said = split_reasoning(generation.text, generation.reasoning, generation.opened).reply
+        return TextAction(said, generation.finish_reason)

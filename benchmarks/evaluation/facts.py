@@ -40,6 +40,7 @@ class Consultation:
     completion_tokens: int = 0
     cost_usd: float | None = None
     """US dollars; None where nobody says."""
+    reasoning_tokens: int = 0
 
     @classmethod
     def of(cls, agent: str, reply: Reply) -> Consultation:

@@ -211,8 +211,10 @@ def test_repair_33_thoughts_are_no_part_of_a_reply(text: str, codec: CharacterCo
     ids = (*ids_of(text), EOS)
     reply = reply_of(LLMAgent("verify", Says(Generation(text, ids, (-0.5,) * len(ids))), codec=codec))
     assert (reply.text, reply.error) == ("It is 5.", None)
-    # Its ids are its own; under which probability the model would have written them without its thoughts is not known.
-    assert (reply.token_ids, reply.logprobs) == (ids_of("It is 5.") if codec else None, None)
+    # Its ids and mu are its own, and mu is recorded as given thoughts that the policy does not see.
+    assert reply.token_ids == (ids_of("It is 5.") if codec else None)
+    assert reply.logprobs == ((-0.5,) * len("It is 5.") if codec else None)
+    assert (reply.given_thoughts, reply.reasoning) == (codec is not None, None)
 
 
 def test_a_later_mention_of_thoughts_is_text() -> None:
@@ -227,8 +229,8 @@ def test_a_later_mention_of_thoughts_is_text() -> None:
         ("", "length", r"had not begun to reply, or was still thinking, at max_tokens=9; raise max_tokens"),
         (OPEN, "length", r"was still thinking, at max_tokens=9; raise max_tokens"),
         (CLOSED, "length", r"raise max_tokens"),
-        (OPEN, "stop", r"the model thought, and wrote no reply"),
-        (CLOSED, "stop", r"the model thought, and wrote no reply"),
+        (OPEN, "stop", r"the model thought, and wrote no reply; raise max_tokens, or turn its thinking off"),
+        (CLOSED, "stop", r"the model thought, and wrote no reply; raise max_tokens, or turn its thinking off"),
         ("", "stop", r"the model wrote nothing"),
         ("It is 5 bec", "length", r"cut within its first sentence by max_tokens=9; raise max_tokens"),
         ("It is 3.", "length", r"cut within its first sentence"),
@@ -255,12 +257,13 @@ def test_repair_33_a_reply_that_was_cut_ends_behind_a_sentence(
     text: str, kept: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     generation = Generation(text, ids_of(text), tuple(-0.1 * i for i in range(len(text))), "length")
-    agent = LLMAgent("verify", Says(generation), codec=CharacterCodec(), max_tokens=9)
+    agent = LLMAgent("verify", Says(generation), codec=CharacterCodec(), max_tokens=9, temperature=1.0)
     replies = [reply_of(agent), reply_of(agent)]
     assert replies[0] == replies[1]
     assert (replies[0].text, replies[0].token_ids) == (kept, ids_of(kept))
-    known = None if text.startswith(CLOSED) else tuple(-0.1 * i for i in range(len(kept)))
-    assert replies[0].logprobs == known
+    start = text.index(kept)
+    assert replies[0].logprobs == tuple(-0.1 * i for i in range(start, start + len(kept)))
+    assert replies[0].given_thoughts == text.startswith(CLOSED)
     # The user is told once.
     assert [r.getMessage() for r in caplog.records] == [
         "verify: replies are cut behind a sentence, because max_tokens=9 ends them; raise max_tokens"

@@ -75,7 +75,7 @@ def test_roles_share_a_ledger_from_several_threads() -> None:
     assert agents[0].usage() == one + one
     lines = str(ledger).splitlines()
     assert lines[0].split()[:2] == ["role", "calls"]
-    assert lines[3].split() == ["verify", "400", "0", "0", "0", "0", "0", "4,000", "2,000", "100.0000"]
+    assert lines[3].split() == ["verify", "400", "0", "0", "0", "0", "0", "4,000", "2,000", "0", "100.0000"]
     assert lines[-1].startswith("total")
     assert len({len(line) for line in lines}) == 1
 
