@@ -75,14 +75,12 @@ async def try_helpers(
                 if game.codec is None
                 else any(segment.mu_known for segment in episode.segments)
             )
-            texts = question, reply.text, reply.error
+            texts: tuple[str, str, str | None] = question, reply.text, reply.error
             if episode.task.confidential:
-                question, text, error = (text and f"(withheld: {len(text)} characters)" for text in texts)
-            else:
-                question, text, error = texts
-            said = leading_verdict(reply.text)
+                asked, said, error = (f"(withheld: {len(text or '')} characters)" for text in texts)
+                texts = asked, said, reply.error and error
             yield Trial(
-                helper, episode.task.id, claim, question or "", text or "", error, said, reply.gives_away, knows_mu, seconds,
+                helper, episode.task.id, claim, *texts, leading_verdict(reply.text), reply.gives_away, knows_mu, seconds,
                 reply.usage,
             )  # fmt: skip
 
