@@ -358,7 +358,7 @@ class Episode:
             return isinstance(understood, Malformed)
         asked = [(part.agent, part.query.strip()) for part in wanted]
         consults = [part for part in reading.calls if isinstance(part, Consult)]
-        return [(part.agent, part.query) for part in consults] == asked and consults[0].prefix == first.prefix
+        return [(part.agent, part.query) for part in consults] == asked and consults[0].prefix.endswith(first.prefix)
 
     def _lower(self, action: Action) -> str:
         if isinstance(action, str):
@@ -372,7 +372,7 @@ class Episode:
         if isinstance(action, TextAction):
             return action.text
         if isinstance(action, Consult | Answer):
-            return self.dialect.render(action, self.config)
+            return self.dialect.render(action, self.config, self.segments)
         if isinstance(action, TokenAction):
             if self.dialect.codec is None:
                 raise InvalidActionError(
@@ -386,7 +386,7 @@ class Episode:
                     f"a turn may consult {self.config.fan_out} helper(s) (fan_out), each once; got {', '.join(helpers)}. "
                     "Ask in several turns, or make the environment with a larger fan_out."
                 )
-            return self.dialect.render(action, self.config)
+            return self.dialect.render(action, self.config, self.segments)
         raise InvalidActionError(
             "an action is a str, Consult, Answer or TokenAction (or TextAction), or a list of Consults; got "
             f"{type(action).__name__}: {str(action)[:80]!r}."

@@ -350,7 +350,7 @@ def same_answer(one: Answer, other: Answer, answers: AnswerForm) -> bool:
         blocks = last_program(one.text), last_program(other.text)
         codes = (a.text if block is None else block.code for a, block in zip((one, other), blocks, strict=True))
         return len({code.strip() for code in codes}) == 1
-    return (one.text.strip(), one.prefix) == (other.text.strip(), other.prefix)
+    return one.text.strip() == other.text.strip() and other.prefix.endswith(one.prefix)
 
 
 def render(action: Consult | Answer | Malformed, *, answers: AnswerForm = "value", consults: bool = True) -> str:

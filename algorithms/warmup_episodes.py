@@ -130,7 +130,7 @@ def row_maker(env: ConsultEnv, codec: TransformersCodec, seed: int) -> Callable[
         for action, _ in turns:
             if episode.done:
                 break
-            ids = dialect.ids(dialect.render(action, game.config))
+            ids = dialect.ids(dialect.render(action, game.config, episode.segments))
             # A turn that asks ends with its tag, where the dialect has one.
             stops = isinstance(action, Answer) or not dialect.closing
             game.play_sync([episode], [TokenAction([*ids, end] if stops else ids)])

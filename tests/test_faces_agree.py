@@ -65,6 +65,7 @@ RULES: list[dict[str, Any]] = [
     {"fan_out": 3, "max_turns": 3, "max_chars": 400, "max_reply_chars": 20, "consult_cost": 0.1},
     {"fan_out": 3, "codec": CODEC, "consult_cost": 0.25},
     {"max_consults": 0},
+    {"fan_out": 2, "dialect": "tools", "max_chars": 2000, "consult_cost": 0.25},
 ]
 FRAGMENTS = [
     '<consult agent="verify">1+1=3</consult>',
@@ -74,6 +75,12 @@ FRAGMENTS = [
     '<consult agent="verify"></consult>',
     "<consult agent=",
     "</consult>",
+    '<tool_call>\n{"name": "verify", "arguments": {"query": "1+1=3"}}\n</tool_call>',
+    '<tool_call>\n{"name": "knowledge", "arguments": {"query": "fail"}}\n</tool_call>',
+    "<tool_call>",
+    "<think>",
+    "</think>",
+    "<|im_end|>",
     r"\boxed{wrong}",
     r"\boxed{right",
     "<answer>right</answer>",

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from aipo_env.dialects.thinking import Thought
+from aipo_env.dialects.thinking import THOUGHTS, Thought
 from aipo_env.protocol import Answer, Consult, FinishReason, Malformed, Reply
 from aipo_env.trajectory import Segment
 
@@ -83,6 +83,8 @@ class Dialect(Protocol):
     name: str
     closing: str
     """The text behind which a turn that asks is over, and which belongs to it; empty where the policy's end token ends it."""
+    max_calls: int | None
+    """Consults that one turn may hold; None for any number."""
     codec: TokenCodec | None
     """The tokenizer of token-exact episodes."""
 
@@ -126,8 +128,10 @@ class Dialect(Protocol):
         """Whether a turn, of which this is written so far, is over whatever the policy would write behind it."""
         ...
 
-    def render(self, action: Consult | Answer | Sequence[Consult], rules: EpisodeConfig) -> str:
-        """The text of a structured action; `read` is its inverse."""
+    def render(
+        self, action: Consult | Answer | Sequence[Consult], rules: EpisodeConfig, before: Sequence[Segment]
+    ) -> str:
+        """The text of a structured action behind a record; `read` is its inverse. A thought that is open is closed first."""
         ...
 
     def reply(self, agent: str, reply: Reply, place: Place) -> list[Segment]:
@@ -153,6 +157,12 @@ class Dialect(Protocol):
 
 Helpers = Mapping[str, str]
 """Names of helpers and what each does."""
+
+
+def closing(style: str | None, action: object, rules: EpisodeConfig) -> str:
+    """What closes the thought in which a structured action cannot stand."""
+    stays = style is None or (not isinstance(action, Answer) and rules.consults_in_thought)
+    return "" if stays else f"{THOUGHTS[str(style)][1]}\n\n"
 
 
 def restored(understood: Consult | Answer | Malformed, text: str, thought: Thought) -> Consult | Answer | Malformed:

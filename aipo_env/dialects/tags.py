@@ -12,7 +12,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aipo_env import markup
-from aipo_env.dialects.base import Helpers, Place, Reading, TokenCodec, decoded, own_ids, recorded_reply, restored
+from aipo_env.dialects.base import (
+    Helpers,
+    Place,
+    Reading,
+    TokenCodec,
+    closing,
+    decoded,
+    own_ids,
+    recorded_reply,
+    restored,
+)
 from aipo_env.dialects.thinking import Thought, find_thought, hide_thought, opened_by
 from aipo_env.prompts import build_prompt
 from aipo_env.protocol import Answer, Consult, FinishReason, Malformed, Reply
@@ -33,6 +43,7 @@ class Tags:
 
     name = "tags"
     closing = markup.CONSULT_CLOSE
+    max_calls = None
 
     def __init__(
         self, codec: TokenCodec | None = None, helpers: Helpers | None = None, answers: markup.AnswerForm = "value"
@@ -127,7 +138,8 @@ class Tags:
             segment = before[number]
             if segment.source is Source.TEMPLATE and not before[number - 1].text.endswith(markup.CONSULT_CLOSE):
                 break  # a notice to a turn that had ended begins another
-            said.append(segment.text)
+            if segment.source is Source.POLICY:
+                said.append(segment.text)
         thought = find_thought("".join(reversed(said)), self._opened(before[0]) or False)
         return None if thought is None or thought.closed else thought.style
 
@@ -151,11 +163,14 @@ class Tags:
             return len(reading.calls) == rules.fan_out or not markup.may_be_consult(text[reading.end :])
         return closed
 
-    def render(self, action: Consult | Answer | Sequence[Consult], rules: EpisodeConfig) -> str:
+    def render(
+        self, action: Consult | Answer | Sequence[Consult], rules: EpisodeConfig, before: Sequence[Segment]
+    ) -> str:
         """Consults stand directly behind each other."""
+        lead = closing(self._thinks(before), action, rules)
         if isinstance(action, Consult | Answer):
-            return markup.render(action, answers=rules.answers, consults=rules.assisted)
-        return "".join(map(markup.render, action))
+            return lead + markup.render(action, answers=rules.answers, consults=rules.assisted)
+        return lead + "".join(map(markup.render, action))
 
     def reply(self, agent: str, reply: Reply, place: Place) -> list[Segment]:
         """The reply between its tags, which are AGENT too; a helper's own ids are kept where its tokenizer is the policy's."""

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from aipo_env import markup
-from aipo_env.dialects.base import Helpers, Place, Reading, TokenCodec, own_ids, recorded_reply, restored
+from aipo_env.dialects.base import Helpers, Place, Reading, TokenCodec, closing, own_ids, recorded_reply, restored
 from aipo_env.dialects.chat import Chat, Message, PlainChat
 from aipo_env.dialects.families import SPELLED, Call, Family, find_family
 from aipo_env.dialects.thinking import find_thought, hide_thought, opened_by
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _ASKED, _THOUGHT, _QUERIES = "markedproblem", "markedthought", ("markedquery", "otherquery")
 _SAID = 'marked "reply"\nends'
+_FINAL = "<|channel|>final<|message|>"
 _IDS = ("aaaaaaaa1", "aaaaaaaa2")
 
 
@@ -94,6 +95,7 @@ class Tools:
         self._tools = [_function(name, what) for name, what in self._helpers.items()]
         self._marker = re.compile("|".join(map(re.escape, sorted(chat.markers, key=len, reverse=True))) or r"(?!)")
         self.family = self._learn()
+        self.max_calls = self.family.max_calls
 
     # -- what is said -------------------------------------------------------------------------------------------------
 
@@ -164,13 +166,19 @@ class Tools:
         """Never: the policy's end token ends its turn."""
         return False
 
-    def render(self, action: Consult | Answer | Sequence[Consult], rules: EpisodeConfig) -> str:
+    def render(
+        self, action: Consult | Answer | Sequence[Consult], rules: EpisodeConfig, before: Sequence[Segment]
+    ) -> str:
         """Calls in the family's syntax."""
+        lead = closing(self._opened, action, rules)
         if isinstance(action, Answer):
-            return markup.render(action, answers=rules.answers, consults=False)
+            lead += _FINAL if self.family.name == "harmony" else ""
+            return lead + markup.render(action, answers=rules.answers, consults=False)
         consults = [action] if isinstance(action, Consult) else action
         try:
-            return consults[0].prefix + self.family.render([(c.agent, c.query) for c in consults])
+            # No syntax has to say an empty query; it is refused where it is read.
+            said = self.family.render([(c.agent, c.query if c.query.strip() else _ASKED) for c in consults])
+            return lead + consults[0].prefix + said.replace(_ASKED, "")
         except ConfigurationError as error:
             raise InvalidActionError(f"{error} Act with a str.") from error
 

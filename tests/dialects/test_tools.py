@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from typing import Any
 
 import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pettingzoo.test import api_test, parallel_api_test
 
 import aipo_env
-from aipo_env import Answer, Consult, ConsultEnv, Malformed, Reply, Source, TokenAction, Trajectory
+from aipo_env import (
+    Answer,
+    Consult,
+    ConsultEnv,
+    Episode,
+    EpisodeConfig,
+    Malformed,
+    Reply,
+    Source,
+    TokenAction,
+    Trajectory,
+)
+from aipo_env.dialects import make_dialect
 from aipo_env.dialects.base import TokenCodec
 from aipo_env.dialects.tools import Tools
 from aipo_env.errors import ConfigurationError, InvalidActionError, UnknownIdError
+from aipo_env.testing import check_dialect
 from algorithms.codec import TransformersCodec
 from tests.algorithms.vocabularies import qwen
 from tests.dialects import codecs, templates
@@ -24,6 +42,7 @@ PLAYABLE = [
     "nemotron_3_5_lightning", "nemotron_3_nano", "nemotron_3_super", "nemotron_3_ultra", "qwen2_5", "qwen2_5_training",
     "qwen3", "qwen3_5_nothink", "qwen3_5_think", "qwen3_6", "qwen3_8", "qwen3_instruct_2507", "qwen3_training", "qwen3_vl",
 ]  # fmt: skip
+HELPERS = {"verify": "checks a step", "knowledge": "gives a fact"}
 REPLIES = {"verify": "That is wrong", "knowledge": "The successor of 4 is 5"}
 
 
@@ -311,3 +330,61 @@ def test_what_no_dialect_can_be_made_of() -> None:
     env.reset(seed=0)
     with pytest.raises(InvalidActionError):
         env.step(Answer("</tool_call>" + call(env, "verify", "q")))
+
+
+@pytest.mark.parametrize("name", [*PLAYABLE, "text", "tags", "plain text"])
+def test_every_dialect_passes_its_check(name: str) -> None:
+    codec = None if name == "plain text" or name == "text" else codecs.codec("qwen2_5" if name == "tags" else name)
+    assert check_dialect("tags" if name in ("tags", "text") else "tools", codec) == []
+
+
+QUERY = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)
+PREFIX = st.sampled_from(["", "So ", "<think>\nmaybe \\boxed{7}\n</think>\n\n", "x < y {"])
+
+
+@pytest.mark.parametrize("assisted", [True, False])
+@pytest.mark.parametrize("answers", ["value", "program"])
+@pytest.mark.parametrize(
+    "dialect", ["tags", "tools", "qwen2_5", "qwen3_6", "llama3_1", "gptoss", "gemma4_v5", "glm4moe"]
+)
+@settings(max_examples=40, deadline=None)
+@given(query=QUERY, prefix=PREFIX)
+def test_what_is_rendered_is_read_as_itself(
+    dialect: str, answers: str, assisted: bool, query: str, prefix: str
+) -> None:
+    codec = None if dialect in ("tags", "tools") else codecs.codec(dialect)
+    made = make_dialect("tags" if dialect == "tags" else "tools", codec, HELPERS, answers)  # type: ignore[arg-type]
+    rules = EpisodeConfig(agents=tuple(REPLIES), assisted=assisted, answers=answers)  # type: ignore[arg-type]
+    thinks = prefix.startswith("<think>")
+    if dialect in ("llama3_1", "gptoss") or (thinks and dialect == "qwen3_6"):
+        prefix = ""  # a call is the whole turn there, or the thought is open already
+    episode = Episode(SumTasks().task(4), "p", rules, dialect=made)
+    program = f"```python\nprint({len(query)})\n```"
+    for action in (Consult("verify", query.strip(), prefix), Answer("17" if answers == "value" else program, prefix)):
+        try:
+            turn = episode.read(action)
+        except InvalidActionError:
+            # The syntax cannot say it, or it would be read as something else: it is refused, never sent as another action.
+            assert not query.isalnum()
+            continue
+        understood = turn.reading.understood
+        if isinstance(action, Consult) and not assisted:
+            assert not isinstance(understood, Consult)
+        elif isinstance(action, Consult):
+            assert (understood.agent, understood.query) == (action.agent, action.query)
+            assert understood.prefix.endswith(prefix)
+        else:
+            assert isinstance(understood, Answer)
+            assert understood.prefix.endswith(prefix)
+
+
+@pytest.mark.parametrize("mode", ["text", "structured"])
+@pytest.mark.parametrize("template", ["", "qwen2_5", "llama3_1"])
+def test_gymnasiums_and_pettingzoos_own_checks(template: str, mode: Any) -> None:
+    codec = codecs.codec(template) if template else None
+    check_env(make(codec, action_mode=mode).unwrapped)
+    options: dict[str, Any] = {"tasks": SumTasks(), "dialect": "tools", "codec": codec, "action_mode": mode}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        api_test(aipo_env.make_aec("rulebook-consult", **options), num_cycles=30)
+        parallel_api_test(aipo_env.make_parallel("rulebook-consult", **options), num_cycles=30)
