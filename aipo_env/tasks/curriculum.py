@@ -53,9 +53,11 @@ class Curriculum:
         """Task to its correct and its finished solo rollouts, and assisted ones, earlier ones weighing less."""
         if rates is not None:
             measured = read_outcomes(rates)
-            places = [o.index for o in measured.values()] if tasks.num_tasks is None else range(tasks.num_tasks)
-            found = ((index, measured.get(tasks.task(index).id)) for index in places)
-            self._known = {i: [float(n) for n in (*o.solo, *o.assisted)] for i, o in found if o is not None}
+            places = [index for index, _ in measured.values()] if tasks.num_tasks is None else range(tasks.num_tasks)
+            ids = {index: tasks.task(index).id for index in places}
+            counts = {index: measured[task_id][1] for index, task_id in ids.items() if task_id in measured}
+            modes = ("solo", "assisted")
+            self._known = {i: [float(n) for mode in modes for n in c.get(mode, (0, 0))] for i, c in counts.items()}
             if not self._known:
                 raise ConfigurationError(
                     f"{rates} measured none of these tasks of {tasks.name}. Evaluate the split that is trained on, with the "

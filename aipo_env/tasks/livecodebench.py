@@ -70,6 +70,7 @@ class LiveCodeBenchTasks:
         self._ids = _unique_ids(self._rows)
         self._places = {task_id: index for index, task_id in enumerate(self._ids)}
         self._programs = Programs(self._tests_of, allow_weak_isolation=bool(allow_weak_isolation))
+        self.isolation = self._programs.isolation
 
     def task(self, index: int) -> Task:
         """The task of this row; its gold answer is empty, since the tests stay with the grader."""
@@ -103,14 +104,6 @@ class LiveCodeBenchTasks:
     async def grade_async(self, task: Task, answer: str) -> Grade:
         """As `grade`, in a thread; as many programs run at once as this machine has cores."""
         return await self._programs.grade_async(task.id, answer)
-
-    def isolation(self) -> dict[str, object]:
-        """What stood between every program that was graded so far and the machine; before the first, what would.
-
-        Raises:
-            ConfigurationError: this machine cannot isolate programs.
-        """
-        return self._programs.isolation()
 
     def provenance(self) -> dict[str, object]:
         """What the data are, as plain values: those of every data set, the release, and the window of dates."""

@@ -88,7 +88,7 @@ class QuestionTasks(DataSetTasks):
         self.decontaminate: Decontamination = decontaminate or source.decontaminate
         self._filtered = self.split == "train" or source.filtered
         self._keep = conditions(source.keep) + conditions(keep)
-        self._rates = {} if rates is None else {i: found.rates() for i, found in read_outcomes(rates).items()}
+        self._rates = {} if rates is None else _rates(rates)
         self._rates_sha256 = None if rates is None else sha256(results_file(rates))
         self.num_rows = len(self._rows)
         self.dropped: dict[str, list[int]] = collections.defaultdict(list)
@@ -341,6 +341,12 @@ class QuestionTasks(DataSetTasks):
 def reveals(hint: str, gold: str, problem: str) -> bool:
     """Whether a hint gives the answer away: in a box, as what something is, or as a value that the problem does not mention."""
     return "\\boxed" in hint or states(hint, gold, problem, least=1)
+
+
+def _rates(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
+    """Measured pass rates, by id and mode."""
+    measured = {task_id: counts.items() for task_id, (_, counts) in read_outcomes(path).items()}
+    return {task_id: {mode: c / n for mode, (c, n) in counts if n} for task_id, counts in measured.items()}
 
 
 def _whole(text: str) -> str | None:

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from aipo_env.tasks.hub import at
@@ -68,21 +67,6 @@ def _number(value: object) -> float | None:
         return None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcomes:
-    """What `aipo eval` measured of a task."""
-
-    index: int
-    solo: tuple[int, int] = (0, 0)
-    """Correct and finished episodes."""
-    assisted: tuple[int, int] = (0, 0)
-
-    def rates(self) -> dict[str, float]:
-        """The share of correct episodes by mode, where there are any."""
-        both = (("solo", self.solo), ("assisted", self.assisted))
-        return {mode: correct / finished for mode, (correct, finished) in both if finished}
-
-
 def results_file(path: str | os.PathLike[str]) -> Path:
     """The results.json of `aipo eval` that is named, or that lies in the folder; DataNotFoundError where there is none."""
     file = Path(path).expanduser()
@@ -92,8 +76,8 @@ def results_file(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def read_outcomes(path: str | os.PathLike[str]) -> dict[str, Outcomes]:
-    """Reads what an evaluation says of each task, by id.
+def read_outcomes(path: str | os.PathLike[str]) -> dict[str, tuple[int, dict[str, tuple[int, int]]]]:
+    """Reads what an evaluation says of each task, by id: its index, and the correct and the finished episodes by mode.
 
     Args:
         path: see `results_file`.
@@ -102,13 +86,12 @@ def read_outcomes(path: str | os.PathLike[str]) -> dict[str, Outcomes]:
         DataFormatError: it is no result of `aipo eval`.
     """
     file = results_file(path)
-    found: dict[str, Outcomes] = {}
+    found: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
     try:
         for run in json.loads(file.read_text(encoding="utf-8"))["runs"]:
             for task in run["tasks"]:
-                known = found.get(task["id"], Outcomes(int(task["index"])))
-                counted: dict[str, Any] = {run["mode"]: (int(task["num_correct"]), int(task["num_samples"]))}
-                found[task["id"]] = dataclasses.replace(known, **counted)
+                _, counts = found.setdefault(task["id"], (int(task["index"]), {}))
+                counts[run["mode"]] = int(task["num_correct"]), int(task["num_samples"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataFormatError(f"{file} is no results.json of `aipo eval` ({error!r}). Run `aipo eval` anew.") from error
     return found

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
+import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from aipo_env.errors import GradingError, MissingDependencyError
 from aipo_env.installation import install_command
-from aipo_env.tasks.reasoning_gym.messages import receive_message, send_message
 from aipo_env.tasks.reasoning_gym.names import installed
 
 START_SECONDS = 120.0
 """Importing the package takes seconds on a cold disk."""
+MAX_MESSAGE = 1 << 20
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from aipo_env.tasks.reasoning_gym.worker import main; main()"
 
 
@@ -28,7 +28,7 @@ class ReasoningGymProcess:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
+        self._channel: Connection | None = None
         self._owner = os.getpid()
 
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -48,9 +48,8 @@ class ReasoningGymProcess:
         with self._lock:
             channel = self._channel or self._start()
             try:
-                channel.settimeout(seconds)
-                send_message(channel, request)
-                reply = receive_message(channel)
+                channel.send_bytes(json.dumps(request).encode())
+                reply = _receive(channel, seconds)
             except OSError:
                 reply = None
             except BaseException:  # such as KeyboardInterrupt: a late reply must not answer the next request
@@ -67,13 +66,13 @@ class ReasoningGymProcess:
             with self._lock:
                 self._stop()
 
-    def _start(self) -> socket.socket:
+    def _start(self) -> Connection:
         if not installed():
             raise MissingDependencyError(
                 "the environments rg/... need the package reasoning-gym, which is not installed. Install it with: "
                 f"{install_command('rg')}"
             )
-        ours, theirs = socket.socketpair()
+        ours, theirs = Pipe()
         path = [entry for entry in sys.path if entry and os.path.isabs(entry)]
         with theirs:
             self._process = subprocess.Popen(
@@ -88,12 +87,8 @@ class ReasoningGymProcess:
                 start_new_session=True,  # Ctrl-C in the terminal is the caller's business alone
             )
         self._channel = ours
-        ours.settimeout(START_SECONDS)
         start = time.monotonic()
-        hello = None
-        with contextlib.suppress(OSError):
-            hello = receive_message(ours)
-        if hello is None:
+        if _receive(ours, START_SECONDS) is None:
             self._stop()
             raise GradingError(
                 f"the process that runs reasoning-gym did not start (after {time.monotonic() - start:.0f} s). Run "
@@ -117,6 +112,14 @@ class ReasoningGymProcess:
         if self._process is not None:
             self._process.returncode = 0
         self.__init__()  # type: ignore[misc]
+
+
+def _receive(channel: Connection, seconds: float) -> dict[str, Any] | None:
+    """The next message; None when it is late, too long, or the other side is gone."""
+    try:
+        return dict(json.loads(channel.recv_bytes(MAX_MESSAGE))) if channel.poll(seconds) else None
+    except (OSError, EOFError):
+        return None
 
 
 PROCESS = ReasoningGymProcess()

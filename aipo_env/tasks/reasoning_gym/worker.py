@@ -5,20 +5,20 @@ Started by `process.py` with a fixed hash seed; never imported by the library.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
 import resource
-import socket
 import sys
 from collections import OrderedDict
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import reasoning_gym  # type: ignore[import-untyped]
 from reasoning_gym.factory import DATASETS  # type: ignore[import-untyped]
 
-from aipo_env.tasks.reasoning_gym.messages import receive_message, send_message
 from aipo_env.tasks.reasoning_gym.rules import RULES, follows_rule, gold_of, guard
 
 MEMORY_BYTES = 4 << 30
@@ -88,12 +88,14 @@ def answer_request(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Serves requests until the other side is gone."""
-    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel = Connection(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    send_message(channel, {"ready": reasoning_gym.__version__})
-    while (request := receive_message(channel)) is not None:
-        send_message(channel, answer_request(request))
+    reply = {"ready": reasoning_gym.__version__}
+    with contextlib.suppress(EOFError):
+        while True:
+            channel.send_bytes(json.dumps(reply).encode())
+            reply = answer_request(json.loads(channel.recv_bytes()))
 
 
 if __name__ == "__main__":
