@@ -5,16 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_UNICODE: Final = str.maketrans(
-    {
-        "×": "*", "·": "*", "⋅": "*", "∙": "*", "∗": "*", "÷": "/", "∕": "/", "⁄": "/", "−": "-", "–": "-",
-        "＝": "=", "≤": " \\le ", "⩽": " \\le ", "≥": " \\ge ", "⩾": " \\ge ", "≠": " \\ne ", "≈": " \\approx ",
-        "≡": " \\equiv ", "∣": " \\mid ", "√": " \\sqrt ", "π": " \\pi ", "°": "^\\circ ", "→": " \\to ",
-        "⇒": " \\Rightarrow ", "⌊": " \\lfloor ", "⌋": " \\rfloor ", "⌈": " \\lceil ", "⌉": " \\rceil ",
-        "½": "(1/2)", "¼": "(1/4)", "¾": "(3/4)", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "’": "'",
-        "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ",
-    }
-)  # fmt: skip
+from aipo_env.grading.clean import TRANSLATION
+
 _SUPERSCRIPTS: Final = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _SUPERSCRIPT: Final = re.compile(rf"(⁻?)([{_SUPERSCRIPTS}]+)")
 MARK: Final = re.compile(r"<<([^<>=]{0,200}(?:=[^<>=]{0,200})+)>>")
@@ -90,7 +82,7 @@ _RULES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 
 def rewrite(query: str) -> tuple[str, list[str]]:
     """The text with its calculating words replaced, and the calculations that were marked in it."""
-    text = _SUPERSCRIPT.sub(_superscript, query.translate(_UNICODE))
+    text = _SUPERSCRIPT.sub(_superscript, query).translate(TRANSLATION)
     marks = MARK.findall(text)
     text = MARK.sub("", text)
     text = _MATRIX.sub(r" \\matrix ", text)

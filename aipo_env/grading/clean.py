@@ -37,9 +37,10 @@ _UNICODE = {
     "⟩": "\\rangle ", "∖": "\\setminus ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ",
     "€": "\\$", "£": "\\$", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "\u2003": " ", "\u2002": " ",
     "\u200b": "", "\u200c": "", "\u200d": "", "\u2060": "", "\ufeff": "", "，": ",", "（": "(", "）": ")", "。": ".",
-    "：": ":", "；": ";", "＝": "=",
+    "：": ":", "；": ";", "＝": "=", "∗": "*", "∕": "/", "⁄": "/", "≡": "\\equiv ", "∣": "\\mid ", "→": "\\to ",
+    "⇒": "\\Rightarrow ",
 }  # fmt: skip
-_TRANSLATION = str.maketrans(_UNICODE)
+TRANSLATION = str.maketrans(_UNICODE)
 
 # A Python string literal without r"" eats these escapes; the command's name tells what was meant.
 _EATEN = {"\x0crac": "\\frac", "\x08oxed": "\\boxed", "\x08inom": "\\binom", "\x07pprox": "\\approx"}
@@ -52,7 +53,7 @@ _BACKSLASHES = re.compile(r"\\+")
 _DROP = re.compile(
     r"(?<!\\)\\[!,;:> ]|~|\\q?quad|\\(?:left|right|mleft|mright|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|"
     r"Biggr|big|Big|bigg|Bigg|displaystyle|textstyle|scriptstyle|limits|nolimits|negthinspace|thinspace|medspace|"
-    r"thickspace|enspace|hfill|hspace\*?\{[^{}]*\}|phantom\{[^{}]*\})(?![a-z])\.?"
+    r"thickspace|negmedspace|negthickspace|enspace|hfill|hspace\*?\{[^{}]*\}|phantom\{[^{}]*\})(?![a-z])\.?"
 )
 _MATH_DELIMITERS = re.compile(r"(?<!\\)\$+|(?<!\\)\\[()\[\]]")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\s?\{\s?,\s?\}\s?|,?\\!\s*,?|,\\!\s*|\\,|\\ )(?=\d{3}(?!\d))")
@@ -156,7 +157,7 @@ def clean(text: str, *, trusted: bool = False) -> str:
 
 
 def _to_ascii(text: str) -> str:
-    text = text.translate(_TRANSLATION)
+    text = text.translate(TRANSLATION)
     if text.isascii():
         return text
     for char in text:

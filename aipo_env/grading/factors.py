@@ -186,11 +186,8 @@ class Factors(ABC):
             return Quantity(node, "ft" if len(name) == 1 else "in")
         if isinstance(node, Sym):
             node = Sym(node.name + name)
-            if self.peek().text == "_":
-                self.take()
-                node = self.subscripted(node)
             if self.peek().text == "(" or (self.peek().text == "{" and self.peek(1).text == "("):
-                return Call(node.name if isinstance(node, Sym) else "?", self.arguments())
+                return Call(node.name, self.arguments())
             return node
         return Call("derivative" + name, [node])
 
@@ -220,8 +217,6 @@ class Factors(ABC):
         label = "".join(t.text for t in self.tokens[start : self.position] if t.text not in ("{", "}"))
         name, primes = node.name.rstrip("'"), node.name[len(node.name.rstrip("'")) :]
         result = Sym(f"{name}_{label}{primes}")
-        if self.peek().text == "'":
-            return self.primed(result)
         return Call(result.name, self.arguments()) if self.is_applied(result.name) else result
 
     def argument(self, *, whole_numbers: bool = False) -> Node:
@@ -279,12 +274,7 @@ class Factors(ABC):
 
     def arguments(self) -> list[Node]:
         """Arguments of a function, in brackets of any kind."""
-        if self.peek().text == "{" and self.peek(1).text == "(":
-            self.take()
-            node = self.group()
-            self.expect("}")
-        else:
-            node = self.group()
+        node = self.group()
         if isinstance(node, Sequence):
             return node.items
         return [node]
@@ -443,9 +433,6 @@ class Factors(ABC):
 
     def logarithm(self, base: Node, exponent: Node | None) -> Node:
         """A logarithm to a base."""
-        if self.peek().text == "^":
-            self.take()
-            exponent = self.argument(whole_numbers=True)
         (value,) = self.function_arguments()[:1]
         node = times(Call("log", [value]), Pow(Call("log", [base]), Num(MINUS_ONE)))
         return Pow(node, exponent) if exponent is not None else node
@@ -457,8 +444,6 @@ class Factors(ABC):
             if not arguments:
                 raise Unreadable("syntax")
             return arguments
-        if self.peek().kind == "function":
-            return [self.factor()]
         factors = [self.signed_factor()]
         while self.starts_factor(self.peek()) and self.peek().kind in ("number", "symbol", "command"):
             if self.peek().kind == "number" and self.peek(-1).kind == "number":

@@ -34,11 +34,6 @@ def needs_positive(node: Node) -> bool:
     return (isinstance(node, Call) and node.name in _BRANCHED) or any(map(needs_positive, children(node)))
 
 
-def is_constant(node: Node) -> bool:
-    """Whether a tree is a number."""
-    return isinstance(node, Num | Add | Mul | Pow | Call | Quantity | Sym) and not has_variables(node)
-
-
 def has_variables(node: Node) -> bool:
     """Whether a tree depends on a variable."""
     if isinstance(node, Sym):
