@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from fractions import Fraction
 
@@ -491,35 +492,12 @@ class Factors(ABC):
                     raise Unreadable("syntax")
                 self.position = end + 2
                 return body, Sym(following.text)
-        variable = self.differential_in_fraction()
         body = self.sum()
-        if variable is not None:
-            return body, Sym(variable)
-        if isinstance(body, Mul) and len(body.factors) > 2 and body.factors[-2] == Sym("d"):
-            last = body.factors[-1]
-            return Mul(body.factors[:-2]), last
+        factors = body.factors if isinstance(body, Mul) else []
+        for place, (first, second) in enumerate(itertools.pairwise(factors)):
+            if first == Sym("d") and isinstance(second, Sym):  # in a numerator: \frac{3\,dx}{x}
+                return Mul([*factors[:place], *factors[place + 2 :]]), second
         return body, Sym("x")
-
-    def differential_in_fraction(self) -> str | None:
-        r"""Take ``dx`` out of the numerator that comes next, as in ``\frac{3\,dx}{x}``; return the variable, if any."""
-        if self.peek().text != "\\frac" or self.peek(1).text != "{":
-            return None
-        for index in range(self.position + 2, len(self.tokens) - 2):
-            token, following = self.tokens[index : index + 2]
-            if token.text in ("{", "}"):
-                return None
-            if (
-                token.text == "d"
-                and token.kind == "symbol"
-                and _is_variable(following)
-                and self.tokens[index + 2].text == "}"
-            ):
-                if self.tokens[index - 1].text == "*":
-                    index -= 1
-                empty = index == self.position + 2
-                self.tokens[index : self.tokens.index(following, index) + 1] = [Token("number", "1")] if empty else []
-                return following.text
-        return None
 
     def environment(self, opening: str) -> Node:
         """A matrix or a system of equations."""

@@ -189,20 +189,18 @@ class Evaluator:
         ends = [to_complex(self._value(end)) for end in (lower, upper)]
         if any(end.imag for end in ends):
             return None
-        outer = self.bound.get(index)
+        self.approximate = True
+        return integrate(lambda x: to_complex(self._bound_value(body, index, complex(x))), ends[0].real, ends[1].real)
 
-        def at(x: float) -> complex:
-            self.bound[index] = complex(x)
-            return to_complex(self._value(body))
-
+    def _bound_value(self, body: Node, index: str, value: Value) -> Value:
+        """The value of a tree where an index has this value."""
+        outer = {index: self.bound[index]} if index in self.bound else {}
+        self.bound[index] = value
         try:
-            self.approximate = True
-            return integrate(at, ends[0].real, ends[1].real)
+            return self._value(body)
         finally:
-            if outer is None:
-                self.bound.pop(index, None)
-            else:
-                self.bound[index] = outer
+            del self.bound[index]
+            self.bound.update(outer)
 
     def _bounds(self, node: Node) -> Value:
         if isinstance(node, Text):
@@ -214,16 +212,10 @@ class Evaluator:
         return self._value(node)
 
     def _series(self, name: str, body: Node, index: str, start: int, stop: int) -> Value:
-        outer = self.bound.get(index)
         total: Value = Fraction(name == "prod")
+        combine = self.numbers.multiply if name == "prod" else self.numbers.add
         for k in range(start, stop + 1):
-            self.bound[index] = Fraction(k)
-            term = self._value(body)
-            total = self.numbers.multiply(total, term) if name == "prod" else self.numbers.add(total, term)
-        if outer is None:
-            self.bound.pop(index, None)
-        else:
-            self.bound[index] = outer
+            total = combine(total, self._bound_value(body, index, Fraction(k)))
         return total
 
     def _determinant(self, rows: list[list[Node]]) -> Value:

@@ -7,7 +7,7 @@ is a field here, each preset states its choice, and `Grade.rule` names the rule 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from aipo_env.errors import ConfigurationError
 
@@ -64,21 +64,11 @@ class GradingPolicy:
     ``any``: then its last formula or number is taken."""
 
     def __post_init__(self) -> None:
-        offered: dict[str, tuple[str, ...]] = {
-            "kind": ("math", "integer", "choice"),
-            "percent": ("either", "strict"),
-            "units": ("optional", "required"),
-            "list_order": ("any", "same"),
-            "bracket_kind": ("strict", "ignore"),
-            "text_case": ("ignore", "strict"),
-            "assignment": ("optional", "strict"),
-            "extraction": ("any", "marked"),
-        }
-        for field, values in offered.items():
-            got = getattr(self, field)
-            if got not in values:
+        for field, hint in get_type_hints(GradingPolicy).items():
+            got, offered = getattr(self, field), get_args(hint)
+            if get_origin(hint) is Literal and got not in offered:
                 raise ConfigurationError(
-                    f"GradingPolicy.{field} must be one of {', '.join(map(repr, values))}; got {got!r}. "
+                    f"GradingPolicy.{field} must be one of {', '.join(map(repr, offered))}; got {got!r}. "
                     f"Choose one of them."
                 )
         if self.gold_decimal_digits < 1 or self.answer_decimal_digits < 1:

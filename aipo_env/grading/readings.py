@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from aipo_env.grading.lexer import Unreadable
-from aipo_env.grading.nodes import Call, Node, Num, Quantity, Sequence, children
+from aipo_env.grading.nodes import Call, Node, Num, Quantity, Sequence, children, walk
 from aipo_env.grading.parser import parse
-from aipo_env.grading.trees import any_node, rebuilt
+from aipo_env.grading.trees import rebuilt
 from aipo_env.grading.units import canonical_unit, unit_size
 
 _TRAILING_UNIT = re.compile(r"(.*[\d)}])\s*([A-Za-z][A-Za-z/^\d{} ]{0,20})")
@@ -35,7 +35,7 @@ def other_readings(gold_text: str, gold: Node, answer_text: str, answer: Node) -
             reading = parse(spaced[1])  # "3 h" may be hours
         if reading is not None:
             readings.append((reading, answer) if first else (gold, reading))
-    if any(any_node(node, lambda part: isinstance(part, Call) and part.name == "log") for node in (gold, answer)):
+    if any(isinstance(part, Call) and part.name == "log" for node in (gold, answer) for part in walk(node)):
         readings.append((_common(gold), _common(answer)))
     return readings
 

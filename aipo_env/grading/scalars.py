@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from aipo_env.grading.arithmetic import Budget, NoValue, Value, to_complex
-from aipo_env.grading.nodes import Mul, Node, Num, children
+from aipo_env.grading.nodes import Mul, Node, Num, walk
 from aipo_env.grading.numeric import POINTS, Evaluator, PreciseEvaluator
 from aipo_env.grading.policy import GradingPolicy
 from aipo_env.grading.trees import counts, has_variables, needs_positive
@@ -137,7 +137,7 @@ def _rounding(gold: Node, answer: Node, gold_value: Value, answer_value: Value, 
         a, b = to_complex(gold_value), to_complex(answer_value)
     except OverflowError:
         return None
-    if gold_decimal is not None and answer_decimal is None and not _mentions_decimal(answer):
+    if gold_decimal is not None and answer_decimal is None and not any(_decimal(part) for part in walk(answer)):
         # A fraction with a finite decimal form is another number than the gold; 22/7 is not what 3.14 stands for.
         digits = policy.gold_decimal_digits + isinstance(answer_value, Fraction)
         half_unit = 0.5 * 10.0**-gold_decimal.decimals * (1 + 1e-9)
@@ -157,10 +157,6 @@ def _decimal(node: Node) -> Num | None:
     if isinstance(node, Mul) and len(node.factors) == 2 and node.factors[0] == Num(Fraction(-1)):
         node = node.factors[1]
     return node if isinstance(node, Num) and node.decimals > 0 else None
-
-
-def _mentions_decimal(node: Node) -> bool:
-    return (isinstance(node, Num) and node.decimals > 0) or any(map(_mentions_decimal, children(node)))
 
 
 def _has_decimals(value: Value, decimals: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 
 from aipo_env.grading.nodes import (
@@ -20,6 +20,7 @@ from aipo_env.grading.nodes import (
     Sym,
     Text,
     children,
+    walk,
 )
 from aipo_env.grading.units import canonical_unit
 
@@ -82,7 +83,7 @@ def rebuilt(node: Node, parts: list[Node]) -> Node:
 
 def counts(node: Node) -> bool:
     """Whether a tree has sums, products or binomials, which are defined for whole numbers."""
-    return (isinstance(node, Call) and node.name in _COUNTING) or any(map(counts, children(node)))
+    return any(isinstance(part, Call) and part.name in _COUNTING for part in walk(node))
 
 
 _COUNTING = frozenset(["sum", "prod", "binom", "factorial"])
@@ -92,10 +93,6 @@ _BRANCHED = frozenset(
         "arcosh", "artanh",
     ]
 )  # fmt: skip
-
-
-def _has_plus_minus(node: Node) -> bool:
-    return any_node(node, lambda part: isinstance(part, PlusMinus))
 
 
 def _with_sign(node: Node, sign: int) -> Node:
@@ -115,7 +112,7 @@ def expand(node: Node) -> Node:
             else:
                 items.append(expanded)
         return Sequence(node.opening, node.closing, items, node.separator)
-    if _has_plus_minus(node):
+    if any(isinstance(part, PlusMinus) for part in walk(node)):
         return Sequence("", "", [_with_sign(node, 1), _with_sign(node, -1)], "or")
     return node
 
@@ -159,14 +156,9 @@ def split_unit(node: Node) -> tuple[Node, str]:
     return node, ""
 
 
-def any_node(node: Node, wanted: Callable[[Node], bool]) -> bool:
-    """Whether any part of a tree is wanted."""
-    return wanted(node) or any(any_node(part, wanted) for part in children(node))
-
-
 def mentions(node: Node, symbol: Node) -> bool:
     """Whether an expression or an equation contains a symbol."""
-    return any_node(node, lambda inner: inner == symbol)
+    return any(part == symbol for part in walk(node))
 
 
 def has_parts(node: Node) -> bool:
@@ -178,7 +170,7 @@ def has_parts(node: Node) -> bool:
 
 def is_unevaluated(node: Node) -> bool:
     """Whether an integral, a limit, an infinite or an unbounded series is left to do: that restates a question."""
-    return any_node(node, _is_unfinished)
+    return any(map(_is_unfinished, walk(node)))
 
 
 def _is_unfinished(node: Node) -> bool:
