@@ -424,7 +424,10 @@ def _is_member(node: Node) -> bool:
 
 
 def _is_range(node: Node) -> bool:
-    return _is_member(node) and node.members[1] in (Sym("\\mathbb Z"), Sym("\\mathbb N"))  # type: ignore[union-attr]
+    return isinstance(node, Relation) and _is_member(node) and node.members[1] in _WHOLE
+
+
+_WHOLE: list[Node] = [Sym("\\mathbb Z"), Sym("\\mathbb N")]
 
 
 def _conditions(node: Node) -> tuple[Node, list[Node]]:

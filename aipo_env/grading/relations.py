@@ -159,7 +159,7 @@ def membership(node: Node) -> tuple[Node | None, Node] | None:
         return None
     members, operators = node.members, node.operators
     if operators == ["!="] and isinstance(members[0], Sym) and not has_variables(members[1]):
-        values = members[1].items if isinstance(members[1], Sequence) else [members[1]]
+        values: list[Node] = members[1].items if isinstance(members[1], Sequence) else [members[1]]
         return members[0], SetOperation("setminus", [Sym("\\mathbb R"), expand(Sequence("{", "}", values))])
     if operators == ["in"]:
         return members[0], members[1]
