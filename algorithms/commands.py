@@ -312,7 +312,7 @@ def play(
         temperature: with --as, of the policy's sampling; 0 is greedy.
         out: folder; finished episodes are appended to traces.jsonl there, for `aipo replay` and all that reads traces.
     """
-    from algorithms.play_command import play as play_here
+    from algorithms.apps.play_command import play as play_here
     from algorithms.servers import Servers
 
     return play_here(

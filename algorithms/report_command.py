@@ -11,8 +11,9 @@ import tyro
 
 from aipo_env.console import command, print_json
 from aipo_env.errors import ConfigurationError
-from algorithms.report import build_page, find_runs, read_run, to_json, to_markdown
-from algorithms.report.summary import check_num_samples
+from algorithms.apps.html_pages import write_page
+from algorithms.apps.report import build_page, find_runs, read_run, to_json, to_markdown
+from algorithms.apps.report.summary import check_num_samples
 
 
 @command(
@@ -56,10 +57,7 @@ def report(
         sys.stdout.write(to_markdown(found))
         return 0
     page = out or runs[0] / "report.html"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    part = page.with_name(f".{page.name}.part")
-    part.write_text(to_markdown(found) if format == "markdown" else build_page(found), encoding="utf-8")
-    part.replace(page)
+    write_page(page, [to_markdown(found) if format == "markdown" else build_page(found)])
     print(f"{page}: {len(found)} run{'s' if len(found) > 1 else ''}, {page.stat().st_size / 1e3:.0f} kB")
     if open_browser:
         webbrowser.open(page.absolute().as_uri())

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from aipo_env.errors import DataFormatError
 from aipo_env.trajectory import Source, Trajectory
-from aipo_env.viewer.signals import LOGPROBS_KEY, Coefficients, Sample
 from algorithms.advantages import sample_advantages
 from algorithms.batch import MicroBatch
 from algorithms.config import AGENT_LOSS_FIELDS, ObjectiveConfig
 from algorithms.objective import AgentTokens, agent_coefficient
+from algorithms.token_facts import LOGPROBS_KEY, Coefficients, Sample
 from algorithms.train_config import SamplingConfig, TrainConfig
 
 _NEVER = -1e4
@@ -36,7 +36,7 @@ _BOUNDED_BY_ENDS = frozenset({"mask", "clone", "is", "aipo"})
 
 
 class TokenWeights:
-    """The advantages and coefficients of one training run; implements `aipo_env.viewer.Learner`.
+    """The advantages and coefficients of one training run.
 
     Args:
         config: of the run.

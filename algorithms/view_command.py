@@ -7,7 +7,7 @@ import os
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -15,7 +15,11 @@ from aipo_env.console import command
 from aipo_env.errors import AipoError, ConfigurationError, DataNotFoundError
 from aipo_env.installation import install_command
 from aipo_env.run_record import RunRecord, record_path
-from aipo_env.viewer import Learner, RunInfo, TokenReader, TraceStore, build_page, make_server
+from algorithms.apps.html_pages import write_page
+from algorithms.apps.viewer import RunInfo, TokenReader, TraceStore, build_page, make_server
+
+if TYPE_CHECKING:
+    from algorithms.token_weights import TokenWeights
 
 _LARGE = 200 * 1024 * 1024
 """Bytes above which a page is slow to open."""
@@ -62,11 +66,7 @@ def view(
     if serve:
         return _serve(store, title, port, open_browser)
     page = out or (runs[0] if runs[0].is_dir() else runs[0].parent) / "view.html"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    part = page.with_name(f".{page.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.writelines(build_page(store, title))
-    part.replace(page)
+    write_page(page, build_page(store, title))
     size = page.stat().st_size
     print(f"{page}: {store.num_rows} trajectories, {size / 1e6:.1f} MB")
     if size > _LARGE:
@@ -104,7 +104,7 @@ def run_info(traces: Path, policy: str | None = None) -> RunInfo:
     return RunInfo(reader, learner, tuple(notes))
 
 
-def _learner(traces: Path, notes: list[str]) -> Learner | None:
+def _learner(traces: Path, notes: list[str]) -> TokenWeights | None:
     config = traces.with_name("config.json")
     if not config.is_file():
         return None

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 from aipo_env import Segment, Source, Trajectory
 from aipo_env.errors import DataFormatError
-from aipo_env.viewer import Coefficients, Sample
-from aipo_env.viewer.rows import Row
-from aipo_env.viewer.signals import LOGPROBS_KEY
 from algorithms import batch as batches
+from algorithms.apps.viewer.rows import Row
 from algorithms.config import ObjectiveConfig
 from algorithms.logprobs import token_logprobs
 from algorithms.objective import objective_loss
+from algorithms.token_facts import LOGPROBS_KEY, Coefficients, Sample
 from algorithms.token_weights import TokenWeights, record_agent_logprobs
 from algorithms.train_config import SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer

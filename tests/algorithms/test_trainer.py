@@ -20,11 +20,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from aipo_env import ConsultEnv, ConsultRequest, Reply, Source, Trajectory, read_traces
 from aipo_env.cli import main
 from aipo_env.errors import ConfigurationError, DataFormatError, StorageError
-from aipo_env.viewer.signals import LOGPROBS_KEY
+from algorithms.apps.report import read_run
 from algorithms.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from algorithms.config import ObjectiveConfig
-from algorithms.report import read_run
 from algorithms.run_health import find_problems
+from algorithms.token_facts import LOGPROBS_KEY
 from algorithms.train_config import SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer, rollout_metrics
 from benchmarks.evaluation import EvaluationConfig, evaluate_policy
