@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aipo_env.errors import ConfigurationError, DataFormatError
+from algorithms.run_folder import write_whole
 
 Json = Mapping[str, object]
 
@@ -79,9 +80,7 @@ def _plain(value: Json) -> dict[str, dict[str, object]]:
 
 def write_json(path: Path, value: Json) -> None:
     """Writes a JSON file in one piece: a cut never leaves half of one."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, dict[str, object]]:

@@ -12,16 +12,18 @@ from aipo_env.console import repeats_collapsed
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.registry import AgentLike
-from algorithms.run_folder import trained_on
+from algorithms.run_folder import trained_on, write_whole
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.episodes import RunEpisodes
 from benchmarks.evaluation.facts import Finisher
 from benchmarks.evaluation.folder import EvaluationFolder, read_json, write_json
 from benchmarks.evaluation.game import MeteredGame, metered
 from benchmarks.evaluation.plan import RunPlan, plan_run
+from benchmarks.evaluation.plots import write_plots
 from benchmarks.evaluation.results import command_line, evaluation_result, run_result, run_settings, versions
 from benchmarks.evaluation.samplers import Sampler, open_sampler
 from benchmarks.evaluation.suites import SUITES, Suite, find_suite
+from benchmarks.evaluation.tables import results_markdown
 
 if TYPE_CHECKING:
     from algorithms.codec import TransformersCodec
@@ -104,7 +106,8 @@ def evaluate_policy(
             complete = len(done) == len(runs) and all(r["complete"] for r in [*done, *others])
             results = evaluation_result(shared, [*others, *done], complete=complete, command=command)
             write_json(folder.results, results)
-        _write_report(results, folder.path)
+        write_whole(folder.path / "results.md", results_markdown(results))
+        write_plots(results, folder.path)
         return Evaluation(results, folder.path, fault)
     finally:
         if sampler is not None:
@@ -226,14 +229,3 @@ def _other_runs(folder: EvaluationFolder, runs: list[_Run]) -> list[dict[str, ob
     mine = {run.plan.name for run in runs}
     found: Any = read_json(folder.results)["runs"]
     return [run for run in found if f"{run['suite']}.{run['mode']}" not in mine]
-
-
-def _write_report(results: dict[str, object], folder: Path) -> None:
-    """The readable forms of the results."""
-    from benchmarks.evaluation.plots import write_plots
-    from benchmarks.evaluation.tables import results_markdown
-
-    part = folder / ".results.md.part"
-    part.write_text(results_markdown(results), encoding="utf-8")
-    part.replace(folder / "results.md")
-    write_plots(results, folder)
