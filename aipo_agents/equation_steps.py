@@ -21,10 +21,10 @@ Coefficients = list[Fraction]
 
 def equation_step(equation: Relation, budget: Budget) -> str | None:
     """One step towards the solution of an equation (two members) in one unknown, or None where we know none."""
-    left, right, relation = *equation.members, equation.operators[0]
-    names = sorted(variables(equation))
-    if len(names) != 1 or relation not in _FLIPPED:
+    names, relation = sorted(variables(equation)), equation.operators[0]
+    if len(names) != 1 or len(equation.members) != 2 or relation not in _FLIPPED:
         return None
+    left, right = equation.members
     symbol, name = names[0], spoken(names[0])
     denominator = _denominator(equation)
     if denominator is not None:

@@ -278,7 +278,8 @@ class _Comparison:
             return Outcome(False, "sequence.kind")
         if {gold.separator, answer.separator} == {"and", "or"} and _has_inequality(gold):
             return Outcome(False, "relation.connective")
-        if "{}" in kinds or (kinds == ("", "") and self.policy.list_order == "any"):
+        any_order = kinds == ("", "") and self.policy.list_order == "any" and _names(gold) == _names(answer)
+        if "{}" in kinds or any_order:
             return self.unordered(gold.items, answer.items, "set" if "{}" in kinds else "list")
         rule = "list" if kinds == ("", "") else "tuple" if "()" in kinds else "interval"
         return _all(rule, [self.equal(a, b) for a, b in zip(gold.items, answer.items, strict=True)])
@@ -431,10 +432,11 @@ _WHOLE: list[Node] = [Sym("\\mathbb Z"), Sym("\\mathbb N")]
 
 
 def _conditions(node: Node) -> tuple[Node, list[Node]]:
-    r"""Return what holds and for which values: behind "where", or ``k \\in \\mathbb{Z}`` behind a comma."""
+    r"""Return what holds and for which values: behind "where", or ``k \in \mathbb{Z}`` behind a comma."""
     if isinstance(node, Sequence) and not node.opening and len(node.items) > 1 and _is_range(node.items[-1]):
         rest = node.items[:-1]
-        return rest[0] if len(rest) == 1 else Sequence("", "", rest, node.separator), [node.items[-1]]
+        if any(mentions(item, children(node.items[-1])[0]) for item in rest):
+            return rest[0] if len(rest) == 1 else Sequence("", "", rest, node.separator), [node.items[-1]]
     if not (isinstance(node, Call) and node.name == "where"):
         return node, []
     inner, outer = _conditions(node.args[0])
@@ -449,6 +451,13 @@ def _alternatives_for_a_tuple(bare: Sequence, other: Sequence) -> bool:
     if len(named) > 1 and all(pair is not None and named[0] is not None and pair[0] == named[0][0] for pair in named):
         return True  # x = 1, x = 2
     return bare.separator in ("and", "or") or other.opening + other.closing not in ("()", "[]")
+
+
+def _names(sequence: Sequence) -> int:
+    """How many different names the values of a list have: facing bare values, ``x = 1, y = 2`` has an order."""
+    named = [assignment(item) for item in sequence.items]
+    names = len({repr(pair[0]) for pair in named if pair})
+    return names if all(named) and names > 1 else 0
 
 
 def _has_inequality(sequence: Sequence) -> bool:

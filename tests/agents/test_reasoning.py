@@ -70,6 +70,7 @@ STEPS = {
     "pi*x=2": NO_STEP,
     "x/e+x=2": NO_STEP,
     "x+y=10, x-y=2": NO_STEP,
+    r"x\in3\in4": NO_STEP,
     # neither
     "17+25=43": IS_CLAIM,
     "help": NO_STEP,
