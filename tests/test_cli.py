@@ -163,8 +163,8 @@ def test_rollout_goes_on_and_refuses_what_is_of_another_run(capsys: pytest.Captu
     code, out, _ = run(capsys, *options, "3")
     assert (code, "2 episodes were there already" in out, "of 6 correct" in out) == (0, True, True)
     for more, message in (
-        (("--temperature", "1"), "it was sampled with"),
-        (("--solo",), "it is assisted"),
+        (("--temperature", "1"), "its policy is 'embedded, temperature 0.6'"),
+        (("--solo",), "is assisted, and would be solo"),
         (("--seed", "1"), "seed was 0 and is 1"),
         (("--env-options", "level", "3"), "options was"),
     ):
