@@ -148,8 +148,11 @@ def test_rollout_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert f"{kept} episodes were there already" in run(*options, "--out", str(cut.parent))
     run(*options, "--out", str(whole.parent))
-    found, expected = ({(t.task_id, t.sample): (t.token_ids, t.logprobs) for t in read_traces(p)} for p in (cut, whole))
-    assert found == expected
+    found, expected = ({(t.task_id, t.sample): t for t in read_traces(p)} for p in (cut, whole))
+    assert {key: t.token_ids for key, t in found.items()} == {key: t.token_ids for key, t in expected.items()}
+    # What stands beside a row rounds its matrix products another way.
+    for key, t in found.items():
+        assert t.logprobs == pytest.approx(expected[key].logprobs, abs=1e-4)
 
 
 @pytest.mark.slow
