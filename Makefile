@@ -7,6 +7,7 @@
 #   make bench   speed, side by side with peers
 #   make bench-boundary  what a policy learns to do alone that it could not do in 256 attempts, by method (a quarter of an hour)
 #   make docs    the documentation's site (warnings are errors), every block of its pages, the notebook
+#   make test-clients    our environments in Gymnasium's, PettingZoo's, torchrl's and tianshou's own wrappers
 #   make test-viewer     the trace viewer and the report in a real headless Chromium (on PATH, or named by AIPO_CHROMIUM)
 #   make test-vllm       policy and helpers on a real vLLM server, without a GPU (Linux, x86-64)
 #   make test-openrlhf   the cluster learner on real OpenRLHF, vLLM, Ray and DeepSpeed, without a GPU (Linux, x86-64, g++)
@@ -32,7 +33,7 @@ FRESH = @if [ -e "$(@D)" ] && [ ! -e "$(@D)/$(MARKER)" ]; then echo "$(@D) is th
 	rm -rf -- "$(@D)" && mkdir -p -- "$(@D)" && touch "$(@D)/$(MARKER)" && $(PYTHON) -m venv "$(@D)"
 CHECK = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AIPO needs Python >= 3.11; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
 
-.PHONY: demo test test-train docs test-viewer test-vllm test-openrlhf lint format bench bench-boundary clean
+.PHONY: demo test test-train docs test-clients test-viewer test-vllm test-openrlhf lint format bench bench-boundary clean
 
 demo: $(call venv,demo)/ready
 	"$(call venv,demo)/bin/aipo" demo $(ARGS)
@@ -48,6 +49,9 @@ test-train: $(call venv,test)/ready
 docs: $(call venv,docs)/ready
 	NO_MKDOCS_2_WARNING=1 "$(call venv,docs)/bin/mkdocs" build
 	AIPO_TEST_DOCS=1 "$(call venv,docs)/bin/python" -m pytest tests/docs -rA $(ARGS)
+
+test-clients: $(call venv,docs)/ready
+	"$(call venv,docs)/bin/python" -m pytest tests/clients -rA $(ARGS)
 
 test-viewer: $(call venv,viewer)/ready
 	AIPO_TEST_VIEWER=1 "$(call venv,viewer)/bin/python" -m pytest tests/apps/viewer -rA $(ARGS)
@@ -84,7 +88,8 @@ bench-boundary: $(call venv,demo)/ready
 # The stamp is written last, so an installation that was cut is done again.
 $(call venv,demo)/ready:  EXTRAS = train
 $(call venv,test)/ready:  EXTRAS = dev,eval
-$(call venv,docs)/ready: EXTRAS = dev,eval,docs
+# Documentation and clients share one: what the latter need beside it is small.
+$(call venv,docs)/ready: EXTRAS = dev,eval,docs,clients
 $(call venv,viewer)/ready: EXTRAS = dev,browser
 $(call venv,bench)/ready: EXTRAS = dev,bench
 $(CACHE)/venv-%/ready:

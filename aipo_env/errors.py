@@ -4,6 +4,7 @@ AipoError
 ├── UnknownIdError (KeyError)         an environment, agent or split name that does not exist
 ├── TaskIndexError (IndexError)       a task that its family does not have
 ├── ConfigurationError (ValueError)   an option, or a combination of options, that cannot work
+│   └── UnknownOptionError (TypeError)    an option that nothing takes
 ├── InvalidActionError (TypeError)    an action of a type that no environment accepts
 ├── EpisodeStateError (RuntimeError)  a call out of order: `act` before `reset`, after the end, out of turn
 ├── DataNotFoundError (FileNotFoundError)  a data set that is neither local nor downloadable here
@@ -44,6 +45,10 @@ class TaskIndexError(AipoError, IndexError):
 
 class ConfigurationError(AipoError, ValueError):
     """An option, or a combination of options, that cannot work."""
+
+
+class UnknownOptionError(ConfigurationError, TypeError):
+    """An option that nothing takes; worded as Python words an unexpected keyword argument, which libraries look for."""
 
 
 class InvalidActionError(AipoError, TypeError):

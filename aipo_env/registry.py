@@ -28,7 +28,7 @@ from aipo_env.consulting import as_agent
 from aipo_env.dialects import DialectLike
 from aipo_env.dialects.base import TokenCodec
 from aipo_env.episode import EpisodeConfig, RewardFunction
-from aipo_env.errors import ConfigurationError, MissingDependencyError, unknown_id
+from aipo_env.errors import ConfigurationError, MissingDependencyError, UnknownOptionError, unknown_id
 from aipo_env.game import ActionMode, ConsultGame
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.installation import install_command
@@ -259,9 +259,9 @@ def make_tasks(env_id: str, *, split: str | None = None, **options: Any) -> Task
     known = set(inspect.signature(family).parameters)
     merged = {k: v for k, v in spec.options.items() if k in known} | options
     if unknown := merged.keys() - known:
-        raise ConfigurationError(
-            f"{env_id} has no option {', '.join(sorted(unknown))}. Its task family takes {', '.join(sorted(known))}; the "
-            "options of every environment are in help(aipo_env.make)."
+        raise UnknownOptionError(
+            f"{env_id} has no option {', '.join(sorted(unknown))} (got an unexpected keyword argument {min(unknown)!r}). Its "
+            f"task family takes {', '.join(sorted(known))}; the options of every environment are in help(aipo_env.make)."
         )
     if split is not None:
         merged["split"] = split

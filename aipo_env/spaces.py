@@ -6,11 +6,14 @@ most of Unicode. A transcript may hold anything, so here membership is the type 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import Space
+from gymnasium.vector.utils import create_empty_array
+from gymnasium.wrappers.utils import create_zero_array
 
 from aipo_env.errors import ConfigurationError
 
@@ -52,6 +55,7 @@ class Unicode(Space[str]):
         self.max_chars = max_chars
         self.corpus = tuple(corpus)
         super().__init__(shape=(), dtype=None, seed=seed)
+        tell_torchrl()
 
     @property
     def is_np_flattenable(self) -> bool:
@@ -79,3 +83,32 @@ class Unicode(Space[str]):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Unicode) and (self.max_chars, self.corpus) == (other.max_chars, other.corpus)
+
+
+# What wrappers of Gymnasium fill up with, such as FrameStackObservation and DelayObservation.
+
+
+@create_zero_array.register
+def _no_text(space: Unicode) -> str:
+    return ""
+
+
+@create_empty_array.register
+def _no_texts(space: Unicode, n: int | None = 1, fn: object = None) -> str | tuple[str, ...]:
+    return "" if n is None else ("",) * n
+
+
+def tell_torchrl() -> None:
+    """Tells torchrl, where it has been imported, that this space is text; done whenever a space is made.
+
+    Only an environment that was made before torchrl was imported needs the call.
+    """
+    gym = sys.modules.get("torchrl.envs.libs.gym")
+    if gym is None:
+        return
+    from torchrl.data import NonTensor
+
+    def convert(space: Unicode, device: object = None, **_: object) -> object:
+        return NonTensor((), device=device, example_data="")
+
+    gym.register_gym_spec_conversion(Unicode)(convert)
