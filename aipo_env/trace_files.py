@@ -54,7 +54,7 @@ class TraceFiles:
                 if differences := RunRecord.read(side).differences(record):
                     raise ConfigurationError(
                         f"{self.path} holds a run with other settings: {'; '.join(differences)}. Give this run another "
-                        "traces=, or the settings of that one."
+                        "file (--out), or the settings of that one."
                     )
             else:
                 record.write(side)
@@ -99,7 +99,7 @@ class TraceFiles:
         for number, trajectory in numbered_traces(self.path):
             if (reason := check(trajectory)) is not None:
                 raise ConfigurationError(
-                    f"{self.path}, line {number} is not of this run: {reason}. Give this run another traces= (--out), or the "
+                    f"{self.path}, line {number} is not of this run: {reason}. Give this run another file (--out), or the "
                     "settings of that one."
                 )
             assert trajectory.task_index is not None

@@ -165,7 +165,7 @@ def test_rollout_goes_on_and_refuses_what_is_of_another_run(capsys: pytest.Captu
     for more, message in (
         (("--temperature", "1"), "its policy is 'embedded, temperature 0.6'"),
         (("--solo",), "is assisted, and would be solo"),
-        (("--seed", "1"), "seed was 0 and is 1"),
+        (("--seed", "1"), "and with seed=1 it would be"),
         (("--env-options", "level", "3"), "options was"),
     ):
         code, _, err = run(capsys, *options, "3", *more)
