@@ -192,6 +192,11 @@ class Episode:
         return self._transcript[0]
 
     @property
+    def messages(self) -> list[dict[str, str]]:
+        """Everything so far as a chat: role and content of each message."""
+        return self.dialect.messages(self._prompt, self.segments[1:])
+
+    @property
     def requests(self) -> dict[str, ConsultRequest]:
         """What each consulted helper is asked, in the order in which `reply` takes the replies; empty if none is due."""
         return {agent: request for agent, request in self._pending if isinstance(request, ConsultRequest)}

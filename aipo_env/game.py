@@ -7,7 +7,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -23,7 +23,7 @@ from aipo_env.errors import ConfigurationError, EpisodeStateError, GradingError,
 from aipo_env.grading import Grade
 from aipo_env.prompts import DESCRIPTIONS, invites
 from aipo_env.protocol import Action, Agent, Answer, Consult, ConsultRequest, Malformed, Reply
-from aipo_env.spaces import PLAIN_CORPUS, Unicode
+from aipo_env.spaces import PLAIN_CORPUS, Messages, Unicode
 from aipo_env.tasks.base import AsyncGrading, Task, TaskSet, check_index, is_confidential
 from aipo_env.threads import OnDemandThreads
 from aipo_env.trajectory import Segment, Source, Trajectory
@@ -38,7 +38,7 @@ _KINDS: dict[type, str] = {Consult: "consult", Answer: "answer", Malformed: "mal
 
 
 class Observation(TypedDict):
-    """What the policy sees."""
+    """What the policy sees; with `observation="messages"` also `messages`, the same as a chat."""
 
     prompt: str
     """The whole transcript so far, prompt first."""
@@ -46,6 +46,7 @@ class Observation(TypedDict):
     """Turns taken."""
     consult_mask: NDArray[np.int8]
     """1 for each helper that may be consulted now, in the order of `agent_names`."""
+    messages: NotRequired[tuple[dict[str, str], ...]]
 
 
 class ConsultGame:
@@ -61,6 +62,7 @@ class ConsultGame:
         reward_fn: replaces the 0/1 reward for a correct answer.
         codec: makes episodes token-exact.
         dialect: how actions and replies look: a name, a dialect, or what makes one (`make_dialect`).
+        observation: whether the policy gets the "text" alone, or "messages" beside it.
         env_id: recorded in trajectories.
         owned: the names of the helpers that are closed with the game; whoever passed the others closes them.
     """
@@ -77,6 +79,7 @@ class ConsultGame:
         reward_fn: RewardFunction | None = None,
         codec: TokenCodec | None = None,
         dialect: DialectLike = "tags",
+        observation: Literal["text", "messages"] = "text",
         env_id: str = "",
         owned: Collection[str] = (),
     ) -> None:
@@ -91,6 +94,8 @@ class ConsultGame:
                 f"codec is a tokenizer's adapter (aipo_env.dialects.base.TokenCodec), got {type(codec).__name__} without "
                 f"{', '.join(missing)}. Wrap a tokenizer of transformers in algorithms.codec.TransformersCodec."
             )
+        if observation not in ("text", "messages"):
+            raise ConfigurationError(f"observation is 'text' or 'messages', got {observation!r}.")
         if (answers := getattr(tasks, "answers", config.answers)) != config.answers:
             config = dataclasses.replace(config, answers=answers)
         self.tasks = tasks
@@ -114,10 +119,12 @@ class ConsultGame:
         self.text_space = Unicode(max_chars=2 * config.max_chars)
         size = max(1, len(config.agents))
         self._masks = np.zeros(size, dtype=np.int8), np.ones(size, dtype=np.int8)
+        self.observation = observation
         self.observation_space = spaces.Dict(
             prompt=Unicode(max_chars=10_000_000),
             turn=spaces.Discrete(config.max_turns + 1),
             consult_mask=spaces.MultiBinary(size),
+            **({"messages": Messages()} if observation == "messages" else {}),
         )
 
     def action_space(self, mode: ActionMode) -> spaces.Space[Any]:
@@ -324,7 +331,10 @@ class ConsultGame:
         """What the policy sees of an episode."""
         # All helpers may be consulted, or none.
         mask = self._masks[any(episode.consult_mask)].copy()
-        return {"prompt": episode.transcript, "turn": episode.turn, "consult_mask": mask}
+        seen: Observation = {"prompt": episode.transcript, "turn": episode.turn, "consult_mask": mask}
+        if self.observation == "messages":
+            seen["messages"] = tuple(episode.messages)
+        return seen
 
     def info(self, episode: Episode, segments: list[Segment], *, first: bool = False) -> dict[str, Any]:
         """The policy's `info`: deterministic, lists and plain values only.

@@ -293,10 +293,10 @@ def make(
         seed: used by the first `reset` that brings none.
         options: what `make_game` takes: `agents`, `max_consults`, `max_turns`, `max_chars`, `max_reply_chars`,
             `consult_cost`, `consult_timeout`, `helper_view`, `leak_filter`, `fan_out`, `extraction`, `consults_in_thought`,
-            `dialect`, `split`, `prompt`, `solo_prompt`, `reward_fn`, `codec`, `tasks`, and the options of the task family
-            (`data=`, `revision=` and `decontaminate=` for data sets, `parts=` for mix; `choice_seed=` and `keep_texts=` for
-            gpqa-diamond; `version=`, `start_date=`, `end_date=`, `time_limit_s=` for livecodebench; `level=`, `digits=`,
-            `operators=`, `style=` for rulebook).
+            `dialect`, `observation`, `split`, `prompt`, `solo_prompt`, `reward_fn`, `codec`, `tasks`, and the options of the
+            task family (`data=`, `revision=` and `decontaminate=` for data sets, `parts=` for mix; `choice_seed=` and
+            `keep_texts=` for gpqa-diamond; `version=`, `start_date=`, `end_date=`, `time_limit_s=` for livecodebench; `level=`,
+            `digits=`, `operators=`, `style=` for rulebook).
 
     Raises:
         UnknownIdError: naming the nearest known id.
@@ -444,6 +444,7 @@ def make_game(
     extraction: Extraction | None = None,
     consults_in_thought: bool | None = None,
     dialect: DialectLike = "tags",
+    observation: Literal["text", "messages"] = "text",
     split: str | None = None,
     prompt: str | None = None,
     solo_prompt: str | None = None,
@@ -472,6 +473,7 @@ def make_game(
         consults_in_thought: whether a consult counts that stands in the policy's `<think>` (True).
         dialect: how actions and replies look: "tags", the model's own "tools" calls, "auto" for the latter where the
             tokenizer's chat template allows it, one of the entry points `aipo.dialects`, or a class like these.
+        observation: "messages" gives the policy a chat beside the text: role and content of each message.
         split: of the task family.
         prompt: "consult", "plain", "bare", or a text of your own with {problem} and {agents}.
         solo_prompt: the prompt of episodes without help (the same).
@@ -529,6 +531,7 @@ def make_game(
         reward_fn=reward_fn,
         codec=codec,
         dialect=dialect,
+        observation=observation,
         env_id=spec.id,
         owned=[name for name, (_, made) in helpers.items() if made],
     )

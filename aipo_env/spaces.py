@@ -30,6 +30,41 @@ PLAIN_CORPUS = tuple(text for text in DEFAULT_CORPUS if "<consult" not in text)
 """Those that may stand inside a structured action."""
 
 
+class Messages(Space[tuple[dict[str, str], ...]]):
+    """All chats: messages with `role` and `content`, and further fields, all of them strings."""
+
+    def __init__(self, seed: int | np.random.Generator | None = None) -> None:
+        super().__init__(shape=(), dtype=None, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """A chat has no array form."""
+        return False
+
+    def sample(self, mask: Any = None, probability: Any = None) -> tuple[dict[str, str], ...]:
+        """A chat of one message. `mask` and `probability` are accepted, and unused."""
+        texts = DEFAULT_CORPUS
+        return ({"role": "user", "content": texts[int(self.np_random.integers(len(texts)))]},)
+
+    def contains(self, x: Any) -> bool:
+        """Whether `x` is a chat."""
+        return isinstance(x, list | tuple) and all(
+            isinstance(m, dict) and {"role", "content"} <= m.keys() and all(isinstance(v, str) for v in m.values())
+            for m in x
+        )
+
+    def to_jsonable(self, sample_n: Iterable[Sequence[dict[str, str]]]) -> list[Any]:
+        """Chats are JSON already."""
+        return [list(chat) for chat in sample_n]
+
+    def from_jsonable(self, sample_n: list[Any]) -> list[tuple[dict[str, str], ...]]:
+        """The inverse of `to_jsonable`."""
+        return [tuple(chat) for chat in sample_n]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Messages)
+
+
 class Unicode(Space[str]):
     """All strings of at most `max_chars` characters.
 

@@ -186,7 +186,9 @@ class ConsultVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _observations(self) -> dict[str, Any]:
         seen: list[Observation] = [self.game.observe(episode) for episode in self._episodes]
+        chats = {"messages": tuple(o["messages"] for o in seen)} if self.game.observation == "messages" else {}
         return {
+            **chats,
             "consult_mask": np.stack([observation["consult_mask"] for observation in seen]),
             "prompt": tuple(observation["prompt"] for observation in seen),
             "turn": np.array([observation["turn"] for observation in seen], dtype=np.int64),

@@ -8,6 +8,7 @@ stands in the next turn of the chat template.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ class Tags:
 
     name = "tags"
     closing = markup.CONSULT_CLOSE
-    max_calls = None
+    max_calls: int | None = None
 
     def __init__(
         self, codec: TokenCodec | None = None, helpers: Helpers | None = None, answers: markup.AnswerForm = "value"
@@ -199,6 +200,13 @@ class Tags:
         else:
             ids = self.ids(text)
         return [Segment(Source.TEMPLATE, text, ids, agent=agent)]
+
+    def messages(self, prompt: str, behind: Sequence[Segment]) -> list[dict[str, str]]:
+        """Turns are the assistant's; what follows them, up to the next, is the user's."""
+        told = [{"role": "user", "content": prompt}]
+        for policy, run in itertools.groupby(behind, lambda segment: segment.source is Source.POLICY):
+            told.append({"role": "assistant" if policy else "user", "content": "".join(s.text for s in run)})
+        return told
 
     def retell(self, prompt: str, behind: Sequence[Segment]) -> str:
         """The transcript."""

@@ -194,6 +194,17 @@ class Tools:
         text = self.chat.foreign(markup.escape(message))
         return self._say(f"{markup.NOTICE_OPEN}{text}{markup.NOTICE_CLOSE}", agent, place, Source.TEMPLATE)
 
+    def messages(self, prompt: str, behind: Sequence[Segment]) -> list[dict[str, str]]:
+        """Turns are the assistant's, with their calls as they were written; replies and notices are a tool's."""
+        told = [{"role": "user", "content": prompt}]
+        for segment in behind:
+            if segment.source is Source.POLICY:
+                end = next((end for end in self.chat.end_texts if segment.text.endswith(end)), "")
+                told.append({"role": "assistant", "content": segment.text.removesuffix(end)})
+            elif segment.source is Source.AGENT or segment.text.startswith(markup.NOTICE_OPEN):
+                told.append({"role": "tool", "content": segment.text, "name": segment.agent})
+        return told
+
     def retell(self, prompt: str, behind: Sequence[Segment]) -> str:
         """The prompt, what the policy wrote, and what helpers replied, without any marker."""
         said = [(s.agent, self._marker.sub("", s.text).strip()) for s in behind if s.source is not Source.TEMPLATE]

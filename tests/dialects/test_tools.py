@@ -388,3 +388,25 @@ def test_gymnasiums_and_pettingzoos_own_checks(template: str, mode: Any) -> None
         warnings.simplefilter("ignore")
         api_test(aipo_env.make_aec("rulebook-consult", **options), num_cycles=30)
         parallel_api_test(aipo_env.make_parallel("rulebook-consult", **options), num_cycles=30)
+
+
+@pytest.mark.parametrize(("dialect", "role"), [("tags", "user"), ("tools", "tool")])
+def test_an_episode_as_a_chat(dialect: str, role: str) -> None:
+    env = make(codecs.codec("qwen2_5"), dialect=dialect, observation="messages")
+    check_env(env.unwrapped)
+    env.reset(seed=0, options={"task_index": 4})
+    asks = Consult("verify", "q", "So ")
+    seen = [env.step(action)[0] for action in (asks, "hm", asks)][-1]["messages"]
+    assert [message["role"] for message in seen] == ["user", *["assistant", role] * 3]
+    assert seen[0]["content"] == env.game.dialect.prompt("consult", "4+1=")
+    assert seen[1]["content"] == env.game.dialect.render(asks, env.config, env.episode.segments)
+    assert REPLIES["verify"] in seen[2]["content"]
+    assert "neither" in seen[4]["content"]
+    assert seen in env.observation_space["messages"]  # type: ignore[index]
+    assert [{"role": "user"}] not in env.observation_space["messages"]  # type: ignore[index]
+    vector = aipo_env.make_vec("rulebook-consult", 2, tasks=SumTasks(), observation="messages", dialect=dialect, seed=0)
+    observation, _ = vector.reset()
+    assert observation in vector.observation_space
+    assert "messages" not in make(None, dialect=dialect).reset(seed=0)[0]
+    with pytest.raises(ConfigurationError, match="'text' or 'messages'"):
+        make(None, observation="chat")

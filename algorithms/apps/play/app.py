@@ -283,7 +283,13 @@ class PlayApp(App[int]):
         """Asks a helper what the editor says."""
 
         def ask() -> None:
-            turn = turns.ask(self.editor.text, self._selection(), name)
+            episode = self.episode
+            turn = turns.ask(
+                self.editor.text,
+                self._selection(),
+                name,
+                lambda consult: episode.dialect.render(consult, episode.config, episode.segments),
+            )
             self._say(turn, f"Write what {name} is asked, then press the key.")
 
         self._once_typed(ask)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aipo_env import markup
 from aipo_env.fences import last_program
 from aipo_env.markup import AnswerForm
@@ -11,13 +13,13 @@ Selection = tuple[int, int]
 """Start and end of what is selected, in characters; equal where nothing is."""
 
 
-def ask(text: str, selection: Selection, agent: str) -> str:
+def ask(text: str, selection: Selection, agent: str, render: Callable[[Consult], str] = markup.render) -> str:
     """The turn that asks a helper: what is selected, else the last line, is the query; what stands before is thinking.
 
-    Empty where there is nothing to ask.
+    Empty where there is nothing to ask. `render` writes it in the episode's dialect.
     """
     before, query = _split(text, selection)
-    return before + markup.render(Consult(agent, query)) if query else ""
+    return before + render(Consult(agent, query)) if query else ""
 
 
 def answer(text: str, selection: Selection, form: AnswerForm) -> str:
