@@ -120,11 +120,12 @@ class ConsultGame:
         size = max(1, len(config.agents))
         self._masks = np.zeros(size, dtype=np.int8), np.ones(size, dtype=np.int8)
         self.observation = observation
+        chat: dict[str, Any] = {"messages": Messages()} if observation == "messages" else {}
         self.observation_space = spaces.Dict(
             prompt=Unicode(max_chars=10_000_000),
             turn=spaces.Discrete(config.max_turns + 1),
             consult_mask=spaces.MultiBinary(size),
-            **({"messages": Messages()} if observation == "messages" else {}),
+            **chat,
         )
 
     def action_space(self, mode: ActionMode) -> spaces.Space[Any]:

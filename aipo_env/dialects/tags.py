@@ -113,6 +113,8 @@ class Tags:
     ) -> Reading:
         if not isinstance(understood, Consult):
             return Reading(understood, end)
+        if rules.fan_out == 1:
+            return Reading(understood, end, (understood,))
         more, end = markup.adjacent_consults(text, end, rules.agents, understood, rules.fan_out)
         return Reading(understood, end, (understood, *more))
 
@@ -134,6 +136,9 @@ class Tags:
 
     def _thinks(self, before: Sequence[Segment]) -> str | None:
         """The style of the thought in which the policy's turn begins: the prompt opened it, or a consult stands in it."""
+        opened = self._opened(before[0])
+        if opened is None and len(before) == 1:
+            return None
         said: list[str] = []
         for number in range(len(before) - 1, 0, -1):
             segment = before[number]
@@ -141,7 +146,7 @@ class Tags:
                 break  # a notice to a turn that had ended begins another
             if segment.source is Source.POLICY:
                 said.append(segment.text)
-        thought = find_thought("".join(reversed(said)), self._opened(before[0]) or False)
+        thought = find_thought("".join(reversed(said)), opened or False)
         return None if thought is None or thought.closed else thought.style
 
     def _opened(self, prompt: Segment) -> str | None:

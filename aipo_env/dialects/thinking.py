@@ -26,6 +26,9 @@ THOUGHTS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 )
 """The styles: what opens a thought and what closes it."""
 
+# What openers begin and end with: most turns, and most prompts, are none at a glance.
+_FIRST = {opener[0] for opener, _ in THOUGHTS.values()}
+_LAST = {opener[-1] for opener, _ in THOUGHTS.values()}
 _NO_BREAK = re.compile(r"[^\n]")
 
 
@@ -43,6 +46,8 @@ class Thought:
 def opened_by(prompt: str) -> str | None:
     """The style of the thought that a prompt leaves open at its end; None where it opens none."""
     tail = prompt[-200:].rstrip()
+    if tail[-1:] not in _LAST:
+        return None
     return next((style for style, (opener, _) in THOUGHTS.items() if tail.endswith(opener)), None)
 
 
@@ -61,6 +66,8 @@ def find_thought(
     start = 0
     if not style:
         start = len(text) - len(text.lstrip())
+        if text[start : start + 1] not in _FIRST:
+            return None
         style = next((name for name in styles if text.startswith(THOUGHTS[name][0], start)), "")
         if not style:
             return None
