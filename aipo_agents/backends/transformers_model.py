@@ -119,6 +119,8 @@ class TransformersModel:
         """Tokens that the model takes, prompt and generation together."""
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []
+        self._arriving: list[_Request] = []
+        """Neither waiting any more nor running yet: the thread computes their prompts."""
         self._batch: RowBatch | None = None
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -144,7 +146,7 @@ class TransformersModel:
     def forget(self) -> None:
         """Frees what ended requests have left behind, if none runs; to be called when none will be gone on with."""
         with self._wake:
-            if not (self._running or self._waiting):
+            if not (self._running or self._waiting or self._arriving):
                 self._batch = None
 
     async def aclose(self) -> None:
@@ -205,11 +207,12 @@ class TransformersModel:
                     self._batch = RowBatch(self._network, keep=self.max_batch)
                 with torch.no_grad():
                     ended = self._advance(self._batch, self._running, arrived)
+                self._arriving = []
                 _hand_out(ended)
             # Whatever went wrong in the model is the callers' to see; the thread goes on with the next batch.
             except Exception as error:
                 _hand_out([(request, error) for request in {*self._running, *arrived}])
-                self._batch, self._running = None, []
+                self._batch, self._running, self._arriving = None, [], []
 
     def _take(self) -> list[_Request] | None:
         """The requests that join now; waits for one when nothing runs. None when the backend was closed, or nobody asks."""
@@ -231,7 +234,8 @@ class TransformersModel:
                 _hand_out([(request, self._closed_error()) for request in unfinished], wait=False)
                 return None
             free = self.max_batch - len(self._running)
-            return [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+            self._arriving = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+            return self._arriving
 
     def _advance(
         self, batch: RowBatch, running: list[_Request], arrived: list[_Request]

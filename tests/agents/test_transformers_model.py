@@ -456,6 +456,23 @@ def test_forgetting_frees_what_was_kept() -> None:
     asyncio.run(play())
 
 
+def test_what_is_being_joined_is_not_forgotten() -> None:
+    """Neither waiting nor running yet: whoever forgets just then takes nothing away from it."""
+    policy = tiny_policy()
+    sampling = CompletionSampling(max_tokens=4, temperature=0)
+
+    async def play(forgets: bool) -> tuple[int, ...]:
+        backend = TransformersModel(policy.model, policy.tokenizer, name="tiny")
+        handle = policy.model.register_forward_pre_hook(lambda *_: backend.forget() if forgets else None)
+        try:
+            return (await backend.complete(encode("1+2="), sampling)).token_ids or ()
+        finally:
+            handle.remove()
+            await backend.aclose()
+
+    assert asyncio.run(play(True)) == asyncio.run(play(False)) != ()
+
+
 def test_who_asks_again_without_waiting_joins_at_once() -> None:
     """So what stands beside what is no matter of time: eight conversations of three turns take their steps together."""
     policy = tiny_policy()
