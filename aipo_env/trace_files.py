@@ -99,8 +99,8 @@ class TraceFiles:
         for number, trajectory in numbered_traces(self.path):
             if (reason := check(trajectory)) is not None:
                 raise ConfigurationError(
-                    f"{self.path}, line {number} is not of this run: {reason}. Give this run another file (--out), or the "
-                    "settings of that one."
+                    f"{self.path}, line {number} is not of this run: {reason}. Give this run another file (traces=, on the "
+                    "command line --out), or the settings of that one."
                 )
             assert trajectory.task_index is not None
             samples = self.finished.get(trajectory.task_index, 0)

@@ -75,7 +75,7 @@ def test_rollout_writes_checked_traces(capsys: pytest.CaptureFixture[str], tmp_p
     assert difference < 1e-3
     traces = list(read_traces(tmp_path / "traces.jsonl"))
     assert len(traces) == 6
-    assert {t.metadata["policy"] for t in traces} == {"embedded"}
+    assert {t.metadata["policy"] for t in traces} == {"embedded, temperature 0.6"}
     assert any(s.source is Source.AGENT and s.agent == "knowledge" for t in traces for s in t.segments)
     code, out, _ = run(
         capsys, "rollout", "--solo", "--num-tasks", "2", "--max-tokens", "60", "--out", str(tmp_path / "solo")

@@ -625,7 +625,7 @@ def test_progress_shows_counts_on_standard_error(capsys: pytest.CaptureFixture[s
         ({"tasks": -1}, "has 100 tasks"),
         ({"tasks": True}, "a number, a range"),
         ({"tasks": "ten"}, "a number, a range"),
-        ({"tasks": [1, 2, 1]}, "twice"),
+        ({"tasks": [1, 2, 1], "traces": "traces.jsonl"}, "twice"),
         ({"group_size": 0}, "group_size"),
         ({"max_in_flight": 0}, "max_in_flight"),
         ({"max_in_flight": 1.5}, "max_in_flight"),
@@ -782,7 +782,7 @@ def test_another_run_is_not_mixed_in(tmp_path: Path, change: dict[str, Any], mes
     before = path.read_bytes()
     options: dict[str, Any] = {"env": make_sums, "policy": Script(), **change}
     policy = options.pop("policy")
-    with pytest.raises(ConfigurationError, match=rf"traces\.jsonl.*{message}.*another\s+traces="):
+    with pytest.raises(ConfigurationError, match=rf"traces\.jsonl.*{message}.*another\s+file \(traces="):
         run(options.pop("env")(), policy, 2, group_size=2, traces=path, **options)
     assert not policy.requests
     assert path.read_bytes() == before
