@@ -25,7 +25,7 @@ def episode(answer: str | None, gold: str, *consults: Consultation, stop: str = 
 
 def run(*rows: list[EpisodeSummary | None], temperature: float = 1.0) -> RunEpisodes:
     samples = len(rows[0])
-    plan = RunPlan(find_suite("rulebook"), True, tuple(range(len(rows))), samples, temperature, 1.0, 9, None, 0, None)
+    plan = RunPlan(find_suite("rulebook"), True, tuple(range(len(rows))), samples, temperature, 1.0, 9, None, 0)
     return RunEpisodes(plan, rows, Counter())
 
 
