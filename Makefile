@@ -50,8 +50,8 @@ docs: $(call venv,docs)/ready
 	NO_MKDOCS_2_WARNING=1 "$(call venv,docs)/bin/mkdocs" build
 	AIPO_TEST_DOCS=1 "$(call venv,docs)/bin/python" -m pytest tests/docs -rA $(ARGS)
 
-test-clients: $(call venv,docs)/ready
-	"$(call venv,docs)/bin/python" -m pytest tests/clients -rA $(ARGS)
+test-clients: $(call venv,clients)/ready
+	"$(call venv,clients)/bin/python" -m pytest tests/clients -rA $(ARGS)
 
 test-viewer: $(call venv,viewer)/ready
 	AIPO_TEST_VIEWER=1 "$(call venv,viewer)/bin/python" -m pytest tests/apps/viewer -rA $(ARGS)
@@ -88,8 +88,8 @@ bench-boundary: $(call venv,demo)/ready
 # The stamp is written last, so an installation that was cut is done again.
 $(call venv,demo)/ready:  EXTRAS = train
 $(call venv,test)/ready:  EXTRAS = dev,eval
-# Documentation and clients share one: what the latter need beside it is small.
-$(call venv,docs)/ready: EXTRAS = dev,eval,docs,clients
+$(call venv,docs)/ready: EXTRAS = dev,eval,docs
+$(call venv,clients)/ready: EXTRAS = dev,clients
 $(call venv,viewer)/ready: EXTRAS = dev,browser
 $(call venv,bench)/ready: EXTRAS = dev,bench
 $(CACHE)/venv-%/ready:
