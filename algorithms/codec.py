@@ -162,11 +162,6 @@ class TransformersCodec(Tokenizing):
         """`text` as a user's turn behind a finished one, with the policy's next turn opened; plain without a template."""
         return self._fill(self._next_turn, text) if self._template else self.encode(text)
 
-    def tokens_that_may_close_a_tag(self) -> frozenset[int]:
-        """The ids whose text contains ">": only behind one of these can a consult be complete."""
-        size = len(self.tokenizer)
-        return frozenset(i for i in range(size) if ">" in self.decode([i]))
-
     def _closing(self) -> tuple[int, set[int]]:
         """How many added tokens end a turn of the policy in the chat template, and with which id it ends."""
         with contextlib.suppress(ConfigurationError):

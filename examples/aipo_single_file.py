@@ -102,7 +102,6 @@ def sample_turns(policy: Policy, envs: Sequence[ConsultEnv], config: Config, rng
     contexts = [[i for segment in env.trajectory.segments for i in segment.token_ids] for env in envs]
     prompts = [len(env.trajectory.segments[0].token_ids) for env in envs]
     rooms = [config.max_tokens + prompt - len(context) for prompt, context in zip(prompts, contexts, strict=True)]
-    may_close = policy.codec.tokens_that_may_close_a_tag()
     width = max(map(len, contexts))
     mask_BL = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in contexts])
     ids_BL = torch.tensor([[0] * (width - len(c)) + c for c in contexts])
@@ -125,7 +124,7 @@ def sample_turns(policy: Policy, envs: Sequence[ConsultEnv], config: Config, rng
                 continue  # it waits for the others
             turns[row].append(token)
             logprobs[row].append(logprob)
-            asks = envs[row].config.assisted and token in may_close
+            asks = envs[row].config.assisted and ">" in policy.codec.decode([token])
             if token in policy.eos_ids or (
                 asks and envs[row].episode.turn_is_complete(policy.codec.decode(turns[row]))
             ):

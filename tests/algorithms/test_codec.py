@@ -336,9 +336,3 @@ def test_fingerprints_tell_tokenizers_apart(tmp_path: Path) -> None:
 def test_slow_tokenizers_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="fast tokenizer"):
         TransformersCodec(object())  # type: ignore[arg-type]
-
-
-def test_closing_tokens() -> None:
-    texts = {CODEC.decode([i]) for i in CODEC.tokens_that_may_close_a_tag()}
-    assert {">", "</consult>", "</feedback>", '<consult agent="verify">'} <= texts
-    assert "a" not in texts
