@@ -178,7 +178,8 @@ class Tools:
         try:
             # No syntax has to say an empty query; it is refused where it is read.
             said = self.family.render([(c.agent, c.query if c.query.strip() else _ASKED) for c in consults])
-            return lead + consults[0].prefix + said.replace(_ASKED, "")
+            blank = any(not c.query.strip() for c in consults)
+            return lead + consults[0].prefix + (said.replace(_ASKED, "") if blank else said)
         except ConfigurationError as error:
             raise InvalidActionError(f"{error} Act with a str.") from error
 
