@@ -38,8 +38,9 @@ CHECK = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AIPO
 demo: $(call venv,demo)/ready
 	"$(call venv,demo)/bin/aipo" demo $(ARGS)
 
+# One process for each core, up to eight; ARGS="-n 0 -k word" runs few tests sooner.
 test: $(call venv,test)/ready
-	"$(call venv,test)/bin/python" -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 "$(call venv,test)/bin/python" -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 # README's training command, as it stands there: a few minutes.
 test-train: $(call venv,test)/ready

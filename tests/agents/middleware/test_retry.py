@@ -88,7 +88,7 @@ def test_it_never_sleeps_past_the_deadline_or_the_total() -> None:
         with pytest.raises(ServiceError) as caught:
             once(retry, request)
         assert caught.value is fault
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < 4.5
 
 
 def test_later_attempts_have_less_time() -> None:

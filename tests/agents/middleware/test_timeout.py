@@ -12,7 +12,7 @@ def test_a_late_reply_is_cancelled() -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"verify was to reply within 0\.05 s"):
         once(Timeout(service, 0.05))
-    assert 0.04 < time.monotonic() - started < 5.0
+    assert 0.04 < time.monotonic() - started < 25.0
     assert service.cancelled == 1
     assert service.running == 0
 
