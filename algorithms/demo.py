@@ -17,8 +17,11 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from rich.columns import Columns
 from rich.console import Console
+from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from algorithms.config import ObjectiveConfig
 from algorithms.progress import describe, make_progress
@@ -107,8 +110,10 @@ def run_demo(
         shutil.rmtree(out / method, ignore_errors=True)
     console = Console()
     console.print(
-        "Training the embedded policy (0.3 M parameters) on [bold]rulebook-consult[/]: problems such as 473@128=, where only "
-        "the Knowledge helper knows what @ means."
+        "Training the embedded policy (0.3 M parameters) on rulebook-consult: problems such as 473@128=, where only the "
+        "Knowledge helper knows what @ means. Assisted: the policy may ask the helper. Solo: it answers alone, which is what "
+        "counts after training.",
+        highlight=False,
     )
     configs = {m: demo_config(m, out, seed=seed, steps=steps, test_tasks=test_tasks) for m in methods}
     results = _train_all(configs, max(1, processes))
@@ -125,13 +130,21 @@ def run_demo(
     }
     path = out / SUMMARY
     path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    _write_transcripts(out, methods)
+    transcripts = _write_transcripts(out, methods)
     _plot(out, methods)
     console.print(_table(results, methods, config))
-    transcripts = (out / "transcripts.txt").read_text(encoding="utf-8")
     # AIPO's own three: early with help, early alone, late alone.
-    console.print("\n\n".join(transcripts.split("\n\n")[:3]) + "\n", markup=False, highlight=False)
-    console.print(f"{summary['seconds']} s. Written: {path}, {out / 'learning_curves.png'}, {out / 'transcripts.txt'}")
+    panels = [
+        Panel(Text(text.rstrip(), overflow="fold"), title=title, title_align="left") for title, text in transcripts[:3]
+    ]
+    console.print(*panels[:1], Columns(panels[1:], equal=True, width=max(38, console.width // 2 - 1)))
+    console.print(f"{summary['seconds']} s. Written: {path}, learning_curves.png and transcripts.txt beside it. Next:")
+    for command, purpose in (
+        (f"aipo view {out / 'aipo'}", "its rollouts, token by token"),
+        (f"aipo report {out}", "the curves of all methods on one page"),
+        ("aipo play rulebook-consult", "the task, in the policy's place"),
+    ):
+        console.print(f"  {command:<30} {purpose}", markup=False, highlight=False)
     return path
 
 
@@ -142,7 +155,7 @@ def _train_all(configs: Mapping[str, TrainConfig], processes: int) -> dict[str, 
     pool = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_leave_interrupts_to_the_parent)
     with _ended_at_once(pool), make_progress() as progress:
         futures = {pool.submit(_train_one, config): method for method, config in configs.items()}
-        bars = {m: progress.add_task(m, total=config.steps, note="") for m, config in configs.items()}
+        bars = {m: progress.add_task(m, total=config.steps, start=False, note="waits") for m, config in configs.items()}
         waiting = set(futures)
         while waiting:
             finished, waiting = concurrent.futures.wait(waiting, timeout=0.5)
@@ -151,6 +164,8 @@ def _train_all(configs: Mapping[str, TrainConfig], processes: int) -> dict[str, 
                 results["start"], results[futures[future]] = future.result()
             for method, bar in bars.items():
                 if rows := _rows(configs[method].out / "metrics.jsonl"):
+                    if not progress.tasks[bar].started:
+                        progress.start_task(bar)
                     progress.update(bar, completed=int(rows[-1]["step"]), note=describe(rows[-1]))
     return results
 
@@ -213,8 +228,8 @@ def _table(results: Mapping[str, Result], methods: list[str], config: TrainConfi
     return table
 
 
-def _write_transcripts(out: Path, methods: list[str]) -> None:
-    """Some episodes to read: with help early in the AIPO run, alone at its end, and alone with the other methods."""
+def _write_transcripts(out: Path, methods: list[str]) -> list[tuple[str, str]]:
+    """Some episodes to read, title and text: with help early in the AIPO run, alone at its end, and alone with the others."""
     from aipo_env import read_traces, render_transcript
 
     blocks = []
@@ -232,8 +247,9 @@ def _write_transcripts(out: Path, methods: list[str]) -> None:
                 # A typical one: of the verdict that most have.
                 correct = sum(t.reward > 0 for t in picked) * 2 >= len(picked)
                 shown = next((t for t in picked if (t.reward > 0) is correct), picked[0])
-                blocks.append(f"{LABELS[method]}, step {step}, {label}\n{render_transcript(shown)}")
-    (out / "transcripts.txt").write_text("\n".join(blocks), encoding="utf-8")
+                blocks.append((f"{LABELS[method]}, step {step}, {label}", render_transcript(shown)))
+    (out / "transcripts.txt").write_text("\n".join("\n".join(block) for block in blocks), encoding="utf-8")
+    return blocks
 
 
 def _plot(out: Path, methods: list[str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,11 @@ def test_the_demo_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert "AIPO" in out
     assert "solo pass@1" in out
+    # What the policy wrote stands there whole, however narrow the terminal is.
+    transcripts = (tmp_path / "transcripts.txt").read_text()
+    early = re.sub(r"[\s│]+", "", transcripts.split("\n\n")[1].split("\n", 1)[1])
+    assert early in re.sub(r"[\s│]+", "", "".join(line[: len(line) // 2] for line in out.splitlines() if "│" in line))
+    assert f"aipo view {tmp_path / 'aipo'}" in re.sub(r"\n", "", out)
 
 
 def test_methods_differ_in_what_they_claim_to_and_nothing_else(tmp_path: Path) -> None:
