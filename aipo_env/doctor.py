@@ -29,6 +29,7 @@ EXTRAS = {
     "eval": "data sets from the hub, metrics as modules",
     "play": "`aipo play`",
     "llm": "models behind servers",
+    "lora": "training of adapters",
     "rg": "reasoning-gym's tasks",
     "smollm": "the policy smollm2",
     "vllm": "vLLM in this process",

@@ -43,6 +43,37 @@ class SamplingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Adapters of a low rank that are trained in place of the policy's weights (`algorithms.policies.adapters`)."""
+
+    rank: int = 0
+    """Of the adapters; 0 for none: all weights are trained."""
+    alpha: int | None = None
+    """The adapters' product counts alpha / rank times; None for twice the rank."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """The layers that get one, by the ends of their names; "all-linear" is all but the output layer."""
+    merge: bool = False
+    """Writes the policies of the run whole, the adapter added to the weights, and not as adapters."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work, and what would have no effect."""
+        check_fields(self)
+        if self.rank < 0 or not self.targets or (self.alpha is not None and self.alpha < 1):
+            raise ConfigurationError(
+                f"lora needs rank >= 0, alpha >= 1 and targets; got {self.rank}, {self.alpha} and {self.targets}."
+            )
+        if self.rank == 0 and (self.alpha is not None or self.targets != ("all-linear",) or self.merge):
+            raise ConfigurationError(
+                "lora.alpha, lora.targets and lora.merge need an adapter: set lora.rank, 16 if in doubt."
+            )
+
+    @property
+    def scale(self) -> int:
+        """The adapters' alpha."""
+        return 2 * self.rank if self.alpha is None else self.alpha
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run on one machine."""
 
@@ -60,6 +91,8 @@ class TrainConfig:
     """The helpers, each "name" or "name=package.module:Class"; empty for the environment's default."""
     policy: str = "embedded"
     """ "embedded", "smollm2", or a directory or hub id that `transformers` loads."""
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    """Adapters in place of the policy's weights."""
     out: Path = Path("runs/train")
     """Folder of metrics, traces, checkpoints and the trained policy."""
     seed: int = 0
@@ -88,7 +121,7 @@ class TrainConfig:
     """How rollouts are sampled; the learner uses the same temperature."""
     learning_rate: float | None = None
     """AdamW's peak learning rate. None: 3e-4 for policies of fewer than ten million parameters, as the embedded one, and 1e-6,
-    which is usual for language models, for larger ones."""
+    which is usual for language models, for larger ones; of adapters ten times as much."""
     warmup_steps: int = 10
     """Steps over which the learning rate rises from 0."""
     final_learning_rate: float = 0.3

@@ -6,6 +6,7 @@ updates as one that was not, to the bit; where something keeps rollouts waiting,
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import aipo_env
-from aipo_env.errors import ConfigurationError
+from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.leaks import HELD_BACK
 from aipo_env.registry import AgentLike, env_spec, parse_agents
 from aipo_env.tasks.curriculum import Curriculum
@@ -36,6 +37,7 @@ from algorithms.evaluation import evaluate
 from algorithms.logprobs import token_logprobs
 from algorithms.objective import combine_metrics, objective_loss
 from algorithms.policies import Policy, load_policy
+from algorithms.policies.adapters import add_adapter, has_adapter, remove_adapter, without_adapter
 from algorithms.policies.loading import default_learning_rate
 from algorithms.rollout import LocalSampler
 from algorithms.run_folder import (
@@ -79,7 +81,7 @@ class Trainer:
     ) -> None:
         self.policy = policy if policy is not None else load_policy(config.policy, config.device)
         self.model = self.policy.model
-        self.learning_rate = config.learning_rate or default_learning_rate(self.policy)
+        self.learning_rate = config.learning_rate or default_learning_rate(self.policy, adapter=config.lora.rank > 0)
         self.config = config = dataclasses.replace(config, learning_rate=self.learning_rate)
         if agents is None and config.agents:
             agents = parse_agents(config.agents)
@@ -101,15 +103,17 @@ class Trainer:
         self.curriculum = Curriculum(
             config.curriculum, self.env.tasks, max_solo_rate=config.max_solo_rate, rates=config.rates
         )
-        self._reference = self._reference_copy() if config.objective.kl_coef > 0 else None
-        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if config.lora.rank:
+            add_adapter(self.policy, config.lora, config.seed)
+        self._reference = self._reference_model() if config.objective.kl_coef > 0 else None
+        self._trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         if not self._trained:
             raise ConfigurationError(
                 f"a policy needs parameters that are trained, but all of {self.policy.name} are frozen (requires_grad=False); "
                 "unfreeze some."
             )
         self.optimizer = torch.optim.AdamW(
-            self._trained,
+            self._trained.values(),
             lr=self.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -198,24 +202,17 @@ class Trainer:
             device=config.device,
         )
         # With one update the current policy is the old one: no pass is spent on it.
-        old = [self._logprobs(self.model, part) for part in parts] if config.updates_per_batch > 1 else None
-        reference = [self._logprobs(self._reference, part) for part in parts] if self._reference is not None else None
+        old = self._logprobs(self.model, parts) if config.updates_per_batch > 1 else None
+        reference = self._reference_logprobs(self._reference, parts) if self._reference is not None else None
         self._set_learning_rate()
         sums: list[dict[str, Tensor]] = []
         grad_norm = 0.0
         for update in range(config.updates_per_batch):
-            for parameter in self._trained:
+            for parameter in self._trained.values():
                 # Zero, not none: a batch without signal is a step with a zero gradient.
                 parameter.grad = torch.zeros_like(parameter)
             for index, part in enumerate(parts):
-                logprobs_T = token_logprobs(
-                    self.model,
-                    part.input_ids_BL,
-                    part.attention_mask_BL,
-                    part.selected_BL,
-                    temperature=config.sampling.temperature,
-                    prompt_lengths_B=part.prompt_lengths_B,
-                ).logprobs_T
+                logprobs_T = self._token_logprobs(self.model, part)
                 if traced and update == 0:
                     record_agent_logprobs(learning, part, logprobs_T.detach())
                 output = objective_loss(
@@ -232,7 +229,7 @@ class Trainer:
                 output.loss.backward()  # type: ignore[no-untyped-call]
                 if update == config.updates_per_batch - 1:
                     sums.append(output.sums)
-            grad_norm = float(torch.nn.utils.clip_grad_norm_(self._trained, config.max_grad_norm))
+            grad_norm = float(torch.nn.utils.clip_grad_norm_(self._trained.values(), config.max_grad_norm))
             if not np.isfinite(grad_norm):
                 raise FloatingPointError(
                     f"the gradient is not finite at step {self.step + 1}. Lower learning_rate, or check the reward function. "
@@ -346,7 +343,8 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {
-            "model": self.model.state_dict(),
+            # What is not trained is as the run began with it.
+            "model": {name: parameter.detach() for name, parameter in self._trained.items()},
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "num_rollouts": self.num_rollouts,
@@ -358,7 +356,11 @@ class Trainer:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
-        self.model.load_state_dict(state["model"])
+        if missing := self._trained.keys() - state["model"].keys():
+            raise DataFormatError(
+                f"the checkpoint lacks what this run trains ({', '.join(sorted(missing)[:3])}, ...); it is of another policy."
+            )
+        self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.num_rollouts = state["step"], state["num_rollouts"]
         self.seconds, self.history = state["seconds"], list(state["history"])
@@ -424,8 +426,7 @@ class Trainer:
             self.config,
         )
 
-    @torch.no_grad()
-    def _logprobs(self, model: torch.nn.Module, part: batches.MicroBatch) -> Tensor:
+    def _token_logprobs(self, model: torch.nn.Module, part: batches.MicroBatch) -> Tensor:
         return token_logprobs(
             model,
             part.input_ids_BL,
@@ -435,9 +436,20 @@ class Trainer:
             prompt_lengths_B=part.prompt_lengths_B,
         ).logprobs_T
 
-    def _reference_copy(self) -> torch.nn.Module:
+    @torch.no_grad()
+    def _logprobs(self, model: torch.nn.Module, parts: Sequence[batches.MicroBatch]) -> list[Tensor]:
+        return [self._token_logprobs(model, part) for part in parts]
+
+    def _reference_model(self) -> torch.nn.Module:
+        """What the policy began with; below an adapter that is still there."""
+        if has_adapter(self.model):
+            return self.model
         reference: torch.nn.Module = copy.deepcopy(self.model)
         return reference.requires_grad_(False).eval()
+
+    def _reference_logprobs(self, reference: torch.nn.Module, parts: Sequence[batches.MicroBatch]) -> list[Tensor]:
+        with without_adapter(self.model) if reference is self.model else contextlib.nullcontext():
+            return self._logprobs(reference, parts)
 
     def _set_learning_rate(self) -> None:
         config = self.config
@@ -516,6 +528,9 @@ class Trainer:
     def _save_policy(self, out: Path, name: str) -> None:
         def save(folder: Path) -> None:
             self.policy.save(folder)
+            if self.config.lora.merge:
+                load_policy(str(folder)).save(folder)
+                remove_adapter(folder)
             self._note_data(folder)
 
         with writing(out, (OSError, SafetensorError)):

@@ -38,6 +38,8 @@ _OWNED = {
     "--data.apply_chat_template": "the episode applies the policy's chat template itself, token by token",
     "--data.disable_fast_tokenizer": "token-exact episodes need a fast tokenizer",
     "--data.max_images_per_prompt": "episodes are text",
+    "--ds.lora.rank": "OpenRLHF sends the weights to vLLM under the names that they have below an adapter, which vLLM does not "
+    "know, so the first sync would fail; adapters are trained by `aipo train --lora.rank ...` on one GPU",
     "--eval.dataset": "prompts of the evaluation are exported from --aipo.env: --aipo.eval_tasks 500",
     "--eval.split": "the split is an option of the environment: --aipo.eval_options split test",
     "--reward.remote_url": "the environment grades",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from aipo_agents.backends.tokenizing import stop_ids
 from aipo_env.errors import ConfigurationError, DataNotFoundError
 from algorithms.codec import TransformersCodec
+from algorithms.policies.adapters import base_of, has_adapter, merge_adapter, save_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -44,8 +45,11 @@ class Policy:
         return bool(self.model.num_parameters() < 10_000_000)
 
     def save(self, folder: Path) -> None:
-        """Writes the model and its tokenizer as `transformers` does."""
-        self.model.save_pretrained(folder)
+        """Writes the model and its tokenizer as `transformers` does; of a model with an adapter (`adapters`) that one alone."""
+        if has_adapter(self.model):
+            save_adapter(self.model, folder)
+        else:
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -65,10 +69,10 @@ def policy_source(name: str) -> str | os.PathLike[str]:
 
 
 def load_policy(name: str, device: str = "cpu") -> Policy:
-    """Loads a policy in fp32.
+    """Loads a policy in fp32; an adapter is merged into the policy that it belongs to.
 
     Args:
-        name: "embedded", "smollm2", or a directory or hub id that `transformers` loads.
+        name: "embedded", "smollm2", a directory or hub id that `transformers` loads, or a directory with an adapter.
         device: a torch device.
 
     Raises:
@@ -85,6 +89,9 @@ def load_policy(name: str, device: str = "cpu") -> Policy:
             f"the device {device!r} cannot be used here: {str(error).partition(chr(10))[0]}. Use --device cpu, or a machine "
             "and a build of torch that have it."
         ) from error
+    if (base := base_of(Path(name))) is not None:
+        policy = load_policy(base, device)
+        return dataclasses.replace(policy, name=name, model=merge_adapter(policy, Path(name)))
     source, why = policy_source(name), None
     if not isinstance(source, Path) and not Path(name).exists():
         why = _ask_hub(name)
@@ -103,9 +110,12 @@ def load_policy(name: str, device: str = "cpu") -> Policy:
     return Policy(name, model.to(device), TransformersCodec(tokenizer, stop_ids(model.generation_config)))
 
 
-def default_learning_rate(policy: Policy) -> float:
-    """AdamW's peak where a run names none: 3e-4 for tiny policies, what is usual for language models for larger ones."""
-    return 3e-4 if policy.tiny else 1e-6
+def default_learning_rate(policy: Policy, *, adapter: bool) -> float:
+    """AdamW's peak where a run names none: 3e-4 for tiny policies, what is usual for language models for larger ones.
+
+    That of an `adapter` is ten times as high ("LoRA Without Regret", Thinking Machines 2025).
+    """
+    return (3e-4 if policy.tiny else 1e-6) * (10 if adapter else 1)
 
 
 def _ask_hub(name: str) -> Exception | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import aipo_env
 from aipo_agents.backends.base import ChatSampling, CompletionSampling
-from aipo_env.errors import ServiceError
+from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.protocol import TurnPolicy
 from aipo_env.run_record import RunRecord, record_path
@@ -191,8 +191,14 @@ def open_sampler(config: EvaluationConfig, codec: TransformersCodec | None, poli
         }
         return TurnSampler(server, codec, description, **shared)
     from aipo_agents.backends.vllm_engine import VLLMEngine
+    from algorithms.policies.adapters import base_of
     from algorithms.policies.loading import policy_source
 
+    if base_of(Path(config.policy)) is not None:
+        raise ConfigurationError(
+            f"{config.policy} is an adapter, and the engine loads whole models here. Write it whole, "
+            f'`load_policy("{config.policy}").save(folder)`, or take --backend transformers.'
+        )
     limit = {} if config.context is None else {"max_model_len": config.context}
     engine_args: dict[str, Any] = {**limit, **config.engine_args}
     source = str(policy_source(config.policy))
