@@ -82,6 +82,25 @@ def test_charts_have_the_runs_curves(tmp_path: Path) -> None:
     assert first.shares == [[0.25, 0.75]] * 20
 
 
+def test_what_was_evaluated_before_the_first_step_stands_beside_the_end(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    assert final_values(read_run("a", folder))["test accuracy, solo, at the start"] is None
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text('{"step": 0, "rollouts": 0, "eval/solo_pass1": 0.125}\n' + metrics.read_text())
+    final = final_values(read_run("a", folder))
+    assert (final["test accuracy, solo, at the start"], final["test accuracy, solo"]) == (0.125, 0.5)
+
+
+def test_no_chart_has_more_than_six_curves(tmp_path: Path) -> None:
+    runs = [read_run(name, write_run(tmp_path / name)) for name in "abc"]
+    charts = {chart.title: chart for chart in make_charts(runs)}
+    assert [len(charts[f"Consult rate: {name}"].lines) for name in ("any", "knowledge", "verify")] == [3, 3, 3]
+    assert "Consult rate" not in charts
+    assert [line.points[0] for line in charts["Consult rate: verify"].lines] == [(1, 0.25)] * 3
+    assert len(charts["Accuracy on the test tasks"].lines) == 3
+    assert len({chart.title: chart for chart in make_charts(runs[:2])}["Consult rate"].lines) == 6
+
+
 def test_masked_replies_have_no_coefficients(tmp_path: Path) -> None:
     run = read_run("a", write_run(tmp_path / "a", objective={"agent_loss": "mask"}))
     assert make_histograms([run]) == []

@@ -10,6 +10,8 @@ from algorithms.apps.report.runs import Point, TrainingRun
 
 MAX_POINTS = 200
 """Points of a curve; longer ones are averaged over neighbouring steps."""
+MAX_LINES = 6
+"""Curves of a chart, as long as there are no more runs than that."""
 SOURCES = ("policy", "agent", "template", "prompt")
 _BINS = "agent/coefficient_from/"
 
@@ -79,7 +81,17 @@ def make_charts(runs: Sequence[TrainingRun]) -> list[Chart]:
         _chart(runs, "Reward", "Mean reward of a batch.", {"reward": "reward"}),
         _chart(runs, "Gradient norm", "Before clipping.", {"grad_norm": "norm"}),
     ]  # fmt: skip
-    return [chart for chart in charts if chart.lines]
+    return [part for chart in charts for part in _readable(chart)]
+
+
+def _readable(chart: Chart) -> list[Chart]:
+    """The chart, or one for each of its curves where more than `MAX_LINES` would cross each other."""
+    if len(chart.lines) <= MAX_LINES:
+        return [chart] if chart.lines else []
+    parts: dict[str, list[Line]] = {}
+    for line in chart.lines:
+        parts.setdefault(line.label, []).append(dataclasses.replace(line, series=0))
+    return [dataclasses.replace(chart, title=f"{chart.title}: {label}", lines=lines) for label, lines in parts.items()]
 
 
 def make_histograms(runs: Sequence[TrainingRun], max_bars: int = 40) -> list[Histogram]:

@@ -93,7 +93,10 @@ def _heads(runs: Sequence[TrainingRun]) -> list[str]:
 def _final_table(runs: Sequence[TrainingRun]) -> str:
     finals = [final_values(run) for run in runs]
     rows = [[escape(label), *(shown(final[label]) for final in finals)] for label in finals[0]]
-    note = "<p>Test accuracies: the last evaluation. The others: means over the last tenth of the steps, at least five.</p>"
+    note = (
+        "<p>Test accuracies: the evaluation before the first step, and the last one. The others: means over the last tenth of "
+        "the steps, at least five.</p>"
+    )
     return note + _table(["", *_heads(runs)], rows, "numbers")
 
 

@@ -29,12 +29,15 @@ def tail(points: Sequence[Point]) -> float | None:
 def final_values(run: TrainingRun) -> dict[str, float | None]:
     """The values at the end of a run by their names in the table; None where the run has none.
 
-    Test accuracies are those of the last evaluation, all others `tail` means.
+    Test accuracies are those of the first evaluation, where it was made before the first step, and of the last; all others are
+    `tail` means.
     """
     values: dict[str, float | None] = {"steps": run.rows[-1]["step"] if run.rows else 0.0}
     values["rollouts"] = run.rows[-1].get("rollouts") if run.rows else None
     for name, label in _LAST.items():
-        values[label] = points[-1][1] if (points := run.curve(name)) else None
+        points = run.curve(name)
+        values[f"{label}, at the start"] = points[0][1] if points and points[0][0] == 0 else None
+        values[label] = points[-1][1] if points else None
     for name, label in _MEAN.items():
         values[label] = tail(run.curve(name))
     values["tokens per second"] = tail(throughput(run))

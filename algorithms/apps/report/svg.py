@@ -112,9 +112,10 @@ def _axes(scale: _Scale, y_ticks: Sequence[float], *, percent: bool) -> str:
         ticks.insert(0, scale.x_low)
     for tick in ticks:
         if tick == int(tick):  # a step is a whole number
-            parts.append(
-                f'<text x="{scale.x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="middle">{_short(tick)}</text>'
-            )
+            x = scale.x(tick)
+            # The last number ends where the figure does.
+            x, anchor = (x, "middle") if x < _WIDTH - 3 * _RIGHT else (_WIDTH - 2.0, "end")
+            parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="{anchor}">{_short(tick)}</text>')
     parts.append(f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 3}" text-anchor="middle">step</text>')
     return "".join(parts)
 

@@ -320,6 +320,28 @@ def test_one_checkpoint_alone_cannot_be_compared(chromium: object, tmp_path: Pat
     assert view.count() == "2 tasks in both"
 
 
+def test_a_comparison_takes_checkpoints_with_tasks_in_common_and_lets_choose_others(
+    chromium: object, tmp_path: Path, opened: Opener
+) -> None:
+    codec = WordCodec()
+    for name in "ab":
+        play(tmp_path / name, codec, 10, 4, tasks_per_step=5)
+    view = opened(write_page(tmp_path / "page.html", [tmp_path / "a", tmp_path / "b"], codec))
+    view.keys("c")
+    assert view.count() == "5 tasks in both"
+
+    def shown(side: str) -> str:
+        return str(view.page.locator(f"#checkpoint-{side}").evaluate("node => node.selectedOptions[0].textContent"))
+
+    assert (shown("left"), shown("right")) == ("a · step 1", "b · step 1")
+    view.page.locator("#checkpoint-left").select_option(label="a · step 2")
+    view.page.get_by_text("no task in common").wait_for()
+    assert view.count() == "0 tasks in both"
+    view.page.locator("#checkpoint-right").select_option(label="b · step 2")
+    view.page.locator(".column").nth(1).wait_for()
+    assert view.count() == "5 tasks in both"
+
+
 # -- hostile and confidential traces -------------------------------------------------------------------------------------
 
 

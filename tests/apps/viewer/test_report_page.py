@@ -34,6 +34,14 @@ def test_two_runs(opened: Opener, compared: Path) -> None:
     assert page.url.endswith("#samples")
 
 
+def test_no_text_of_a_figure_is_cut(opened: Opener, compared: Path) -> None:
+    page = opened(compared, ready=None).page
+    boxes = """() => [...document.querySelectorAll('figure svg[role=img]')].flatMap(svg => [...svg.querySelectorAll('text')]
+        .map(node => [node.getBoundingClientRect(), svg.getBoundingClientRect(), node.textContent])
+        .filter(([a, b]) => a.left < b.left - 0.5 || a.right > b.right + 0.5 || a.bottom > b.bottom + 0.5).map(row => row[2]))"""
+    assert page.evaluate(boxes) == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1400])
 def test_nothing_is_wider_than_the_screen_and_text_can_be_read(

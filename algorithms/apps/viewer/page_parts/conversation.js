@@ -69,13 +69,13 @@ function chips(i, {where = true} = {}) {
   if (number("consults", i)) facts.push(el("span", {class: "chip"}, plural(number("consults", i), "consult")));
   if (objective) {
     const [own, help] = [number("advantage", i), number("agent_advantage", i)];
-    facts.push(el("span", {class: "chip", title: "of the policy's tokens"}, `A policy ${signed(own)}`));
-    if (number("agent", i)) facts.push(el("span", {class: "chip", title: "of the helpers' tokens"}, `A helpers ${signed(help)}`));
+    facts.push(el("span", {class: "chip", title: "of the policy's tokens"}, `advantage of the policy ${signed(own)}`));
+    if (number("agent", i)) facts.push(el("span", {class: "chip", title: "of the helpers' tokens"}, `of the helpers ${signed(help)}`));
   }
   if (where) {
     const level = text("level", i);
     if (level) facts.push(el("span", {class: "chip"}, `level ${level}`));
-    facts.push(el("span", {class: "chip"}, `${number("policy", i)} + ${number("agent", i)} tokens`));
+    facts.push(el("span", {class: "chip"}, `${plural(number("policy", i), "token")} of the policy, ${number("agent", i)} of helpers`));
   }
   return el("div", {class: "chips"}, facts);
 }

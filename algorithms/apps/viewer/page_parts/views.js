@@ -15,7 +15,11 @@ async function showDetail(item, {anew = false} = {}) {
   const serial = ++view.serial;
   view.shown = key;
   moveCursor(null);
-  if (item === undefined || item === null) return fill(detail, el("p", {class: "empty"}, emptyWords()));
+  if (item === undefined || item === null) {
+    // A comparison without a task is no dead end: two other checkpoints can be chosen.
+    const choice = view.kind === "compare" && data.size ? el("div", {class: "chips"}, checkpointSelect("left"), checkpointSelect("right")) : null;
+    return fill(detail, [choice, el("p", {class: "empty"}, emptyWords())]);
+  }
   try {
     const children = await {single: singleView, group: groupView, compare: compareView}[view.kind](item);
     if (serial !== view.serial) return;  // another one was chosen meanwhile
@@ -86,12 +90,21 @@ function checkpoints() {
   return found;
 }
 
-// What one most likely wants beside a checkpoint: the same part of another run, else the end of the same run, else the last one.
+function taskKey(i) { return `${text("env", i).replace(/-consult$/, "")}\u0000${text("task", i)}`; }
+
+// What one most likely wants beside a checkpoint: the one that tried most of its tasks; among equals the same part of another run,
+// else the end of the same run, else the last one.
 function counterpart(key, known) {
+  const tried = new Map(known.map((k) => [k, new Set()]));
+  for (const i of passing(["run", "step"])) tried.get(checkpointOf(i)).add(taskKey(i));
+  const inCommon = (k) => [...tried.get(k)].filter((task) => tried.get(key).has(task)).length;
   const others = known.filter((other) => other !== key);
-  const part = (k) => k.split("/").slice(1).join("/");
-  const run = (k) => k.split("\u0000")[0];
-  return others.find((other) => part(key) && part(other) === part(key)) ?? others.findLast((other) => run(other) === run(key)) ?? others.at(-1) ?? key;
+  const most = Math.max(0, ...others.map(inCommon));
+  const best = others.filter((other) => inCommon(other) === most);
+  const [run, step] = key.split("\u0000");
+  const part = run.split("/").slice(1).join("/");
+  return best.find((k) => part && k.split("\u0000")[0].split("/").slice(1).join("/") === part && k.split("\u0000")[1] === step)
+    ?? best.findLast((k) => k.split("\u0000")[0] === run) ?? best.at(-1) ?? key;
 }
 
 // The tasks that both checkpoints tried, those that changed most first.
@@ -103,7 +116,7 @@ function comparison() {
   for (const i of passing(["run", "step"])) {
     const made = checkpointOf(i);
     if (made !== view.left && made !== view.right) continue;
-    const key = `${text("env", i).replace(/-consult$/, "")}\u0000${text("task", i)}`;
+    const key = taskKey(i);
     if (!tasks.has(key)) tasks.set(key, {key, task: text("task", i), left: [], right: []});
     if (made === view.left) tasks.get(key).left.push(i);
     if (made === view.right) tasks.get(key).right.push(i);
@@ -118,7 +131,7 @@ function meanReward(rows) { return rows.reduce((sum, i) => sum + number("reward"
 function compareHint() {
   const count = checkpoints().size;
   if (count < 2) return "There is one checkpoint alone. Name two runs, as in `aipo view runs/before runs/after`, or a training run with traces of several steps.";
-  return "The two checkpoints have no task in common that passes the filters. Evaluations and rollouts of the same tasks have.";
+  return "These two checkpoints have no task in common that passes the filters: choose two others above. Runs of the same seed and evaluations try the same tasks; the steps of one training run do not.";
 }
 
 function renderTask(task) {
