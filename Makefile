@@ -49,7 +49,7 @@ test-train: $(call venv,test)/ready
 # The site goes to runs/site.
 docs: $(call venv,docs)/ready
 	NO_MKDOCS_2_WARNING=1 "$(call venv,docs)/bin/mkdocs" build
-	AIPO_TEST_DOCS=1 "$(call venv,docs)/bin/python" -m pytest tests/docs -rA $(ARGS)
+	AIPO_TEST_DOCS=1 "$(call venv,docs)/bin/python" -m pytest tests/docs -n auto --maxprocesses 8 -rA $(ARGS)
 
 test-clients: $(call venv,clients)/ready
 	"$(call venv,clients)/bin/python" -m pytest tests/clients -rA $(ARGS)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
+import pkgutil
+import re
 import shlex
 import subprocess
 import sys
@@ -75,3 +78,33 @@ def test_what_is_not_run_is_listed() -> None:
     """A new marker has to be counted here, so that none slips in."""
     not_run = {f"{_name(b.page)}:{b.reason}" for page in PAGES for b in blocks(page) if b.reason is not None}
     assert not_run == {"docs/guides/backend.md:needs a server"}, sorted(not_run)
+
+
+def test_every_public_name_of_the_environments_is_on_an_api_page() -> None:
+    import aipo_env
+
+    shown = {
+        name
+        for page in (ROOT / "docs" / "api").glob("*.md")
+        for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
+    }
+    objects = {id(pkgutil.resolve_name(name)) for name in shown}
+    modules = [pkgutil.resolve_name(name) for name in shown]
+    objects |= {id(value) for module in modules if inspect.ismodule(module) for value in vars(module).values()}
+    missing = [name for name in aipo_env.__all__ if id(getattr(aipo_env, name)) not in objects]
+    assert not missing, f"no page of docs/api shows {missing}"
+
+
+def test_formulas_become_mathml() -> None:
+    pytest.importorskip("latex2mathml", reason="make docs brings it")
+    spec = importlib.util.spec_from_file_location("docs_formulas", ROOT / "docs" / "site" / "formulas.py")
+    assert spec is not None
+    assert spec.loader is not None
+    formulas = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(formulas)
+    text = formulas.on_page_markdown("before\n\n```math\n\\frac{a}{b}\n```\n\nafter `math`\n")
+    assert "<mfrac><mrow><mi>a</mi></mrow><mrow><mi>b</mi></mrow></mfrac>" in text
+    assert text.startswith("before")
+    assert text.endswith("after `math`\n")
+    for page in PAGES:
+        assert "<merror" not in formulas.on_page_markdown(page.read_text(encoding="utf-8"))
