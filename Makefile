@@ -80,7 +80,6 @@ bench: $(call venv,bench)/ready
 	"$(call venv,bench)/bin/python" -m benchmarks.logprob_memory --rows 1024 --hidden 128
 	"$(call venv,bench)/bin/python" -m benchmarks.cost_growth --repeats 3
 	"$(call venv,bench)/bin/python" -m benchmarks.roofline
-	"$(call venv,bench)/bin/python" -m benchmarks.env_speed
 	"$(call venv,bench)/bin/python" -m benchmarks.rollout_speed
 
 bench-boundary: $(call venv,demo)/ready
