@@ -62,20 +62,13 @@ def _run(arguments: list[str]) -> int:
     pass_on = getattr(command, "pass_on", None)
     if pass_on is not None and (code := pass_on(arguments[1:])) is not None:
         return int(code)
-    import tyro
+    from aipo_env.parsing import options_of, parse, with_flags
 
-    from aipo_env.config_files import expand_config, options_of, takes_config, with_flags
-
-    own = expand_config(command, arguments[1:]) if takes_config(command) else arguments[1:]
+    call = parse(command, arguments[1:], f"aipo {name}")
     try:
-        result = tyro.cli(command, args=own, prog=f"aipo {name}")
+        result = call()
     except AipoError as error:
         error.args = (with_flags(str(error), options_of(command)),)
-        raise
-    except SystemExit as error:
-        examples = getattr(command, "examples", ())
-        if not error.code and examples and not {"-h", "--help"}.isdisjoint(own):
-            print("\n".join(["", "Examples:", *(f"  {example}" for example in examples)]))
         raise
     return result if isinstance(result, int) else OK
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from aipo_env.console import command, print_json
 from aipo_env.registry import env_spec, list_envs
 
 
 @command("aipo envs", "aipo envs --json | jq -r '.[].id'")
-def envs(json: bool = False) -> int:
+def envs(*, json: bool = False) -> int:
     """List the environments: those with a training split, and those that are for evaluation alone.
 
     Args:
@@ -41,7 +39,9 @@ def envs(json: bool = False) -> int:
     "aipo data check --train deepscaler --data folder --json > copies.json",
 )
 def data(
-    action: Annotated[Literal["check"], tyro.conf.Positional],
+    action: Literal["check"],
+    /,
+    *,
     train: str,
     against: str = "",
     data: Path | None = None,
@@ -81,7 +81,7 @@ def data(
 
 
 @command("aipo doctor", "aipo doctor --json --offline > machine.json")
-def doctor(json: bool = False, offline: bool = False) -> int:
+def doctor(*, json: bool = False, offline: bool = False) -> int:
     """Look at what is installed and try what works here: grading, code sandbox, GPU, vLLM, plug-ins, data, hub.
 
     Exits with 1 if something that is installed does not work; what is optional and not here is no fault.
@@ -108,22 +108,26 @@ def doctor(json: bool = False, offline: bool = False) -> int:
     "aipo completion zsh > ~/.zfunc/_aipo  # with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc",
     "aipo completion fish > ~/.config/fish/completions/aipo.fish",
 )
-def completion(shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]) -> int:
-    """Print the script that makes the Tab key complete commands, options and environment ids.
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print the script that makes the Tab key complete commands, options and their choices.
 
-    Run it again when another package adds commands or environments.
+    Run it again when another package adds commands.
 
     Args:
         shell: which one reads it.
     """
-    from aipo_env.completion import completion_script
+    from aipo_env.cli import commands
+    from aipo_env.parsing import new_app
 
-    print(completion_script(shell))
+    app = new_app("aipo")
+    for name, function in commands().items():
+        app.command(function, name=name)
+    print(app.generate_completion(shell=shell))
     return 0
 
 
 @command("aipo grade pairs.jsonl", "aipo grade pairs.jsonl --policy gsm8k --json verdicts.jsonl")
-def grade(pairs: Path, /, json: Path | None = None, limit: int | None = None, policy: str = "math500") -> int:
+def grade(pairs: Path, /, *, json: Path | None = None, limit: int | None = None, policy: str = "math500") -> int:
     """Grade rows of `gold, pred` (and `form`) from a JSON Lines file, one verdict a row and a summary.
 
     Each verdict comes with the rule that decided and why, in words. Exits with 2 if the input cannot be read.

@@ -172,7 +172,7 @@ def env_spec(env_id: str) -> EnvSpec:
         for broken in {name, name.removesuffix("-consult")} & _broken.keys():
             raise _broken[broken].with_traceback(None)
         also = f" Not loaded: {', '.join(_broken)} (aipo doctor says why)." if _broken else ""
-        raise unknown_id("environment id", env_id, _envs, "aipo_env.list_envs() lists them all." + also)
+        raise unknown_id("environment id", env_id, _envs, "`aipo envs` lists them all." + also)
     return _envs[name]
 
 
@@ -213,7 +213,9 @@ def _agent(agent: AgentLike, name: str, made: bool = False) -> tuple[Agent, bool
         for entry in _entries(AGENT_GROUP):
             if entry.name == agent:
                 return _agent(entry.load(), name)
-        hint = "Register one with aipo_env.register_agent(name, agent), or pass agents={name: agent}."
+        hint = (
+            "Register one with aipo_env.register_agent, or give it as an import path, name and 'package.module:Class'."
+        )
         raise unknown_id("agent", agent, list_agents(), hint)
     if inspect.isclass(agent):
         return _agent(cast("AgentLike", agent()), name, made=True)

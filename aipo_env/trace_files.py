@@ -99,8 +99,8 @@ class TraceFiles:
         for number, trajectory in numbered_traces(self.path):
             if (reason := check(trajectory)) is not None:
                 raise ConfigurationError(
-                    f"{self.path}, line {number} is not of this run: {reason}. Give this run another file (traces=, on the "
-                    "command line --out), or the settings of that one."
+                    f"{self.path}, line {number} is not of this run: {reason}. Give this run another place to write "
+                    "to, or the settings of that one."
                 )
             assert trajectory.task_index is not None
             samples = self.finished.get(trajectory.task_index, 0)
@@ -119,8 +119,7 @@ def lock_file(file: IO[bytes], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ConfigurationError(
-            f"{path} is being written by another run. Wait for its end, or give this run another --out (traces= or out= in "
-            "Python)."
+            f"{path} is being written by another run. Wait for its end, or give this run another place to write to."
         ) from error
     except OSError as error:
         warnings.warn(

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
+from cyclopts import Parameter
 
 from aipo_env.checks import check_count
-from aipo_env.config_files import ConfigFile
 from aipo_env.console import command, finish_first, interrupted, print_json
 from aipo_env.errors import ConfigurationError
+from aipo_env.parsing import FLAT, ConfigFile, options_of, with_flags
 from aipo_env.registry import parse_agents
 from algorithms.cluster.plan import RunShape
 from algorithms.train_config import SamplingConfig, TrainConfig
@@ -26,7 +26,8 @@ from algorithms.train_config import SamplingConfig, TrainConfig
     "aipo train --backend openrlhf --help  # on a cluster",
 )
 def train(
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")],
+    *,
+    config: Annotated[TrainConfig, FLAT] = TrainConfig(),
     backend: Literal["local", "openrlhf"] = "local",
     tracker: tuple[str, ...] = ("tensorboard",),
     quiet: bool = False,
@@ -44,7 +45,7 @@ def train(
         tracker: who is told the metrics beside metrics.jsonl: any of tensorboard, wandb, trackio.
         quiet: no bar; words on standard error alone, for errors, problems of the run and evaluations that take long.
         json: one JSON object at the end: "out", "step", and "metrics" of the last step.
-        config_file: is among the options already (`aipo_env.config_files`).
+        config_file: is among the options already (`aipo_env.parsing`).
     """
     import torch
 
@@ -72,7 +73,11 @@ def train(
     ):
         try:
             history = trainer.train(
-                display.step, tracker, on_evaluation=display.evaluation, on_problem=display.say, stop=lambda: stop.asked
+                display.step,
+                tracker,
+                on_evaluation=display.evaluation,
+                on_problem=lambda text: display.say(with_flags(text, options_of(train))),
+                stop=lambda: stop.asked,
             )
         except KeyboardInterrupt:  # the second one: in the middle of a step, whose work is lost
             trainer.finished = False
@@ -120,6 +125,7 @@ train.pass_on = _train_on_cluster  # type: ignore[attr-defined]
     "aipo rollout --solo --json --quiet  # for scripts",
 )
 def rollout(
+    *,
     env: str = "rulebook-consult",
     policy: str = "embedded",
     num_tasks: int = 8,
@@ -171,7 +177,7 @@ def rollout(
         requests_per_minute: requests that a server is sent a minute, by policy and helpers together; no limit if left out.
         quiet: no bar, no words but errors.
         json: one JSON object at the end: "traces", and accuracy, consults and cut episodes of "assisted" and "solo" ones.
-        config_file: is among the options already (`aipo_env.config_files`).
+        config_file: is among the options already (`aipo_env.parsing`).
     """
     import aipo_env
     from algorithms import rollout_command
@@ -222,7 +228,9 @@ def rollout(
 
 @command("aipo replay runs/rollout/traces.jsonl", "aipo replay traces.jsonl --env rulebook-consult --policy embedded")
 def replay(
-    traces: tyro.conf.Positional[Path],
+    traces: Path,
+    /,
+    *,
     env: str | None = None,
     env_options: dict[str, int | float | str] | None = None,
     agents: tuple[str, ...] = (),
@@ -272,8 +280,10 @@ def replay(
     "aipo play --as knowledge --policy runs/mine/policy  # a policy asks you",
 )
 def play(
-    env: tyro.conf.Positional[str] = "rulebook-consult",
-    role: Annotated[str, tyro.conf.arg(name="as")] = "policy",
+    env: str = "rulebook-consult",
+    /,
+    *,
+    role: Annotated[str, Parameter(name="as")] = "policy",
     policy: str = "embedded",
     server: str | None = None,
     model: str | None = None,
@@ -323,7 +333,7 @@ def play(
 
 
 @command("aipo plan --model 7b --gpus 16 --helper-gpus 8 --prompts-per-step 128")
-def plan(run: Annotated[RunShape, tyro.conf.arg(name="")], json: bool = False) -> int:
+def plan(*, run: Annotated[RunShape, FLAT] = RunShape(), json: bool = False) -> int:
     """Size a training run on a cluster: memory of each GPU and time of a step, from shapes alone.
 
     Exits with 1 if the run would not fit, or would wait for something; says for what, and what to change.
@@ -358,6 +368,7 @@ def plan(run: Annotated[RunShape, tyro.conf.arg(name="")], json: bool = False) -
     "aipo warmup --policy smollm2 --unless-asks 0.2 --out runs/start",
 )
 def warmup(
+    *,
     policy: str,
     out: Path = Path("runs/start"),
     steps: int = 60,
@@ -428,6 +439,7 @@ def warmup(
 
 @command("aipo demo", "aipo demo --steps 20 --out runs/quick  # to see that it works, not what is learnt")
 def demo(
+    *,
     out: Path = Path("runs/demo"),
     seed: int = 0,
     full: bool = False,

@@ -9,9 +9,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from aipo_agents.noise import change_number
 from aipo_agents.text import quote
@@ -140,7 +138,9 @@ def summary(trials: Sequence[Trial]) -> dict[str, object]:
     "aipo helpers try --env rulebook-consult --json | jq .helpers.verify.false_claims",
 )
 def helpers(
-    action: Annotated[Literal["try"], tyro.conf.Positional],
+    action: Literal["try"],
+    /,
+    *,
     env: str = "rulebook-consult",
     agents: tuple[str, ...] = (),
     tasks: int = 5,

@@ -7,7 +7,7 @@ import webbrowser
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
+from cyclopts import Parameter
 
 from aipo_env.console import command, print_json
 from aipo_env.errors import ConfigurationError
@@ -22,11 +22,13 @@ from algorithms.apps.report.summary import check_num_samples
     "aipo report runs/mine --json | jq '.runs[0].final'",
 )
 def report(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    runs: tuple[Path, ...],
+    /,
+    *,
     out: Path | None = None,
     format: Literal["html", "markdown"] = "html",
     samples: int = 4,
-    open_browser: Annotated[bool, tyro.conf.arg(name="open")] = False,
+    open_browser: Annotated[bool, Parameter(name="open")] = False,
     json: bool = False,
 ) -> int:
     """Report on training runs: curves, final values, configuration, versions, transcripts early and late.

@@ -130,7 +130,7 @@ def claim(out: Path, config: Mapping[str, object], *, begun: bool) -> None:
         changed = sorted(k for k in old.keys() | new.keys() if k not in _ELSEWHERE and old.get(k) != new.get(k))
         if changed:
             raise ConfigurationError(
-                f"{out} holds a run with other settings ({', '.join(changed)}). Give this one another folder with out=, or "
+                f"{out} holds a run with other settings ({', '.join(changed)}). Give this one another folder as out=, or "
                 "remove the old one."
             )
     write_whole(path, text)

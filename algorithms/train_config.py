@@ -191,7 +191,9 @@ class TrainConfig:
         if self.overlong_buffer > self.sampling.max_tokens:
             raise ConfigurationError("overlong_buffer must fit into sampling.max_tokens.")
         if self.curriculum == "uniform" and (self.rates is not None or self.max_solo_rate != 0.2):
-            raise ConfigurationError('rates and max_solo_rate are for curriculum="hard" or "frontier"; leave them out.')
+            raise ConfigurationError(
+                'rates= and max_solo_rate are for curriculum="hard" or "frontier"; leave them out.'
+            )
         if not 0 <= self.max_solo_rate < 1:
             raise ConfigurationError(f"max_solo_rate is at least 0 and below 1, got {self.max_solo_rate}.")
         needs_solo, needs_help = self.curriculum != "uniform", self.curriculum == "frontier"

@@ -9,7 +9,7 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
+from cyclopts import Parameter
 
 from aipo_env.console import command
 from aipo_env.errors import AipoError, ConfigurationError, DataNotFoundError
@@ -31,13 +31,15 @@ _LARGE = 200 * 1024 * 1024
     "aipo view runs/mine --serve  # follows a run that goes on",
 )
 def view(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    runs: tuple[Path, ...] = (),
+    /,
+    *,
     out: Path | None = None,
     serve: bool = False,
     port: int = 8470,
     policy: str | None = None,
     limit: int | None = None,
-    open_browser: Annotated[bool, tyro.conf.arg(name="open")] = False,
+    open_browser: Annotated[bool, Parameter(name="open")] = False,
 ) -> int:
     """Look at trajectories: who wrote each token, what the policy thought of it, and how the learner weighed it.
 

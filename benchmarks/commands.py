@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from aipo_env.config_files import ConfigFile
 from aipo_env.console import command, interrupted, print_json
 from aipo_env.errors import AipoError
+from aipo_env.parsing import FLAT, ConfigFile
 from benchmarks.evaluation.config import EvaluationConfig
 
 
@@ -21,7 +19,8 @@ from benchmarks.evaluation.config import EvaluationConfig
     "aipo eval --config eval.toml --mode solo",
 )
 def eval_policy(
-    config: Annotated[EvaluationConfig, tyro.conf.arg(name="")],
+    *,
+    config: Annotated[EvaluationConfig, FLAT],
     quiet: bool = False,
     json: bool = False,
     config_file: ConfigFile = None,
@@ -35,7 +34,7 @@ def eval_policy(
         config: of the evaluation.
         quiet: no bar, no words but errors.
         json: what results.json holds, in place of the words.
-        config_file: is among the options already (`aipo_env.config_files`).
+        config_file: is among the options already (`aipo_env.parsing`).
     """
     from algorithms.progress import quiet_libraries
     from benchmarks.evaluation.runner import evaluate_policy
@@ -67,7 +66,7 @@ def eval_policy(
 
 
 @command("aipo compare runs/eval-before runs/eval-after")
-def compare(first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], out: Path | None = None) -> int:
+def compare(first: Path, second: Path, /, *, out: Path | None = None) -> int:
     """Compare two evaluations on the tasks that they have in common, paired by task.
 
     Args:

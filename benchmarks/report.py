@@ -22,10 +22,11 @@ from types import ModuleType
 from typing import ClassVar, TypeVar
 
 import rich.table
-import tyro
 from rich.console import Console
 
+from aipo_env.errors import AipoError
 from aipo_env.installation import install_command, versions
+from aipo_env.parsing import parse
 
 JSON = Mapping[str, object]
 T = TypeVar("T")
@@ -89,7 +90,13 @@ def run(
         arguments: of the command line; those of this process if left out.
     """
     title = (sys.modules[benchmark.__module__].__doc__ or "").partition("\n")[0]
-    settings = tyro.cli(settings_type, args=arguments, description=title)
+    try:
+        settings = parse(
+            settings_type, sys.argv[1:] if arguments is None else arguments, Path(sys.argv[0]).name, title
+        )()
+    except AipoError as error:
+        print(error, file=sys.stderr)
+        return 2
     about = machine(packages, threads=getattr(settings, "threads", 1))
     result = benchmark(settings)
     about["load_at_end"] = round(os.getloadavg()[0], 2)

@@ -30,7 +30,7 @@ def ask(env: aipo_env.ConsultEnv, agent: str, query: str) -> str:
 def test_import_is_quick_and_needs_no_torch() -> None:
     code = (
         "import sys, time; start = time.process_time(); import aipo_env; seconds = time.process_time() - start;"
-        "heavy = {'torch', 'transformers', 'sympy', 'mpmath', 'datasets', 'bm25s', 'tyro'} & set(sys.modules);"
+        "heavy = {'torch', 'transformers', 'sympy', 'mpmath', 'datasets', 'bm25s', 'cyclopts'} & set(sys.modules);"
         "assert not heavy, heavy; print(seconds)"
     )
     runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in range(3)]

@@ -401,7 +401,7 @@ def not_here(source: HubSource, why: str, split: str) -> DataNotFoundError:
     )
     formats = " or ".join(source.suffixes)
     return DataNotFoundError(
-        f"{source.family} is not here: {why}. {gate}Either pass data= (or set {DATA_VARIABLE}) to a local copy: a {formats} "
+        f"{source.family} is not here: {why}. {gate}Either the option data (or {DATA_VARIABLE}) names a copy: a {formats} "
         f"file with the fields {', '.join(source.fields)}, or a folder with {source.family}/{split}{source.suffixes[0]}; or "
         f"make {source.repository} reachable on the Hugging Face hub with `{install_command('eval')}`."
     )

@@ -164,13 +164,10 @@ def parse_options(arguments: Sequence[str]) -> ClusterConfig:
     Args:
         arguments: `--aipo.*` flags and their values, nothing else; with "--help" among them, prints them and exits.
     """
-    import tyro
+    from aipo_env.parsing import parse
 
-    @dataclasses.dataclass(frozen=True)
-    class Flags:
-        aipo: ClusterConfig
+    def options(*, aipo: ClusterConfig) -> ClusterConfig:
+        return aipo
 
-    description = (
-        "Trains on OpenRLHF. Every flag without aipo. is OpenRLHF's: python -m openrlhf.cli.train_ppo_ray --help"
-    )
-    return tyro.cli(Flags, args=list(arguments), prog="aipo_openrlhf.py", description=description).aipo
+    about = "Trains on OpenRLHF. Every flag without aipo. is OpenRLHF's: python -m openrlhf.cli.train_ppo_ray --help"
+    return parse(options, arguments, "aipo_openrlhf.py", about)()

@@ -18,10 +18,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
 from aipo_env.errors import AipoError
 from aipo_env.installation import DISTRIBUTION
+from aipo_env.parsing import parse
 from algorithms.config import ObjectiveConfig
 from algorithms.train_config import SamplingConfig, TrainConfig
 from benchmarks import report
@@ -198,7 +197,7 @@ def _accuracy(settings: Settings, policy: Policy, num_samples: int, mode: str) -
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(tyro.cli(Settings, description=__doc__)))
+        sys.exit(main(parse(Settings, sys.argv[1:], "smollm2.py", __doc__)()))
     except AipoError as error:
         print(f"smollm2: {error}", file=sys.stderr)
         sys.exit(2)

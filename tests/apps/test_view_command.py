@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 
 from aipo_env.errors import ConfigurationError, DataNotFoundError
+from aipo_env.parsing import parse
 from algorithms.train_config import SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer
 from algorithms.view_command import run_info, view
@@ -83,7 +83,7 @@ def test_its_options_on_a_command_line(run: Path, tmp_path: Path) -> None:
         "--policy",
         "embedded",
     ]
-    assert tyro.cli(view, args=arguments, prog="aipo view") == 0
+    assert parse(view, arguments, "aipo view")() == 0
     assert len(block((tmp_path / "x.html").read_text(), "index")["runs"]) == 1  # named twice, shown once
     scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["entry-points"]
     assert scripts["aipo.commands"]["view"] == "algorithms.view_command:view"

@@ -68,10 +68,9 @@ def test_baselines(flag: str, value: str) -> None:
     assert getattr(config.objective, flag.replace("-", "_")) == value
 
 
-def test_an_unknown_baseline_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+def test_an_unknown_baseline_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match='Choose from: "mode", "group"'):
         parse_options(["--aipo.env", "rulebook-consult", "--aipo.policy_baseline", "solo"])
-    assert "mode" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("loss", ["mask", "clone", "is", "luffy", "aipo"])
@@ -122,10 +121,9 @@ def test_what_cannot_work_is_refused(fields: dict[str, object], message: str) ->
         ClusterConfig(env="rulebook-consult", **fields)  # type: ignore[arg-type]
 
 
-def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+def test_an_unknown_flag_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"Did you mean --aipo\.solo-share"):
         parse_options(["--aipo.env", "x", "--aipo.solo_shar", "0.5"])
-    assert "solo-share" in capsys.readouterr().err.replace("_", "-")
 
 
 def test_values_of_their_flags() -> None:

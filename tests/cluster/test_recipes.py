@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
 import sys
 from pathlib import Path
 
 import pytest
-import tyro
 
+from aipo_env.parsing import parse
 from aipo_env.registry import env_spec, make_agent, make_game
 from algorithms.cluster.launch import _OWNED
 from algorithms.cluster.options import parse_options, split_arguments
@@ -58,7 +57,7 @@ def test_the_sizes_fit_together(script: str, tmp_path: Path) -> None:
 def test_the_plan_in_its_head_fits(script: str, tmp_path: Path) -> None:
     lines = (FOLDER / script).read_text(encoding="utf-8").splitlines()
     head = next(line for line in lines if "aipo plan" in line)
-    run = tyro.cli(RunShape, args=shlex.split(head.partition("aipo plan")[2], comments=True))
+    run = parse(RunShape, shlex.split(head.partition("aipo plan")[2], comments=True), "aipo plan")()
     flags = learner_flags(script, tmp_path)
     assert run.prompts_per_step == value(flags, "--rollout.batch_size")
     assert run.group_size == value(flags, "--rollout.n_samples_per_prompt")
@@ -71,7 +70,7 @@ def test_the_plan_in_its_head_fits(script: str, tmp_path: Path) -> None:
 def planned(script: str) -> Plan:
     lines = (FOLDER / script).read_text(encoding="utf-8").splitlines()
     head = next(line for line in lines if "aipo plan" in line)
-    return plan(tyro.cli(RunShape, args=shlex.split(head.partition("aipo plan")[2], comments=True)))
+    return plan(parse(RunShape, shlex.split(head.partition("aipo plan")[2], comments=True), "aipo plan")())
 
 
 def test_the_table_in_the_docs_is_what_the_plan_says() -> None:
@@ -94,19 +93,15 @@ def test_the_table_in_the_docs_is_what_the_plan_says() -> None:
 @pytest.mark.parametrize("script", [*SCRIPTS, "../single_machine.sh"])
 def test_the_commands_around_the_training_parse(script: str, tmp_path: Path) -> None:
     commands = aipo_commands(script, tmp_path)
-    evaluation = tyro.cli(EvaluationConfig, args=commands["eval"])
+    evaluation = parse(EvaluationConfig, commands["eval"], "aipo eval")()
     assert {"math500", "aime24", "aime25", "gpqa-diamond"} <= set(evaluation.suites)
     assert (evaluation.modes, set(commands) <= {"eval", "warmup", "train"}) == ((False,), True)
     start: list[object] = []
-
-    @functools.wraps(warmup)
-    def stand_in(**options: object) -> None:
-        start.append((options["out"], options["unless_asks"]))
-
     if "warmup" in commands:
-        tyro.cli(stand_in, args=commands["warmup"])
+        options = parse(warmup, commands["warmup"], "aipo warmup").keywords
+        start.append((options["out"], options["unless_asks"]))
     if script not in SCRIPTS:
-        config = tyro.cli(TrainConfig, args=commands["train"])
+        config = parse(TrainConfig, commands["train"], "aipo train")()
         assert (config.env, config.eval_env, start) == (
             "math-consult",
             "math500-consult",

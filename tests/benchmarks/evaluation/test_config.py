@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 
 from aipo_env.errors import ConfigurationError, UnknownIdError
+from aipo_env.parsing import parse
 from benchmarks.evaluation import EvaluationConfig
 from benchmarks.evaluation.results import command_line
 
@@ -89,4 +89,4 @@ CONFIGS = (
 def test_the_command_repeats_the_evaluation(config: EvaluationConfig) -> None:
     program, name, *arguments = shlex.split(command_line(config))
     assert (program, name) == ("aipo", "eval")
-    assert tyro.cli(EvaluationConfig, args=arguments) == config
+    assert parse(EvaluationConfig, arguments, name)() == config
