@@ -30,6 +30,7 @@ EXTRAS = {
     "play": "`aipo play`",
     "llm": "models behind servers",
     "lora": "training of adapters",
+    "lowbit": "training with moments of 8 bits",
     "rg": "reasoning-gym's tasks",
     "smollm": "the policy smollm2",
     "vllm": "vLLM in this process",

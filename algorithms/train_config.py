@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Literal
 
 from aipo_env.errors import ConfigurationError
 from aipo_env.field_types import check_fields
 from aipo_env.groups import num_solo
 from aipo_env.tasks.curriculum import CurriculumName
 from algorithms.config import ObjectiveConfig, check_modes
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+OptimizerName = Literal["adamw", "adamw8bit", "adamw8bit_stochastic"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +95,14 @@ class TrainConfig:
     """The helpers, each "name" or "name=package.module:Class"; empty for the environment's default."""
     policy: str = "embedded"
     """ "embedded", "smollm2", or a directory or hub id that `transformers` loads."""
+    dtype: Dtype = "auto"
+    """Of the policy's weights. "bfloat16" keeps fp32 masters, which AdamW moves. "auto" is "bfloat16" on GPUs for policies of
+    ten million parameters and more, and "float32" else."""
+    optimizer: OptimizerName = "adamw"
+    """ "adamw8bit" keeps its moments in 8 bits. "adamw8bit_stochastic" has no masters beside: it rounds bf16 weights up or down
+    by chance, so that small steps count on the mean."""
+    recompute: bool = False
+    """Keeps the inputs of layers alone and computes them a second time in the backward pass: less memory, a third more time."""
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     """Adapters in place of the policy's weights."""
     out: Path = Path("runs/train")
@@ -187,6 +199,11 @@ class TrainConfig:
         if not all(0 <= beta < 1 for beta in self.betas) or not 0 <= self.weight_decay < math.inf:
             raise ConfigurationError(
                 f"betas must be at least 0 and below 1, and weight_decay at least 0; got {self.betas} and {self.weight_decay}."
+            )
+        if self.optimizer == "adamw8bit_stochastic" and (self.dtype == "float32" or self.lora.rank):
+            raise ConfigurationError(
+                'optimizer="adamw8bit_stochastic" is for bf16 weights without masters, and dtype="float32" has none, nor have '
+                'adapters, which are fp32. Take optimizer="adamw8bit", or leave out the other.'
             )
         if self.overlong_buffer > self.sampling.max_tokens:
             raise ConfigurationError("overlong_buffer must fit into sampling.max_tokens.")

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import aipo_env
-from aipo_env.errors import ConfigurationError, DataFormatError
+from aipo_env.errors import ConfigurationError
 from aipo_env.leaks import HELD_BACK
 from aipo_env.registry import AgentLike, env_spec, parse_agents
 from aipo_env.tasks.curriculum import Curriculum
@@ -38,7 +38,8 @@ from algorithms.logprobs import token_logprobs
 from algorithms.objective import combine_metrics, objective_loss
 from algorithms.policies import Policy, load_policy
 from algorithms.policies.adapters import add_adapter, has_adapter, remove_adapter, without_adapter
-from algorithms.policies.loading import default_learning_rate
+from algorithms.policies.loading import default_learning_rate, in_bfloat16
+from algorithms.precision import TrainedWeights, make_optimizer, recomputing, rounding, set_learning_rate
 from algorithms.rollout import LocalSampler
 from algorithms.run_folder import (
     CHECKPOINTS,
@@ -60,7 +61,7 @@ from algorithms.versions import note_versions
 log = logging.getLogger("algorithms")
 
 Metrics = dict[str, float]
-_TASKS, _SAMPLING, _EVAL = range(3)
+_TASKS, _SAMPLING, _ROUNDING = range(3)
 
 
 class Trainer:
@@ -79,7 +80,10 @@ class Trainer:
         policy: Policy | None = None,
         agents: Mapping[str, AgentLike] | None = None,
     ) -> None:
-        self.policy = policy if policy is not None else load_policy(config.policy, config.device)
+        with_masters = not config.lora.rank and config.optimizer != "adamw8bit_stochastic"
+        if policy is None:
+            policy = load_policy(config.policy, config.device, dtype="float32" if with_masters else config.dtype)
+        self.policy = policy
         self.model = self.policy.model
         self.learning_rate = config.learning_rate or default_learning_rate(self.policy, adapter=config.lora.rank > 0)
         self.config = config = dataclasses.replace(config, learning_rate=self.learning_rate)
@@ -105,19 +109,20 @@ class Trainer:
         )
         if config.lora.rank:
             add_adapter(self.policy, config.lora, config.seed)
-        self._reference = self._reference_model() if config.objective.kl_coef > 0 else None
-        self._trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
-        if not self._trained:
+        bfloat16 = in_bfloat16(config.dtype, self.policy.tiny, config.device)
+        if config.optimizer == "adamw8bit_stochastic" and not bfloat16:
+            raise ConfigurationError(
+                f'optimizer={config.optimizer!r} is for bf16 weights, and dtype="auto" is fp32 for {self.policy.name} on '
+                f'{config.device}; set dtype="bfloat16".'
+            )
+        self.weights = TrainedWeights(self.model, bfloat16=bfloat16, with_masters=with_masters)
+        if not self.weights.masters:
             raise ConfigurationError(
                 f"a policy needs parameters that are trained, but all of {self.policy.name} are frozen (requires_grad=False); "
                 "unfreeze some."
             )
-        self.optimizer = torch.optim.AdamW(
-            self._trained.values(),
-            lr=self.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-        )
+        self._reference = self._reference_model() if config.objective.kl_coef > 0 else None
+        self.optimizer = make_optimizer(config, self.weights)
         self.step = 0
         """Optimizer batches done."""
         self.num_rollouts = 0
@@ -208,34 +213,36 @@ class Trainer:
         sums: list[dict[str, Tensor]] = []
         grad_norm = 0.0
         for update in range(config.updates_per_batch):
-            for parameter in self._trained.values():
-                # Zero, not none: a batch without signal is a step with a zero gradient.
-                parameter.grad = torch.zeros_like(parameter)
-            for index, part in enumerate(parts):
-                logprobs_T = self._token_logprobs(self.model, part)
-                if traced and update == 0:
-                    record_agent_logprobs(learning, part, logprobs_T.detach())
-                output = objective_loss(
-                    logprobs_T,
-                    None if old is None else old[index],
-                    part.advantages_T,
-                    part.sources_T,
-                    part.behaviour_logprobs_T,
-                    part.sequence_ids_T,
-                    config.objective,
-                    normalizer=normalizer,
-                    reference_logprobs_T=None if reference is None else reference[index],
-                )
-                output.loss.backward()  # type: ignore[no-untyped-call]
-                if update == config.updates_per_batch - 1:
-                    sums.append(output.sums)
-            grad_norm = float(torch.nn.utils.clip_grad_norm_(self._trained.values(), config.max_grad_norm))
+            self.weights.zero_gradients()
+            with recomputing(self.model, config.recompute):
+                for index, part in enumerate(parts):
+                    logprobs_T = self._token_logprobs(self.model, part)
+                    if traced and update == 0:
+                        record_agent_logprobs(learning, part, logprobs_T.detach())
+                    output = objective_loss(
+                        logprobs_T,
+                        None if old is None else old[index],
+                        part.advantages_T,
+                        part.sources_T,
+                        part.behaviour_logprobs_T,
+                        part.sequence_ids_T,
+                        config.objective,
+                        normalizer=normalizer,
+                        reference_logprobs_T=None if reference is None else reference[index],
+                    )
+                    output.loss.backward()  # type: ignore[no-untyped-call]
+                    if update == config.updates_per_batch - 1:
+                        sums.append(output.sums)
+            grad_norm = float(torch.nn.utils.clip_grad_norm_(self.weights.masters.values(), config.max_grad_norm))
             if not np.isfinite(grad_norm):
                 raise FloatingPointError(
                     f"the gradient is not finite at step {self.step + 1}. Lower learning_rate, or check the reward function. "
                     "Nothing was updated; the last checkpoint is intact."
                 )
-            self.optimizer.step()
+            with rounding(config, self._seed(_ROUNDING, update)):
+                self.optimizer.step()
+            self.weights.update()
+        self.weights.drop_gradients()
         metrics = {name: value for name, value in combine_metrics(sums).items() if not name.startswith("tokens/")}
         return metrics | {
             "tokens/trained": 0.0
@@ -246,7 +253,7 @@ class Trainer:
             ),
             "learning_rows": len(learns) / max(1, len(trajectories)),
             "grad_norm": grad_norm,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
         }
 
     # -- the run ----------------------------------------------------------------------------------------------------
@@ -343,8 +350,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {
-            # What is not trained is as the run began with it.
-            "model": {name: parameter.detach() for name, parameter in self._trained.items()},
+            "model": self.weights.state(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "num_rollouts": self.num_rollouts,
@@ -356,11 +362,7 @@ class Trainer:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
-        if missing := self._trained.keys() - state["model"].keys():
-            raise DataFormatError(
-                f"the checkpoint lacks what this run trains ({', '.join(sorted(missing)[:3])}, ...); it is of another policy."
-            )
-        self.model.load_state_dict(state["model"], strict=False)
+        self.weights.load_state(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.num_rollouts = state["step"], state["num_rollouts"]
         self.seconds, self.history = state["seconds"], list(state["history"])
@@ -455,8 +457,7 @@ class Trainer:
         config = self.config
         rise = min(1.0, (self.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
         fall = 1.0 - (1.0 - config.final_learning_rate) * min(1.0, self.step / max(1, config.steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * rise * fall
+        set_learning_rate(self.optimizer, self.learning_rate * rise * fall)
 
     def _eval_env(self, num_tasks: int) -> tuple[aipo_env.ConsultEnv, list[int]]:
         config = self.config

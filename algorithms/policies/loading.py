@@ -12,6 +12,7 @@ from aipo_agents.backends.tokenizing import stop_ids
 from aipo_env.errors import ConfigurationError, DataNotFoundError
 from algorithms.codec import TransformersCodec
 from algorithms.policies.adapters import base_of, has_adapter, merge_adapter, save_adapter
+from algorithms.train_config import Dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -68,12 +69,13 @@ def policy_source(name: str) -> str | os.PathLike[str]:
     return name
 
 
-def load_policy(name: str, device: str = "cpu") -> Policy:
-    """Loads a policy in fp32; an adapter is merged into the policy that it belongs to.
+def load_policy(name: str, device: str = "cpu", *, dtype: Dtype = "float32") -> Policy:
+    """Loads a policy; an adapter is merged into the policy that it belongs to.
 
     Args:
         name: "embedded", "smollm2", a directory or hub id that `transformers` loads, or a directory with an adapter.
         device: a torch device.
+        dtype: of its weights; "auto" as `in_bfloat16` has it.
 
     Raises:
         ConfigurationError: when this machine has no such device.
@@ -90,7 +92,7 @@ def load_policy(name: str, device: str = "cpu") -> Policy:
             "and a build of torch that have it."
         ) from error
     if (base := base_of(Path(name))) is not None:
-        policy = load_policy(base, device)
+        policy = load_policy(base, device, dtype=dtype)
         return dataclasses.replace(policy, name=name, model=merge_adapter(policy, Path(name)))
     source, why = policy_source(name), None
     if not isinstance(source, Path) and not Path(name).exists():
@@ -107,7 +109,18 @@ def load_policy(name: str, device: str = "cpu") -> Policy:
             f"no policy {name!r}: it is neither one of {', '.join(POLICIES)}, nor a directory with a model of transformers, "
             f"nor on the hub or in its cache ({type(reason).__name__}: {' '.join(str(reason).split())[:200]}). {advice}"
         ) from error
-    return Policy(name, model.to(device), TransformersCodec(tokenizer, stop_ids(model.generation_config)))
+    policy = Policy(name, model, TransformersCodec(tokenizer, stop_ids(model.generation_config)))
+    if in_bfloat16(dtype, policy.tiny, device):
+        from algorithms.precision import lower
+
+        lower(model, list(model.parameters()))
+    model.to(device)
+    return policy
+
+
+def in_bfloat16(dtype: Dtype, tiny: bool, device: str) -> bool:
+    """Whether a policy's weights are bf16; "auto" means on anything but a CPU, and not those of a tiny one."""
+    return dtype == "bfloat16" or (dtype == "auto" and not tiny and not device.startswith("cpu"))
 
 
 def default_learning_rate(policy: Policy, *, adapter: bool) -> float:
