@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from aipo_env.errors import ConfigurationError, DataFormatError
+from aipo_env.errors import ConfigurationError, DataFormatError, MissingDependencyError
 from algorithms.logprobs import token_logprobs
 from algorithms.policies import Policy, load_policy
 from algorithms.policies.loading import in_bfloat16
@@ -104,9 +105,14 @@ def test_masters_take_steps_that_bf16_cannot_and_the_model_follows() -> None:
     assert not torch.equal(model.weight, start.bfloat16())
 
 
-@pytest.mark.parametrize(
-    "fields", [{}, {"optimizer": "adamw8bit"}, {"optimizer": "adamw8bit_stochastic"}, {"lora": LoraConfig(rank=3)}]
+needs_torchao = pytest.mark.skipif(
+    importlib.util.find_spec("torchao") is None,
+    reason="needs torchao, which prints on standard error wherever transformers is imported: pip install -e '.[lowbit]'",
 )
+EIGHT_BITS = [pytest.param({"optimizer": f"adamw8bit{kind}"}, marks=needs_torchao) for kind in ("", "_stochastic")]
+
+
+@pytest.mark.parametrize("fields", [{}, {"lora": LoraConfig(rank=3)}, *EIGHT_BITS])
 def test_a_resumed_run_in_bf16_is_bit_identical(tmp_path: Path, fields: dict[str, Any]) -> None:
     options = {"dtype": "bfloat16", "eval_tasks": 1, "steps": 3, "checkpoint_every": 2, "recompute": True, **fields}
     whole = make(tmp_path / "whole", **options)
@@ -145,6 +151,7 @@ def follow(name: str, dtype: torch.dtype, rate: float, steps: int) -> tuple[torc
     return model.weight.detach().float(), plain.detach()
 
 
+@needs_torchao
 def test_8_bit_moments_go_where_adamw_goes() -> None:
     found, expected = follow("adamw8bit", torch.float32, 1e-2, 30)
     assert float((1 - expected).mean()) == pytest.approx(0.3, abs=0.02)
@@ -152,6 +159,7 @@ def test_8_bit_moments_go_where_adamw_goes() -> None:
     assert not torch.equal(found, expected)
 
 
+@needs_torchao
 def test_stochastic_rounding_keeps_small_steps_on_the_mean() -> None:
     # The step is 1/40 of what bf16 has between 1 and the number below: to the nearest, none would be taken.
     found, expected = follow("adamw8bit_stochastic", torch.bfloat16, 1e-4, 40)
@@ -224,6 +232,7 @@ def test_contradictions_are_refused(tmp_path: Path) -> None:
         trained.load_state(tiny_policy(hidden=64).model.state_dict())
 
 
+@needs_torchao
 def test_learning_rates_are_set_in_place_where_they_are_tensors() -> None:
     trained = TrainedWeights(nn.Linear(2, 2))
     for name in ("adamw", "adamw8bit"):
@@ -240,3 +249,9 @@ def test_what_a_class_keeps_in_fp32_stays() -> None:
     lower(model, list(model.parameters()))
     kept = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.float32}
     assert kept == {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)}
+
+
+def test_what_needs_torchao_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"lowbit"):
+        make_optimizer(TrainConfig(optimizer="adamw8bit"), TrainedWeights(nn.Linear(2, 2)))
