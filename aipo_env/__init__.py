@@ -4,6 +4,7 @@ import aipo_env
 env = aipo_env.make("math500-consult")
 """
 
+from aipo_env.advantages import sample_advantages
 from aipo_env.aec_env import AECConsultEnv
 from aipo_env.consulting import as_agent
 from aipo_env.episode import Episode, EpisodeConfig
@@ -37,6 +38,7 @@ from aipo_env.registry import (
 )
 from aipo_env.replay import Mismatch, Replay, replay
 from aipo_env.rollout import Rollouts, collect_rollouts, rollout
+from aipo_env.training_sample import TrainingSample, to_training_sample
 from aipo_env.training_split import require_training_split
 from aipo_env.trajectory import Segment, Source, TraceWriter, Trajectory, read_traces, write_traces
 from aipo_env.vector_env import ConsultVectorEnv
@@ -67,6 +69,7 @@ __all__ = [
     "TextAction",
     "TokenAction",
     "TraceWriter",
+    "TrainingSample",
     "Trajectory",
     "TurnPolicy",
     "TurnRequest",
@@ -87,5 +90,7 @@ __all__ = [
     "replay",
     "require_training_split",
     "rollout",
+    "sample_advantages",
+    "to_training_sample",
     "write_traces",
 ]

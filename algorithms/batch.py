@@ -1,4 +1,4 @@
-"""From finished trajectories to the flat tensors that the objective takes."""
+"""From training samples to the flat tensors that the objective takes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aipo_env.trajectory import Source, Trajectory
-from algorithms.advantages import expand_to_tokens
+from aipo_env.advantages import Floats
+from aipo_env.training_sample import TrainingSample
+from aipo_env.trajectory import Source
 from algorithms.objective import Normalizer
 
 PASS_TOKENS = 128
@@ -38,12 +39,12 @@ class MicroBatch:
 
 
 def micro_batches(
-    trajectories: Sequence[Trajectory],
-    advantages_S: Float[Tensor, " samples"],
+    samples: Sequence[TrainingSample],
+    advantages_S: Floats,
     size: int,
     *,
     pad_id: int,
-    agent_advantages_S: Float[Tensor, " samples"] | None = None,
+    agent_advantages_S: Floats | None = None,
     device: torch.device | str = "cpu",
 ) -> list[MicroBatch]:
     """Cuts a batch into micro-batches of at most `size` sequences, those of like length together.
@@ -52,19 +53,19 @@ def micro_batches(
     before it is full where the next sequence would make its padding longer by more than a further pass is worth.
 
     Args:
-        trajectories: token-exact ones.
+        samples: of the batch.
         advantages_S: one advantage each.
         size: sequences in a micro-batch.
         pad_id: any id.
         agent_advantages_S: those of AGENT tokens, where they differ from the POLICY tokens'.
         device: where the tensors go.
     """
-    if agent_advantages_S is None:
-        agent_advantages_S = advantages_S
-    lengths = [len(t.token_ids) for t in trajectories]
-    order = sorted(range(len(trajectories)), key=lambda i: lengths[i])
+    own_S = torch.as_tensor(advantages_S, dtype=torch.float32)
+    reply_S = own_S if agent_advantages_S is None else torch.as_tensor(agent_advantages_S, dtype=torch.float32)
+    lengths = [len(sample.token_ids) for sample in samples]
+    order = sorted(range(len(samples)), key=lambda i: lengths[i])
     return [
-        _pack([(i, trajectories[i]) for i in part], advantages_S, agent_advantages_S, pad_id, device)
+        _pack([(i, samples[i]) for i in part], own_S, reply_S, pad_id, device)
         for part in _like_lengths(order, lengths, size)
     ]
 
@@ -82,73 +83,45 @@ def _like_lengths(order: Sequence[int], lengths: Sequence[int], size: int) -> It
 
 
 def _pack(
-    rows: Sequence[tuple[int, Trajectory]],
-    advantages_S: Float[Tensor, " samples"],
-    agent_advantages_S: Float[Tensor, " samples"],
+    rows: Sequence[tuple[int, TrainingSample]],
+    own_S: Float[Tensor, " samples"],
+    reply_S: Float[Tensor, " samples"],
     pad_id: int,
     device: torch.device | str,
 ) -> MicroBatch:
-    length = max(len(t.token_ids) for _, t in rows)
+    length = max(len(sample.token_ids) for _, sample in rows)
     ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
     mask = torch.zeros(len(rows), length, dtype=torch.long)
     sources = torch.full((len(rows), length), int(Source.PROMPT), dtype=torch.long)
     logprobs = torch.zeros(len(rows), length)
     sequences = torch.empty(len(rows), length, dtype=torch.long)
-    for row, (index, trajectory) in enumerate(rows):
-        count = len(trajectory.token_ids)
-        ids[row, :count] = torch.tensor(trajectory.token_ids)
+    for row, (index, sample) in enumerate(rows):
+        count = len(sample.token_ids)
+        ids[row, :count] = torch.from_numpy(sample.token_ids)
         mask[row, :count] = 1
-        logprobs[row, :count] = torch.tensor(trajectory.logprobs)
+        # Each token has one of the two, and 0 for the other.
+        logprobs[row, :count] = torch.from_numpy(sample.logprobs + sample.mu_logprobs)
+        sources[row, :count] = torch.from_numpy(sample.sources)
         sequences[row] = index
-        start = 0
-        for segment in trajectory.segments:
-            sources[row, start : start + len(segment.token_ids)] = int(segment.source)
-            start += len(segment.token_ids)
     selected = (sources == Source.POLICY) | (sources == Source.AGENT)
     sequence_ids_T = sequences[selected]
     sources_T = sources[selected]
-    advantages_T = torch.where(
-        sources_T == Source.AGENT,
-        expand_to_tokens(agent_advantages_S, sequence_ids_T),
-        expand_to_tokens(advantages_S, sequence_ids_T),
-    )
     return MicroBatch(
         input_ids_BL=ids.to(device),
         attention_mask_BL=mask.to(device),
         selected_BL=selected.to(device),
         sources_T=sources_T.to(device),
         behaviour_logprobs_T=logprobs[selected].to(device),
-        advantages_T=advantages_T.to(device),
+        advantages_T=torch.where(sources_T == Source.AGENT, reply_S[sequence_ids_T], own_S[sequence_ids_T]).to(device),
         sequence_ids_T=sequence_ids_T.to(device),
-        prompt_lengths_B=[len(t.segments[0].token_ids) for _, t in rows],
+        prompt_lengths_B=[sample.prompt_length for _, sample in rows],
     )
 
 
-def count_tokens(trajectories: Sequence[Trajectory]) -> Normalizer:
+def count_tokens(samples: Sequence[TrainingSample]) -> Normalizer:
     """What the objective divides by: counts over the whole batch of rollouts."""
-    policy = [t.count(Source.POLICY) for t in trajectories]
     return Normalizer(
-        num_policy_tokens=sum(policy),
-        num_agent_tokens=sum(t.count(Source.AGENT) for t in trajectories),
-        num_sequences=sum(count > 0 for count in policy),
+        num_policy_tokens=sum(sample.policy_tokens for sample in samples),
+        num_agent_tokens=sum(sample.count(Source.AGENT) for sample in samples),
+        num_sequences=sum(sample.policy_tokens > 0 for sample in samples),
     )
-
-
-def group_ids(trajectories: Sequence[Trajectory]) -> Int[Tensor, " samples"]:
-    """The group of each trajectory."""
-    return torch.tensor([t.group for t in trajectories], dtype=torch.long)
-
-
-def rewards(trajectories: Sequence[Trajectory]) -> Float[Tensor, " samples"]:
-    """The reward of each trajectory."""
-    return torch.tensor([t.reward for t in trajectories], dtype=torch.float32)
-
-
-def outcomes(trajectories: Sequence[Trajectory]) -> Float[Tensor, " samples"]:
-    """The reward of each trajectory without what help cost: what replies are judged by."""
-    return torch.tensor([t.outcome for t in trajectories], dtype=torch.float32)
-
-
-def policy_token_counts(trajectories: Sequence[Trajectory]) -> Iterator[int]:
-    """How many tokens the policy wrote in each trajectory."""
-    return (t.count(Source.POLICY) for t in trajectories)

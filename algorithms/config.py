@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+from aipo_env.advantages import AdvantageEstimator, AgentBaseline, PolicyBaseline
 from aipo_env.errors import ConfigurationError
 from aipo_env.field_types import check_choice, check_fields
 
 Algorithm = Literal["group_mean", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_baseline", "gspo", "cispo"]
-AdvantageEstimator = Literal["mean", "mean_std", "leave_one_out", "mean_whitened"]
 RatioLevel = Literal["token", "sequence"]
 Surrogate = Literal["clip", "cispo"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
 AgentNormalizer = Literal["policy_tokens", "agent_tokens"]
-PolicyBaseline = Literal["mode", "group"]
-AgentBaseline = Literal["solo", "group"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class PolicyRule:
     """What an RLVR algorithm does with POLICY tokens: the five choices in which the algorithms differ."""
 
     advantage: AdvantageEstimator
-    """How rewards of a group become advantages (`algorithms/advantages.py`)."""
+    """How rewards of a group become advantages (`aipo_env/advantages.py`)."""
     ratio: RatioLevel
     """Whether pi / pi_old is taken per token or as the geometric mean over a sequence's POLICY tokens."""
     surrogate: Surrogate

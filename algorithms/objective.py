@@ -207,8 +207,7 @@ def objective_loss(
         logprobs_T: log pi of each token under the current policy; the one input that receives a gradient.
         old_logprobs_T: log pi at the start of the inner updates; None means that the current policy is the
             old one, which saves a forward pass where each batch is used for one update.
-        advantages_T: advantage of each token (`algorithms.advantages.expand_to_tokens` spreads those of
-            sequences).
+        advantages_T: advantage of each token.
         sources_T: a `Source` per token; `PADDING` for rows that are none.
         mu_logprobs_T: log-probability under what produced the token. AGENT: log mu, 0.0 where unknown.
             POLICY: the sampler's, read with `rollout_clip` only.

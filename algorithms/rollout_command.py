@@ -173,14 +173,15 @@ def summary(trajectories: Iterable[Trajectory]) -> str:
 
 def largest_difference(policy: Policy, traces: Path, temperature: float) -> float:
     """The largest difference between recorded log-probabilities of sampled tokens and those recomputed from the ids."""
+    import numpy as np
     import torch
 
     from algorithms.batch import micro_batches
     from algorithms.logprobs import token_logprobs
 
     largest = 0.0
-    trajectories = list(aipo_env.read_traces(traces))
-    for part in micro_batches(trajectories, torch.zeros(len(trajectories)), 8, pad_id=0):
+    samples = [aipo_env.to_training_sample(t) for t in aipo_env.read_traces(traces)]
+    for part in micro_batches(samples, np.zeros(len(samples)), 8, pad_id=0):
         with torch.no_grad():
             again_T = token_logprobs(
                 policy.model,

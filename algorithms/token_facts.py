@@ -10,20 +10,6 @@ each AGENT token, in order."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Sample:
-    """A trajectory as the advantages see it."""
-
-    reward: float
-    outcome: float
-    """The reward without what help cost."""
-    group: int
-    assisted: bool
-    policy_tokens: int
-    faulted: bool = False
-    """Whether a fault of a service or the grader cut it; nothing is learnt from it."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Coefficients:
     """The coefficients of a run of AGENT tokens at the first update, as far as they are known."""
 

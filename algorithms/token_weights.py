@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from aipo_env.advantages import ScoredRollout, sample_advantages
 from aipo_env.errors import DataFormatError
 from aipo_env.trajectory import Source, Trajectory
-from algorithms.advantages import sample_advantages
 from algorithms.batch import MicroBatch
 from algorithms.config import AGENT_LOSS_FIELDS, ObjectiveConfig
 from algorithms.objective import AgentTokens, agent_coefficient
-from algorithms.token_facts import LOGPROBS_KEY, Coefficients, Sample
+from algorithms.token_facts import LOGPROBS_KEY, Coefficients
 from algorithms.train_config import SamplingConfig, TrainConfig
 
 _NEVER = -1e4
@@ -76,7 +76,7 @@ class TokenWeights:
             "updates": self.config.updates_per_batch,
         }
 
-    def advantages(self, samples: Sequence[Sample]) -> list[tuple[float, float]] | None:
+    def advantages(self, samples: Sequence[ScoredRollout]) -> list[tuple[float, float]] | None:
         """The advantages of the POLICY and of the AGENT tokens of each trajectory of a step; None if it is not whole."""
         config = self.config
         size = config.prompts_per_step * config.samples_per_prompt
@@ -85,17 +85,8 @@ class TokenWeights:
             return None
         if len(samples) % config.samples_per_prompt:
             return None
-        learnt = [s for s in samples if not s.faulted]
-        own_S, help_S = sample_advantages(
-            torch.tensor([s.reward for s in learnt], dtype=torch.float32),
-            torch.tensor([s.outcome for s in learnt], dtype=torch.float32),
-            torch.tensor([s.group for s in learnt], dtype=torch.long),
-            torch.tensor([not s.assisted for s in learnt], dtype=torch.bool),
-            torch.tensor([s.policy_tokens for s in learnt], dtype=torch.long),
-            config,
-        )
-        found = zip(own_S.tolist(), help_S.tolist(), strict=True)
-        return [(0.0, 0.0) if s.faulted else next(found) for s in samples]
+        own_S, help_S = sample_advantages(samples, **config.comparison)
+        return list(zip(own_S.tolist(), help_S.tolist(), strict=True))
 
     def coefficients(
         self, mu_logprobs: Sequence[float], logprobs: Sequence[float] | None, advantage: float

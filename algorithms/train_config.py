@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from aipo_env.errors import ConfigurationError
 from aipo_env.field_types import check_fields
@@ -230,6 +230,17 @@ class TrainConfig:
             # Only between the ends of a schedule: they are refused where this would be so.
             return 0 if solo == 1 else size
         return solo
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        """How `aipo_env.advantages.sample_advantages` compares the rollouts of a batch."""
+        objective = self.objective
+        return {
+            "estimator": objective.policy_rule.advantage,
+            "policy_baseline": objective.policy_baseline,
+            "agent_baseline": objective.agent_baseline,
+            "overlong": (self.sampling.max_tokens, self.overlong_buffer) if self.overlong_buffer else None,
+        }
 
     @property
     def ever_assisted(self) -> bool:

@@ -18,20 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
 import aipo_env
+from aipo_env.advantages import Floats, informative_groups, sample_advantages
 from aipo_env.errors import ConfigurationError
 from aipo_env.leaks import HELD_BACK
 from aipo_env.registry import AgentLike, env_spec, parse_agents
 from aipo_env.tasks.curriculum import Curriculum
 from aipo_env.trace_files import FAULTS
+from aipo_env.training_sample import TrainingSample, to_training_sample
 from aipo_env.training_split import evaluation_env, require_other_rows
 from aipo_env.trajectory import Source, Trajectory
 from algorithms import batch as batches
-from algorithms.advantages import informative_groups, sample_advantages
 from algorithms.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, save_checkpoint
 from algorithms.evaluation import evaluate
 from algorithms.logprobs import token_logprobs
@@ -169,7 +169,7 @@ class Trainer:
             if config.dynamic_sampling == 0:
                 return fresh
             made += len(fresh)
-            keep = informative_groups(batches.rewards(fresh), batches.group_ids(fresh)).tolist()
+            keep = informative_groups([t.reward for t in fresh], [t.group for t in fresh]).tolist()
             num_groups = len(kept) // config.samples_per_prompt
             wanted = [t for t, k in zip(fresh, keep, strict=True) if k]
             for offset in range(0, len(wanted), config.samples_per_prompt):
@@ -187,19 +187,17 @@ class Trainer:
         """The optimizer steps on one batch; episodes that a fault cut are left out, since their rewards say nothing."""
         config = self.config
         trajectories = [t for t in trajectories if t.stop_reason not in FAULTS]
-        advantages_S, agent_advantages_S = self._advantages(trajectories)
-        normalizer = batches.count_tokens(trajectories)
+        samples = [to_training_sample(t) for t in trajectories]
+        advantages_S, agent_advantages_S = self._advantages(samples)
+        normalizer = batches.count_tokens(samples)
         bears_loss = {Source.POLICY} | ({Source.AGENT} if config.objective.agent_loss != "mask" else set())
-        replied_S = torch.tensor(
-            [Source.AGENT in bears_loss and t.count(Source.AGENT) > 0 for t in trajectories], dtype=torch.bool
-        )
+        replied_S = np.array([Source.AGENT in bears_loss and s.count(Source.AGENT) > 0 for s in samples], bool)
         # Where the advantage is zero the gradient is: such rows count in the divisors, and cost no pass.
         learns_S = (advantages_S != 0) | ((agent_advantages_S != 0) & replied_S) | (self._reference is not None)
-        learns = learns_S.nonzero().squeeze(1).tolist()
-        learning = [trajectories[i] for i in learns]
+        learns = np.flatnonzero(learns_S).tolist()
         traced = config.trace_every > 0 and (self.step == 0 or (self.step + 1) % config.trace_every == 0)
         parts = batches.micro_batches(
-            learning,
+            [samples[i] for i in learns],
             advantages_S[learns],
             config.micro_batch_size,
             pad_id=self.policy.tokenizer.pad_token_id or 0,
@@ -218,7 +216,7 @@ class Trainer:
                 for index, part in enumerate(parts):
                     logprobs_T = self._token_logprobs(self.model, part)
                     if traced and update == 0:
-                        record_agent_logprobs(learning, part, logprobs_T.detach())
+                        record_agent_logprobs([trajectories[i] for i in learns], part, logprobs_T.detach())
                     output = objective_loss(
                         logprobs_T,
                         None if old is None else old[index],
@@ -415,18 +413,9 @@ class Trainer:
         for index, outcomes in groups.values():
             self.curriculum.observe(index, outcomes[False], outcomes[True])
 
-    def _advantages(
-        self, trajectories: Sequence[Trajectory]
-    ) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
-        """The advantages of the POLICY tokens, and of the AGENT tokens, of each trajectory."""
-        return sample_advantages(
-            batches.rewards(trajectories),
-            batches.outcomes(trajectories),
-            batches.group_ids(trajectories),
-            torch.tensor([not t.assisted for t in trajectories], dtype=torch.bool),
-            torch.tensor(list(batches.policy_token_counts(trajectories)), dtype=torch.long),
-            self.config,
-        )
+    def _advantages(self, samples: Sequence[TrainingSample]) -> tuple[Floats, Floats]:
+        """The advantages of the POLICY tokens, and of the AGENT tokens, of each rollout."""
+        return sample_advantages(samples, **self.config.comparison)
 
     def _token_logprobs(self, model: torch.nn.Module, part: batches.MicroBatch) -> Tensor:
         return token_logprobs(

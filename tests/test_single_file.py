@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
-from aipo_env import Segment, Source, Trajectory
-from algorithms.advantages import sample_advantages
+from aipo_env import Segment, Source, Trajectory, sample_advantages, to_training_sample
 from algorithms.batch import MicroBatch, count_tokens, micro_batches
 from algorithms.config import ObjectiveConfig
 from algorithms.logprobs import token_logprobs
@@ -70,7 +70,7 @@ def test_rollouts_are_what_their_modes_allow(
         sampled = [s for s in trajectory.segments if s.source is Source.POLICY]
         assert all(len(s.logprobs) == len(s.token_ids) > 0 for s in sampled)
     # What was recorded at each turn is what the whole sequence gives: no position or mask was off by one.
-    for part in micro_batches(found, torch.ones(16), 16, pad_id=0):
+    for part in micro_batches([to_training_sample(t) for t in found], np.ones(16), 16, pad_id=0):
         own_T = part.sources_T == Source.POLICY
         again_T = library_logprobs(policy, part, 1.0)
         torch.testing.assert_close(again_T[own_T], part.behaviour_logprobs_T[own_T], atol=1e-4, rtol=1e-4)
@@ -97,12 +97,12 @@ def test_gradients_are_the_librarys(
     train_config = TrainConfig(objective=ObjectiveConfig(delta=0.02, agent_weight=0.8))
     rewards_S = torch.tensor([t.reward for t in found])
     own_S, reply_S = single.advantages(rewards_S, groups_S, solo_S)
-    tokens_S = torch.tensor([t.count(Source.POLICY) for t in found])
-    theirs_S = sample_advantages(rewards_S, rewards_S, groups_S, solo_S, tokens_S, train_config)
-    torch.testing.assert_close(own_S, theirs_S[0])
-    torch.testing.assert_close(reply_S, theirs_S[1])
+    taken = [to_training_sample(t) for t in found]
+    theirs_S = sample_advantages(taken, **train_config.comparison)
+    torch.testing.assert_close(own_S, torch.from_numpy(theirs_S[0]))
+    torch.testing.assert_close(reply_S, torch.from_numpy(theirs_S[1]))
 
-    parts = micro_batches(found, own_S, 16, pad_id=0, agent_advantages_S=reply_S)
+    parts = micro_batches(taken, theirs_S[0], 16, pad_id=0, agent_advantages_S=theirs_S[1])
     batch = single.make_batch(found, own_S, reply_S)
     with torch.no_grad():
         old_BL, old = single.token_logprobs(policy, batch, config), [library_logprobs(policy, p, 0.7) for p in parts]
@@ -127,7 +127,7 @@ def test_gradients_are_the_librarys(
                 part.behaviour_logprobs_T,
                 part.sequence_ids_T,
                 train_config.objective,
-                normalizer=count_tokens(found),
+                normalizer=count_tokens(taken),
             )
             output.loss.backward()  # type: ignore[no-untyped-call]
             sums.append(output.sums)

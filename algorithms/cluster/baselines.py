@@ -6,7 +6,7 @@ tokens in it are free: what is written there travels with the sample through bal
 AGENT term, which reads no others. (Read in OpenRLHF 0.11.2: `RemoteExperienceMaker.compute_advantages_and_returns`.)
 
 OpenRLHF's own method always runs first. With `policy_baseline` "group" its numbers stay at POLICY tokens, bit for bit. All
-others are those of `algorithms.advantages`, as on one machine, with OpenRLHF's reward clip and whitening, and at POLICY tokens
+others are those of `aipo_env.advantages`, as on one machine, with OpenRLHF's reward clip and whitening, and at POLICY tokens
 its KL penalties. Those of a reply come from the outcome alone, as the executor reports it.
 
 Dimensions: S samples of the whole batch; B sequences of one `Experience`, L their longest number of tokens less 1.
@@ -19,10 +19,10 @@ from types import SimpleNamespace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from algorithms.advantages import agent_advantages, compute_advantages, mean_advantages, token_moments
+from aipo_env.advantages import AdvantageEstimator, AgentBaseline, ScoredRollout, sample_advantages, token_moments
 from algorithms.cluster.channel import decode
 from algorithms.cluster.settings import (
     GROUPLESS,
@@ -34,7 +34,7 @@ from algorithms.cluster.settings import (
     reads_agent_baseline,
 )
 from algorithms.cluster.trajectories import FAULTS, OUTCOME, SOLO
-from algorithms.config import AdvantageEstimator, ObjectiveConfig
+from algorithms.config import ObjectiveConfig
 
 PerToken = Float[Tensor, "_batch _length"]
 """Of one experience; those of a batch differ in shape."""
@@ -138,9 +138,8 @@ def _set_mode_advantages(
     deviation: Float[Tensor, ""],
 ) -> None:
     """Advantages and returns of POLICY tokens, each sample compared with those of the same prompt and mode."""
-    rewards_S, _, groups_S, solo_S = _samples(experiences, args)
     estimator = our_estimator(args.algo.advantage.estimator)
-    shaped_S = compute_advantages(rewards_S, groups_S, _before_whitening(estimator), compared_S=2 * groups_S + solo_S)
+    shaped_S, _ = _compared(_samples(experiences, args), _before_whitening(estimator))
     shaped = _split(_clipped(shaped_S, args), experiences)
     for experience, shaped_B, penalties_BL in zip(experiences, shaped, penalties, strict=True):
         followed_BL = experience.action_mask.flip(1).cumsum(1).flip(1) > 0
@@ -165,38 +164,48 @@ def _agent_advantages(
     if it is larger). With the solo baseline it subtracts nothing: zero stays "as good as without help". Groups without a solo
     sample are whitened as OpenRLHF does it.
     """
-    rewards_S, outcomes_S, groups_S, solo_S = _samples(experiences, args)
+    samples = _samples(experiences, args)
     name = args.algo.advantage.estimator
-    baseline_S = solo_S & (config.agent_baseline == "solo")
     if name in GROUPLESS:
-        centered_S = outcomes_S - outcomes_S.mean() * (name == "flash_reinforce")
-        shaped_S = centered_S
+        outcomes_S = torch.tensor([sample.outcome for sample in samples])
+        shaped_S = centered_S = outcomes_S - outcomes_S.mean() * (name == "flash_reinforce")
     else:
+        _, centered_S = _compared(samples, "mean", agent_baseline="group")
         estimator = _before_whitening(our_estimator(name))
-        centered_S = mean_advantages(outcomes_S, groups_S)
-        shaped_S = agent_advantages(outcomes_S, groups_S, baseline_S, estimator, rewards_S=rewards_S)
+        _, shaped_S = _compared(samples, estimator, agent_baseline=config.agent_baseline)
     shaped_S = _clipped(shaped_S, args)
     if name in WHITENED:
-        counts_S = torch.cat([experience.action_mask.sum(1) for experience in experiences])
-        mean, spread = token_moments(centered_S, counts_S)
-        offset_S = torch.where(torch.isin(groups_S, groups_S[baseline_S]), torch.zeros_like(mean), mean)
-        shaped_S = (shaped_S - offset_S) / (deviation if args.algo.advantage.no_std_norm else deviation.maximum(spread))
+        mean, spread = token_moments(centered_S.numpy(), [sample.policy_tokens for sample in samples])
+        with_solo = {sample.group for sample in samples if sample.solo and config.agent_baseline == "solo"}
+        offset_S = mean * torch.tensor([sample.group not in with_solo for sample in samples])
+        shaped_S = (shaped_S - offset_S) / (
+            deviation if args.algo.advantage.no_std_norm else deviation.clamp(min=spread)
+        )
     return _split(shaped_S, experiences)
 
 
-def _samples(
-    experiences: Sequence[ScoredExperience], args: SimpleNamespace
-) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"], Int[Tensor, " samples"], Bool[Tensor, " samples"]]:
-    """Reward, outcome, group and "was it played without help" of each sample, in the order of the experiences.
+def _samples(experiences: Sequence[ScoredExperience], args: SimpleNamespace) -> list[ScoredRollout]:
+    """Each sample as the advantages see it, in the order of the experiences."""
+    return [
+        ScoredRollout(reward, outcome, place // args.rollout.n_samples_per_prompt, solo > 0, tokens, faulted > 0)
+        for experience in experiences
+        for place, reward, outcome, solo, tokens, faulted in zip(
+            experience.index,
+            experience.rewards.tolist(),
+            *(experience.info[name].tolist() for name in (OUTCOME, SOLO)),
+            experience.action_mask.sum(1).tolist(),
+            experience.info[FAULTS].tolist(),
+            strict=True,
+        )
+    ]
 
-    A sample that a fault of a service or the grader cut is a group of its own: its reward says nothing.
-    """
-    places_S = torch.tensor([place for experience in experiences for place in experience.index])
-    outcomes_S, faulted_S, solo_S = (
-        torch.cat([experience.info[name] for experience in experiences]) for name in (OUTCOME, FAULTS, SOLO)
-    )
-    groups_S = torch.where(faulted_S > 0, -1 - places_S, places_S // args.rollout.n_samples_per_prompt)
-    return torch.cat([experience.rewards for experience in experiences]), outcomes_S, groups_S, solo_S > 0
+
+def _compared(
+    samples: Sequence[ScoredRollout], estimator: AdvantageEstimator, agent_baseline: AgentBaseline = "solo"
+) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
+    """Advantages of the POLICY tokens by mode, and of the AGENT tokens."""
+    own_S, reply_S = sample_advantages(samples, estimator, agent_baseline=agent_baseline)
+    return torch.from_numpy(own_S), torch.from_numpy(reply_S)
 
 
 def _before_whitening(estimator: AdvantageEstimator) -> AdvantageEstimator:

@@ -17,18 +17,18 @@ where the AGENT term needs them.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from aipo_env.errors import DataFormatError
-from aipo_env.trajectory import Segment, Source, Trajectory
+from aipo_env.training_sample import TrainingSample
+from aipo_env.trajectory import Source
 
 _BOUNDARY = 0.5  # no value lies between 0 and 1
-_TOLERANCE = 1e-3  # a sampler's log-probability may round to a little above 0
 
 
 class ChannelContents(NamedTuple):
@@ -42,38 +42,25 @@ class ChannelContents(NamedTuple):
     """Log-probability under what produced the token: the sampler's at POLICY tokens, log mu at AGENT tokens, else 0."""
 
 
-def encode(trajectory: Trajectory) -> list[float]:
-    """The channel of a trajectory, aligned with its `token_ids`.
-
-    A helper's log-probability that is none (not finite, or above 0) counts as unknown: a helper's server must not be able to
-    stop the training.
+def encode(sample: TrainingSample) -> list[float]:
+    """The channel of a sample, aligned with its `token_ids`.
 
     Raises:
-        DataFormatError: a POLICY token has no log-probability, or one that is none; that is the sampler's mistake.
+        DataFormatError: a POLICY token has no log-probability; that is the sampler's mistake.
     """
-    values: list[float] = []
-    for segment in trajectory.segments:
-        if segment.source is Source.POLICY:
-            values += _policy_values(segment)
-        elif segment.source is Source.AGENT:
-            values += [_agent_value(x) for x in segment.logprobs or (0.0,) * len(segment.token_ids)]
-        else:
-            values += [0.0] * len(segment.token_ids)
+    if not sample.has_logprobs:
+        raise DataFormatError(
+            "POLICY tokens need the sampler's log-probabilities, and some came without. Ask the engine for them (vLLM: "
+            "SamplingParams(logprobs=0)) and pass them on in the action."
+        )
+    values: list[float] = np.where(sample.sources == Source.AGENT, 1 - sample.mu_logprobs, sample.logprobs).tolist()
     return values
 
 
-def action_ranges(trajectory: Trajectory) -> list[tuple[int, int]]:
-    """The half-open ranges of POLICY tokens within `token_ids`: OpenRLHF's actions. Adjacent ones are joined."""
-    ranges: list[tuple[int, int]] = []
-    start = 0
-    for segment in trajectory.segments:
-        end = start + len(segment.token_ids)
-        if segment.source is Source.POLICY and end > start:
-            if ranges and ranges[-1][1] == start:
-                start = ranges.pop()[0]
-            ranges.append((start, end))
-        start = end
-    return ranges
+def action_ranges(sample: TrainingSample) -> list[tuple[int, int]]:
+    """The half-open ranges of POLICY tokens within `token_ids`: OpenRLHF's actions."""
+    edges = np.flatnonzero(np.diff(sample.sources == Source.POLICY, prepend=False, append=False)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def decode(channel: Float[Tensor, ...]) -> ChannelContents:
@@ -84,22 +71,3 @@ def decode(channel: Float[Tensor, ...]) -> ChannelContents:
     is_agent = channel > _BOUNDARY
     log_mu = torch.where(is_agent, 1 - channel, torch.zeros_like(channel))
     return ChannelContents(is_agent, log_mu, torch.where(is_agent, log_mu, channel))
-
-
-def _policy_values(segment: Segment) -> list[float]:
-    if len(segment.logprobs) != len(segment.token_ids):
-        raise DataFormatError(
-            f"POLICY tokens need the sampler's log-probabilities: {len(segment.token_ids)} ids came without. Ask the "
-            "engine for them (vLLM: SamplingParams(logprobs=0)) and pass them on in the action."
-        )
-    for value in segment.logprobs:
-        if not -math.inf < value <= _TOLERANCE:
-            raise DataFormatError(
-                f"a sampled token has a finite log-probability of at most 0, got {value}. Is the sampler's 'logprobs' a "
-                "probability, or another token's?"
-            )
-    return [min(float(value), 0.0) for value in segment.logprobs]
-
-
-def _agent_value(log_mu: float) -> float:
-    return 1.0 - log_mu if -math.inf < log_mu < 0.0 else 1.0

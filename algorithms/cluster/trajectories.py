@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-
-from aipo_env import markup, trace_files
+from aipo_env import markup
 from aipo_env.leaks import HELD_BACK
-from aipo_env.trajectory import Segment, Source, Trajectory
+from aipo_env.training_sample import TrainingSample, to_training_sample
+from aipo_env.trajectory import Source, Trajectory
 from algorithms.cluster.channel import action_ranges, encode
 
 SOLO, OUTCOME, FAULTS = "aipo/solo", "aipo/outcome", "aipo/faults"
@@ -25,42 +23,24 @@ def to_response(trajectory: Trajectory, max_length: int, *, label: str) -> dict[
         max_length: tokens of the context; what lies behind it, the end of a helper's reply, is cut off.
         label: OpenRLHF's label of the prompt, handed back unchanged.
     """
-    if trajectory.stop_reason in trace_files.FAULTS:
-        # The reward says nothing of what was written: the prompt alone is kept, which bears no loss.
-        max_length = min(max_length, len(trajectory.segments[0].token_ids))
-    segments = cut(trajectory.segments, max_length)
-    kept = dataclasses.replace(trajectory, segments=segments)
-    correct = float(trajectory.verdict == "correct")
+    sample = to_training_sample(trajectory, max_length)
     return {
         "prompt": trajectory.segments[0].text,
         "label": label,
         "images": None,
         "mm_train_inputs": None,
-        "observation_tokens": kept.token_ids,
-        "action_ranges": action_ranges(kept),
-        "rollout_log_probs": encode(kept),
-        "reward": float(trajectory.reward),
+        "observation_tokens": sample.token_ids.tolist(),
+        "action_ranges": action_ranges(sample),
+        "rollout_log_probs": encode(sample),
+        "reward": sample.reward,
         # Dynamic filtering asks how often a group succeeded, whatever the reward adds to that.
-        "scores": correct,
+        "scores": float(trajectory.verdict == "correct"),
         "truncated": trajectory.stop_reason in _TRUNCATIONS,
-        "extra_logs": counters(trajectory, kept),
+        "extra_logs": counters(trajectory, sample),
     }
 
 
-def cut(segments: Sequence[Segment], max_length: int) -> list[Segment]:
-    """The segments up to `max_length` tokens; the one that crosses it keeps its text and loses ids."""
-    kept: list[Segment] = []
-    left = max_length
-    for segment in segments:
-        count = len(segment.token_ids)
-        if count > left:
-            segment = dataclasses.replace(segment, token_ids=segment.token_ids[:left], logprobs=segment.logprobs[:left])
-        kept.append(segment)
-        left = max(0, left - count)
-    return kept
-
-
-def counters(trajectory: Trajectory, kept: Trajectory) -> dict[str, float]:
+def counters(trajectory: Trajectory, sample: TrainingSample) -> dict[str, float]:
     """One number per metric and sample; OpenRLHF logs their means over all samples of a step.
 
     Every sample has every key, since OpenRLHF merges samples key by key. Means over one kind of sample are quotients: the
@@ -68,16 +48,15 @@ def counters(trajectory: Trajectory, kept: Trajectory) -> dict[str, float]:
 
     Args:
         trajectory: the whole episode.
-        kept: the part that is learnt from.
+        sample: what is learnt from it.
     """
     notices = [s for s in trajectory.segments if s.source is Source.TEMPLATE]
-    policy, agent = kept.count(Source.POLICY), kept.count(Source.AGENT)
-    known = sum(len(s.token_ids) for s in kept.segments if s.source is Source.AGENT and s.mu_known)
-    solo, correct = float(not trajectory.assisted), float(trajectory.verdict == "correct")
+    policy, agent = sample.policy_tokens, sample.count(Source.AGENT)
+    solo, correct = float(sample.solo), float(trajectory.verdict == "correct")
     return {
         SOLO: solo,
-        OUTCOME: float(trajectory.outcome),
-        FAULTS: float(trajectory.stop_reason in trace_files.FAULTS),
+        OUTCOME: sample.outcome,
+        FAULTS: float(sample.faulted),
         "aipo/solo_correct": solo * correct,
         "aipo/assisted_correct": (1.0 - solo) * correct,
         "aipo/consults": float(trajectory.num_consults),
@@ -85,8 +64,8 @@ def counters(trajectory: Trajectory, kept: Trajectory) -> dict[str, float]:
         "aipo/held_back": float(sum(bool(s.agent) and HELD_BACK in s.text for s in notices)),
         "aipo/malformed_turns": float(sum(not s.agent and s.text.startswith(markup.NOTICE_OPEN) for s in notices)),
         "aipo/truncated": float(trajectory.stop_reason in _TRUNCATIONS),
-        "aipo/cut_tokens": float(len(trajectory.token_ids) - len(kept.token_ids)),
+        "aipo/cut_tokens": float(len(trajectory.token_ids) - len(sample.token_ids)),
         "aipo/agent_tokens": float(agent),
         "aipo/agent_token_share": agent / max(agent + policy, 1),
-        "aipo/mu_known_share": known / max(agent, 1),
+        "aipo/mu_known_share": float(sample.mu_known.sum()) / max(agent, 1),
     }

@@ -2,72 +2,77 @@
 
 import statistics
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose as equal_to_tolerance
 
-from aipo_env.errors import ConfigurationError
-from algorithms.advantages import (
+from aipo_env.advantages import (
+    ScoredRollout,
     agent_advantages,
     compute_advantages,
-    expand_to_tokens,
     informative_groups,
-    leave_one_out_advantages,
-    mean_advantages,
-    mean_std_advantages,
-    mean_whitened_advantages,
     overlong_penalty,
     sample_advantages,
 )
+from aipo_env.errors import ConfigurationError
 from algorithms.config import ObjectiveConfig
 from algorithms.train_config import SamplingConfig, TrainConfig
 
+
+def assert_allclose(found, expected, rtol=1e-5, atol=1e-7):
+    equal_to_tolerance(found, expected, rtol=rtol, atol=atol)
+
+
 ESTIMATORS = ("mean", "mean_std", "leave_one_out")
 # Two groups of three, interleaved.
-REWARDS = torch.tensor([1.0, 0.0, 0.0, 2.0, 0.5, 0.5], dtype=torch.float64)
-GROUPS = torch.tensor([7, 2, 7, 2, 7, 2])
+REWARDS = np.array([1.0, 0.0, 0.0, 2.0, 0.5, 0.5])
+GROUPS = np.array([7, 2, 7, 2, 7, 2])
 
 
 def test_mean_by_hand():
-    expected = torch.tensor([0.5, -5 / 6, -0.5, 7 / 6, 0.0, -1 / 3], dtype=torch.float64)
-    torch.testing.assert_close(mean_advantages(REWARDS, GROUPS), expected)
+    expected = np.array([0.5, -5 / 6, -0.5, 7 / 6, 0.0, -1 / 3])
+    assert_allclose(compute_advantages(REWARDS, GROUPS, "mean"), expected)
 
 
 def test_leave_one_out_by_hand():
-    expected = torch.tensor([0.75, -1.25, -0.75, 1.75, 0.0, -0.5], dtype=torch.float64)
-    torch.testing.assert_close(leave_one_out_advantages(REWARDS, GROUPS), expected)
+    expected = np.array([0.75, -1.25, -0.75, 1.75, 0.0, -0.5])
+    assert_allclose(compute_advantages(REWARDS, GROUPS, "leave_one_out"), expected)
 
 
 def test_mean_std_by_hand():
     std = {7: statistics.stdev([1.0, 0.0, 0.5]), 2: statistics.stdev([0.0, 2.0, 0.5])}
-    divisor = torch.tensor([std[int(g)] + 1e-4 for g in GROUPS], dtype=torch.float64)
-    torch.testing.assert_close(mean_std_advantages(REWARDS, GROUPS), mean_advantages(REWARDS, GROUPS) / divisor)
+    divisor = np.array([std[int(g)] + 1e-4 for g in GROUPS])
+    assert_allclose(
+        compute_advantages(REWARDS, GROUPS, "mean_std"), compute_advantages(REWARDS, GROUPS, "mean") / divisor
+    )
 
 
 def test_agreement_with_openrlhf_and_trl_on_equal_groups():
     """OpenRLHF 0.11.2 `experience_maker.py` (rloo, dr_grpo, group_norm), TRL 1.16.0 `scale_rewards`."""
-    torch.manual_seed(0)
-    table = torch.randn(5, 4, dtype=torch.float64)
-    rewards, groups = table.flatten(), torch.arange(5).repeat_interleave(4)
-    centered = table - table.mean(-1, keepdim=True)
-    rloo = table - (table.sum(-1, keepdim=True) - table) / 3
-    group_norm = centered / (table.std(-1, keepdim=True) + 1e-9)
-    trl = centered / (table.std(-1, keepdim=True) + 1e-4)
-    torch.testing.assert_close(mean_advantages(rewards, groups), centered.flatten())
-    torch.testing.assert_close(leave_one_out_advantages(rewards, groups), rloo.flatten())
-    torch.testing.assert_close(mean_std_advantages(rewards, groups, epsilon=1e-9), group_norm.flatten())
-    torch.testing.assert_close(mean_std_advantages(rewards, groups), trl.flatten())
+    table = np.random.default_rng(0).normal(size=(5, 4))
+    rewards, groups = table.ravel(), np.arange(5).repeat(4)
+    centered = table - table.mean(-1, keepdims=True)
+    deviation = table.std(-1, ddof=1, keepdims=True)
+    rloo = table - (table.sum(-1, keepdims=True) - table) / 3
+    assert_allclose(compute_advantages(rewards, groups, "mean"), centered.ravel(), atol=1e-12)
+    assert_allclose(compute_advantages(rewards, groups, "leave_one_out"), rloo.ravel(), atol=1e-12)
+    # OpenRLHF adds 1e-9 to the deviation.
+    assert_allclose(
+        compute_advantages(rewards, groups, "mean_std"), (centered / (deviation + 1e-4)).ravel(), atol=1e-12
+    )
 
 
 def test_agreement_with_openrlhf_on_whitening():
     """`reinforce_baseline`: the group mean, then mean and variance over all action tokens of the batch."""
-    lengths = torch.tensor([3, 1, 4, 1, 5, 9])
-    advantages = mean_advantages(REWARDS, GROUPS)
-    tokens = advantages.repeat_interleave(lengths)
-    expected = (advantages - tokens.mean()) * tokens.var(unbiased=False).clamp(min=1e-8).rsqrt()
-    torch.testing.assert_close(mean_whitened_advantages(REWARDS, GROUPS, lengths), expected)
-    assert mean_whitened_advantages(REWARDS, GROUPS, lengths).repeat_interleave(lengths).mean().abs() < 1e-12
+    lengths = np.array([3, 1, 4, 1, 5, 9])
+    advantages = compute_advantages(REWARDS, GROUPS, "mean")
+    tokens = advantages.repeat(lengths)
+    expected = (advantages - tokens.mean()) / np.sqrt(max(tokens.var(), 1e-8))
+    whitened = compute_advantages(REWARDS, GROUPS, "mean_whitened", lengths)
+    assert_allclose(whitened, expected)
+    assert abs(whitened.repeat(lengths).mean()) < 1e-12
 
 
 @given(
@@ -76,68 +81,69 @@ def test_agreement_with_openrlhf_on_whitening():
     st.randoms(use_true_random=False),
 )
 def test_order_of_the_samples_does_not_matter(samples, estimator, random):
-    rewards = torch.tensor([r for r, _ in samples], dtype=torch.float64)
-    groups = torch.tensor([g for _, g in samples])
+    rewards = np.array([r for r, _ in samples])
+    groups = np.array([g for _, g in samples])
     order = list(range(len(samples)))
     random.shuffle(order)
     advantages = compute_advantages(rewards, groups, estimator)
     shuffled = compute_advantages(rewards[order], groups[order], estimator)
-    torch.testing.assert_close(shuffled, advantages[order], rtol=1e-9, atol=1e-9)
-    for group in groups.unique():
-        assert advantages[groups == group].sum().abs() < 1e-6 * len(samples) * max(1.0, float(advantages.abs().max()))
+    assert_allclose(shuffled, advantages[order], rtol=1e-9, atol=1e-9)
+    for group in set(groups.tolist()):
+        bound = 1e-6 * len(samples) * max(1.0, float(np.abs(advantages).max()))
+        assert abs(advantages[groups == group].sum()) < bound
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @given(reward=st.floats(-100, 100, width=32), size=st.integers(1, 9))
 def test_equal_rewards_and_single_samples_give_exactly_zero(estimator, reward, size):
-    rewards = torch.full((size,), reward)
-    advantages = compute_advantages(rewards, torch.zeros(size, dtype=torch.long), estimator)
-    assert torch.equal(advantages, torch.zeros(size))
+    rewards = np.full(size, reward)
+    advantages = compute_advantages(rewards, np.zeros(size, int), estimator)
+    assert np.array_equal(advantages, np.zeros(size))
 
 
 def test_a_rounded_mean_would_not_be_zero():
     """Why equal rewards are handled apart: there are sizes at which the plain formula leaves a rest."""
-    rests = [torch.full((size,), 0.1) - torch.full((size,), 0.1).sum() / size for size in range(2, 50)]
+    rests = [np.full(size, np.float32(0.1)) - np.full(size, np.float32(0.1)).sum() / size for size in range(2, 50)]
     assert any(bool(rest.any()) for rest in rests)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("estimator", [*ESTIMATORS, "mean_whitened"])
 def test_rewards_must_be_finite(estimator, bad):
-    rewards = torch.tensor([0.0, bad, 1.0])
+    rewards = np.array([0.0, bad, 1.0])
     with pytest.raises(ConfigurationError, match="sample 1 has"):
-        compute_advantages(rewards, torch.zeros(3, dtype=torch.long), estimator, torch.ones(3, dtype=torch.long))
+        compute_advantages(rewards, np.zeros(3, int), estimator, np.ones(3, int))
     with pytest.raises(ConfigurationError, match="sample 1 has"):
-        informative_groups(rewards, torch.zeros(3, dtype=torch.long))
+        informative_groups(rewards, np.zeros(3, int))
 
 
 def test_whitening_needs_lengths_and_survives_a_flat_batch():
     with pytest.raises(ConfigurationError, match="needs num_tokens_S"):
         compute_advantages(REWARDS, GROUPS, "mean_whitened")
-    flat = compute_advantages(torch.ones(4), torch.tensor([0, 0, 1, 1]), "mean_whitened", torch.tensor([3, 1, 0, 2]))
-    assert torch.equal(flat, torch.zeros(4))
-    no_tokens = compute_advantages(REWARDS, GROUPS, "mean_whitened", torch.zeros(6, dtype=torch.long))
-    assert no_tokens.isfinite().all()
+    flat = compute_advantages(np.ones(4), np.array([0, 0, 1, 1]), "mean_whitened", np.array([3, 1, 0, 2]))
+    assert np.array_equal(flat, np.zeros(4))
+    no_tokens = compute_advantages(REWARDS, GROUPS, "mean_whitened", np.zeros(6, int))
+    assert np.isfinite(no_tokens).all()
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_empty_batch(estimator):
-    nothing = torch.zeros(0, dtype=torch.long)
-    assert compute_advantages(torch.zeros(0), nothing, estimator).shape == (0,)
-    assert informative_groups(torch.zeros(0), nothing).shape == (0,)
+    nothing = np.zeros(0, int)
+    assert compute_advantages(np.zeros(0), nothing, estimator).shape == (0,)
+    assert informative_groups(np.zeros(0), nothing).shape == (0,)
 
 
 def test_dynamic_sampling_keeps_groups_that_differ():
-    rewards = torch.tensor([1.0, 1.0, 0.0, 0.1, 0.1, 0.1, 5.0])
-    groups = torch.tensor([0, 1, 1, 2, 2, 2, 3])
+    rewards = np.array([1.0, 1.0, 0.0, 0.1, 0.1, 0.1, 5.0])
+    groups = np.array([0, 1, 1, 2, 2, 2, 3])
     assert informative_groups(rewards, groups).tolist() == [False, True, True, False, False, False, False]
 
 
 def test_overlong_penalty_is_piecewise_linear():
-    lengths = torch.tensor([0, 80, 81, 90, 100, 150])
-    expected = torch.tensor([0.0, 0.0, -0.05, -0.5, -1.0, -1.0])
-    torch.testing.assert_close(overlong_penalty(lengths, max_length=100, buffer_length=20), expected)
-    torch.testing.assert_close(overlong_penalty(lengths, 100, 20, factor=0.5), 0.5 * expected)
+    lengths = np.array([0, 80, 81, 90, 100, 150])
+    expected = np.array([0.0, 0.0, -0.05, -0.5, -1.0, -1.0])
+    assert_allclose(overlong_penalty(lengths, max_length=100, buffer_length=20), expected)
+    assert_allclose(overlong_penalty(lengths, 100, 20, factor=0.5), 0.5 * expected)
 
 
 @pytest.mark.parametrize(
@@ -145,39 +151,29 @@ def test_overlong_penalty_is_piecewise_linear():
 )
 def test_overlong_penalty_refuses_impossible_buffers(options):
     with pytest.raises(ConfigurationError, match="shorten the buffer"):
-        overlong_penalty(torch.tensor([3]), max_length=100, **options)
+        overlong_penalty(np.array([3]), max_length=100, **options)
 
 
-def test_expand_to_tokens():
-    tokens = expand_to_tokens(torch.tensor([0.5, -1.0]), torch.tensor([1, 0, -1, 1]))
-    assert tokens.tolist() == [-1.0, 0.5, 0.0, -1.0]
-    assert expand_to_tokens(torch.zeros(0), torch.tensor([-1, -1])).tolist() == [0.0, 0.0]
-    with pytest.raises(IndexError):
-        expand_to_tokens(torch.tensor([0.5]), torch.tensor([1]))
-
-
-SOLO = torch.tensor([True, True, False, False, True, False])
+SOLO = np.array([True, True, False, False, True, False])
 
 
 def test_solo_baseline_by_hand():
     """Group 7 has the rewards 1, 0, 0.5 (solo: 1 and 0.5), group 2 has 0, 2, 0.5 (solo: 0)."""
-    expected = torch.tensor([0.25, 0.0, -0.75, 2.0, -0.25, 0.5], dtype=torch.float64)
+    expected = np.array([0.25, 0.0, -0.75, 2.0, -0.25, 0.5])
     for estimator in ("mean", "leave_one_out"):
-        torch.testing.assert_close(agent_advantages(REWARDS, GROUPS, SOLO, estimator), expected)
+        assert_allclose(agent_advantages(REWARDS, GROUPS, SOLO, estimator), expected)
     std = {7: statistics.stdev([1.0, 0.0, 0.5]), 2: statistics.stdev([0.0, 2.0, 0.5])}
-    divisor = torch.tensor([std[int(g)] + 1e-4 for g in GROUPS], dtype=torch.float64)
-    torch.testing.assert_close(agent_advantages(REWARDS, GROUPS, SOLO, "mean_std"), expected / divisor)
-    tokens = torch.tensor([3, 1, 4, 1, 5, 9])
-    centered = mean_advantages(REWARDS, GROUPS).repeat_interleave(tokens)
-    torch.testing.assert_close(
-        agent_advantages(REWARDS, GROUPS, SOLO, "mean_whitened", tokens), expected / centered.std(correction=0)
-    )
+    divisor = np.array([std[int(g)] + 1e-4 for g in GROUPS])
+    assert_allclose(agent_advantages(REWARDS, GROUPS, SOLO, "mean_std"), expected / divisor)
+    tokens = np.array([3, 1, 4, 1, 5, 9])
+    centered = compute_advantages(REWARDS, GROUPS, "mean").repeat(tokens)
+    assert_allclose(agent_advantages(REWARDS, GROUPS, SOLO, "mean_whitened", tokens), expected / centered.std())
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_solo_baseline_without_solo_samples_is_the_groups(estimator):
-    none = torch.zeros(6, dtype=torch.bool)
-    assert torch.equal(
+    none = np.zeros(6, bool)
+    assert np.array_equal(
         agent_advantages(REWARDS, GROUPS, none, estimator), compute_advantages(REWARDS, GROUPS, estimator)
     )
 
@@ -185,14 +181,14 @@ def test_solo_baseline_without_solo_samples_is_the_groups(estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_help_that_changes_nothing_teaches_nothing(estimator):
     """Solo and assisted rollouts of a group all earn the same: 0.1 three times has a rounded mean."""
-    rewards = torch.full((6,), 0.1)
-    assert torch.equal(agent_advantages(rewards, GROUPS, SOLO, estimator), torch.zeros(6))
+    rewards = np.full(6, 0.1)
+    assert np.array_equal(agent_advantages(rewards, GROUPS, SOLO, estimator), np.zeros(6))
 
 
 def test_the_solo_baseline_does_not_depend_on_the_assisted_rewards():
-    other = torch.where(SOLO, REWARDS, REWARDS + 3.0)
+    other = np.where(SOLO, REWARDS, REWARDS + 3.0)
     moved = agent_advantages(other, GROUPS, SOLO, "mean") - agent_advantages(REWARDS, GROUPS, SOLO, "mean")
-    torch.testing.assert_close(moved, torch.where(SOLO, 0.0, 3.0).double())
+    assert_allclose(moved, np.where(SOLO, 0.0, 3.0))
 
 
 def advantages_of(rewards, outcomes, solo, tokens=None, groups=None, **fields):
@@ -202,14 +198,8 @@ def advantages_of(rewards, outcomes, solo, tokens=None, groups=None, **fields):
         objective=ObjectiveConfig(**fields), overlong_buffer=overlong, sampling=SamplingConfig(max_tokens=10)
     )
     size = len(rewards)
-    return sample_advantages(
-        torch.tensor(rewards),
-        torch.tensor(outcomes),
-        torch.zeros(size, dtype=torch.long) if groups is None else torch.tensor(groups),
-        torch.tensor(solo),
-        torch.tensor([4] * size if tokens is None else tokens),
-        config,
-    )
+    columns = (rewards, outcomes, groups or [0] * size, solo, tokens or [4] * size, [False] * size)
+    return sample_advantages([ScoredRollout(*row) for row in zip(*columns, strict=True)], **config.comparison)
 
 
 @pytest.mark.parametrize("agent_baseline", ["solo", "group"])
@@ -234,19 +224,19 @@ def test_repair_09_a_reply_that_helped_keeps_the_whole_difference():
     """Solo fails; with help both solve it, for 0.3 and 0.6."""
     own, replies = advantages_of([0.0, 0.0, 0.7, 0.4], [0.0, 0.0, 1.0, 1.0], [True, True, False, False])
     assert replies.tolist() == [0.0, 0.0, 1.0, 1.0]
-    torch.testing.assert_close(own, torch.tensor([0.0, 0.0, 0.15, -0.15]))
+    assert_allclose(own, np.array([0.0, 0.0, 0.15, -0.15]))
 
 
 def test_repair_09_costs_that_level_the_rewards_do_not_blow_replies_up():
     """The reward of the helped rollouts is that of the failures: its deviation is 0, that of the outcomes is not."""
     _, replies = advantages_of([0.0] * 4, [0.0, 0.0, 1.0, 1.0], [True, True, False, False], advantage="mean_std")
-    torch.testing.assert_close(replies[2:], torch.full((2,), 1 / (3**-0.5 + 1e-4)))
+    assert_allclose(replies[2:], np.full(2, 1 / (3**-0.5 + 1e-4)))
 
 
 def test_repair_15_costs_that_spread_the_rewards_are_in_the_unit_of_replies_too():
     rewards = [0.0, 0.0, 1.0, -3.0]
     _, replies = advantages_of(rewards, [0.0, 0.0, 1.0, 1.0], [True, True, False, False], advantage="mean_std")
-    torch.testing.assert_close(replies[2:], torch.full((2,), 1 / (statistics.stdev(rewards) + 1e-4)))
+    assert_allclose(replies[2:], np.full(2, 1 / (statistics.stdev(rewards) + 1e-4)))
 
 
 @pytest.mark.parametrize("estimator", ["mean_std", "mean_whitened"])
@@ -257,11 +247,11 @@ def test_repair_15_policy_and_agent_advantages_have_one_unit(estimator):
     raw = advantages_of(rewards, rewards, solo, groups=groups, advantage="mean")
     own, replies = advantages_of(rewards, rewards, solo, groups=groups, advantage=estimator)
     assert raw[0].tolist() == [0.0, 0.0, -0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
-    torch.testing.assert_close(own[3] - own[2], replies[3] - replies[2])
+    assert_allclose(own[3] - own[2], replies[3] - replies[2])
     if estimator == "mean_std":
         unit = statistics.stdev([0.0, 0.0, 0.0, 1.0]) + 1e-4
-        torch.testing.assert_close(own[:4], raw[0][:4] / unit)
-        torch.testing.assert_close(replies[:4], raw[1][:4] / unit)
+        assert_allclose(own[:4], raw[0][:4] / unit)
+        assert_allclose(replies[:4], raw[1][:4] / unit)
 
 
 @pytest.mark.parametrize("estimator", [*ESTIMATORS, "mean_whitened"])
@@ -272,3 +262,12 @@ def test_repair_15_modes_without_spread_stay_finite(estimator):
     )
     assert own.tolist() == [0.0] * 4
     assert 1.0 <= float(replies.max()) <= 2.0
+
+
+def test_a_rollout_that_a_fault_cut_is_compared_with_none():
+    rows = [(1.0, False), (0.0, False), (50.0, True), (0.5, False)]
+    samples = [ScoredRollout(reward, reward, 0, False, 4, faulted) for reward, faulted in rows]
+    own, replies = sample_advantages(samples)
+    assert_allclose(own, [0.5, -0.5, 0.0, 0.0])
+    assert_allclose(replies, [0.5, -0.5, 0.0, 0.0])
+    assert own.dtype == replies.dtype == np.float32

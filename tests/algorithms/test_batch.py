@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from aipo_env import Segment, Source, Trajectory
+from aipo_env import Segment, Source, TrainingSample, Trajectory, to_training_sample
 from algorithms.batch import PASS_TOKENS, micro_batches
 
 
-def trajectory(num_tokens: int) -> Trajectory:
+def sample(num_tokens: int) -> TrainingSample:
     """A prompt of two tokens, and the rest by the policy."""
     ids = tuple(range(2, num_tokens))
     segments = [Segment(Source.PROMPT, "", (0, 1)), Segment(Source.POLICY, "", ids, (-0.5,) * len(ids))]
-    return Trajectory("test-v0", "0", segments, reward=1.0)
+    return to_training_sample(Trajectory("test-v0", "0", segments, reward=1.0))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def trajectory(num_tokens: int) -> Trajectory:
     ],
 )
 def test_like_lengths_go_together(lengths: list[int], size: int, expected: list[list[int]]) -> None:
-    parts = micro_batches([trajectory(n) for n in lengths], torch.arange(float(len(lengths))), size, pad_id=0)
+    parts = micro_batches([sample(n) for n in lengths], np.arange(float(len(lengths))), size, pad_id=0)
     assert [part.attention_mask_BL.sum(dim=1).tolist() for part in parts] == expected
     rows = torch.cat([part.sequence_ids_T for part in parts]) if parts else torch.zeros(0)
     assert sorted(set(rows.tolist())) == list(range(len(lengths)))

@@ -6,14 +6,15 @@ Dimensions: T packed tokens, V vocabulary.
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from aipo_env.advantages import compute_advantages
 from aipo_env.trajectory import Source
-from algorithms.advantages import compute_advantages, expand_to_tokens
 from algorithms.config import AGENT_LOSS_FIELDS, PRESETS, ObjectiveConfig
 from algorithms.objective import (
     PADDING,
@@ -78,7 +79,7 @@ def make_batch(num_sequences: int = 5, seed: int = 0, sources: tuple[Source, ...
     return Batch(
         logprobs_T=logprobs_T,
         old_logprobs_T=near(0.4),
-        advantages_T=expand_to_tokens(advantages_S, sequence_ids_T),
+        advantages_T=advantages_S[sequence_ids_T],
         sources_T=sources_T,
         mu_logprobs_T=near(0.8),
         sequence_ids_T=sequence_ids_T,
@@ -413,8 +414,8 @@ def test_only_policy_and_agent_rows_get_gradient(algorithm):
 @pytest.mark.parametrize("agent_loss", AGENT_LOSSES)
 def test_zero_variance_group_has_zero_gradient(estimator, agent_loss):
     batch = make_batch(num_sequences=3)
-    advantages_S = compute_advantages(torch.full((3,), 0.1), torch.zeros(3, dtype=torch.long), estimator)
-    batch.advantages_T = expand_to_tokens(advantages_S, batch.sequence_ids_T)
+    advantages_S = compute_advantages(np.full(3, 0.1), np.zeros(3, int), estimator)
+    batch.advantages_T = torch.from_numpy(advantages_S)[batch.sequence_ids_T]
     output, gradient_T = batch.loss(make_config(agent_loss=agent_loss))
     assert output.loss == 0
     assert not gradient_T.any()

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import aipo_env
 from aipo_agents.backends.row_batch import RowBatch
-from aipo_env import ConsultEnv, Source, Trajectory
+from aipo_env import ConsultEnv, Source, Trajectory, to_training_sample
 from aipo_env.errors import ConfigurationError, GradingError
 from aipo_env.grading import Grade
 from aipo_env.rollout import collect_rollouts
@@ -99,7 +100,8 @@ def check_recorded_logprobs(architecture: str) -> None:
     assert {"answer", "no_answer", "length"} <= kinds
     assert sum(t.num_consults for t in trajectories) >= 5
     assert any(s.source is Source.TEMPLATE for t in trajectories for s in t.segments)
-    for part in micro_batches(trajectories, torch.zeros(len(trajectories)), 7, pad_id=0):
+    samples = [to_training_sample(t) for t in trajectories]
+    for part in micro_batches(samples, np.zeros(len(samples)), 7, pad_id=0):
         with torch.no_grad():
             found = token_logprobs(
                 policy.model, part.input_ids_BL, part.attention_mask_BL, part.selected_BL, temperature=0.7

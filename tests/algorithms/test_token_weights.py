@@ -8,19 +8,21 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aipo_env import Segment, Source, Trajectory
+from aipo_env import Segment, Source, Trajectory, to_training_sample
+from aipo_env.advantages import ScoredRollout
 from aipo_env.errors import DataFormatError
 from algorithms import batch as batches
 from algorithms.apps.viewer.rows import Row
 from algorithms.config import ObjectiveConfig
 from algorithms.logprobs import token_logprobs
 from algorithms.objective import objective_loss
-from algorithms.token_facts import LOGPROBS_KEY, Coefficients, Sample
+from algorithms.token_facts import LOGPROBS_KEY, Coefficients
 from algorithms.token_weights import TokenWeights, record_agent_logprobs
 from algorithms.train_config import SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer
@@ -29,7 +31,7 @@ from tests.algorithms.tiny import tiny_policy
 logprobs = st.floats(-60, 0)
 
 
-def sample_of(trajectory: Trajectory) -> Sample:
+def sample_of(trajectory: Trajectory) -> ScoredRollout:
     return Row.of(trajectory, 0).sample_facts
 
 
@@ -67,7 +69,7 @@ def test_advantages_are_the_trainers(advantage: str, own: str, help_: str, overl
         sampling=SamplingConfig(max_tokens=6), out=tmp_path,
     )  # fmt: skip
     rows = trajectories(config)
-    own_S, help_S = Trainer(config, policy=tiny_policy())._advantages(rows)
+    own_S, help_S = Trainer(config, policy=tiny_policy())._advantages([to_training_sample(t) for t in rows])
     found = TokenWeights(config).advantages([sample_of(t) for t in rows])
     assert found == list(zip(own_S.tolist(), help_S.tolist(), strict=True))
     assert len({a for a, _ in found}) > 3
@@ -129,9 +131,9 @@ def test_recorded_probabilities_give_the_coefficients_of_the_loss(agent_loss: st
     weights = TokenWeights(config)
     found = weights.advantages([sample_of(t) for t in rows])
     assert found is not None
-    [part] = batches.micro_batches(
-        rows, torch.tensor([a for a, _ in found]), 8, pad_id=0, agent_advantages_S=torch.tensor([a for _, a in found])
-    )
+    samples = [to_training_sample(t) for t in rows]
+    own_S, help_S = (np.array(values) for values in zip(*found, strict=True))
+    [part] = batches.micro_batches(samples, own_S, 8, pad_id=0, agent_advantages_S=help_S)
     with torch.no_grad():
         logprobs_T = token_logprobs(
             policy.model,
@@ -142,7 +144,7 @@ def test_recorded_probabilities_give_the_coefficients_of_the_loss(agent_loss: st
         ).logprobs_T
     output = objective_loss(
         logprobs_T, None, part.advantages_T, part.sources_T, part.behaviour_logprobs_T, part.sequence_ids_T, config.objective,
-        normalizer=batches.count_tokens(rows),
+        normalizer=batches.count_tokens(samples),
     )  # fmt: skip
     rows[3].confidential = True
     record_agent_logprobs(rows, part, logprobs_T)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from aipo_env.advantages import AdvantageEstimator, ScoredRollout, compute_advantages, sample_advantages
 from aipo_env.errors import ConfigurationError
 from aipo_env.trajectory import Source
-from algorithms.advantages import compute_advantages, sample_advantages
 from algorithms.cluster.baselines import install_baselines
 from algorithms.cluster.settings import openrlhf_flags, our_estimator
-from algorithms.config import AdvantageEstimator, ObjectiveConfig, check_modes
+from algorithms.config import ObjectiveConfig, check_modes
 from algorithms.train_config import TrainConfig
 
 P, A, T = int(Source.POLICY), int(Source.AGENT), int(Source.TEMPLATE)
@@ -74,7 +74,8 @@ class Maker:
         args, estimator = self.strategy.args, our_estimator(self.strategy.args.algo.advantage.estimator)
         order = torch.tensor([place for e in experiences for place in e.index])
         raw = "mean" if estimator == "mean_whitened" else estimator
-        shaped_S = compute_advantages(torch.cat([e.rewards for e in experiences]), order // GROUP_SIZE, raw)
+        rewards_S = torch.cat([e.rewards for e in experiences])
+        shaped_S = torch.from_numpy(compute_advantages(rewards_S.numpy(), order.numpy() // GROUP_SIZE, raw))
         for experience, shaped_B in zip(experiences, shaped_S.split([len(e.index) for e in experiences]), strict=True):
             assert experience.kl is not None
             rewards_BL = -self.kl_ctl.value * experience.kl
@@ -147,12 +148,13 @@ def test_every_token_has_the_advantage_of_the_single_machine(
     for experience in batch:
         experience.info["aipo/outcome"] *= scale
     run(Maker(estimator), config_of(policy_baseline, agent_baseline), batch)
-    rewards_S, solo_S = torch.tensor(REWARDS).flatten(), torch.tensor(SOLO).flatten() > 0
-    groups_S = torch.arange(len(rewards_S)) // GROUP_SIZE
-    counts_S = (SOURCES == P).sum(1).repeat(len(REWARDS))
-    outcomes_S = scale * torch.tensor(OUTCOMES).flatten()
+    counts = (SOURCES == P).sum(1).tolist()
+    rollouts = [
+        ScoredRollout(REWARDS[g][i], scale * OUTCOMES[g][i], g, SOLO[g][i] > 0, counts[i], False)
+        for g, i in itertools.product(range(len(REWARDS)), range(GROUP_SIZE))
+    ]
     config = TrainConfig(objective=config_of(policy_baseline, agent_baseline, advantage=estimator))
-    policy_S, agent_S = sample_advantages(rewards_S, outcomes_S, groups_S, solo_S, counts_S, config)
+    policy_S, agent_S = map(torch.from_numpy, sample_advantages(rollouts, **config.comparison))
     for experience in batch:
         places = torch.tensor(experience.index)
         for source, expected_S in ((P, policy_S), (A, agent_S)):

@@ -12,11 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from aipo_env import Source, Trajectory, read_traces
-from algorithms import batch as batches
-from algorithms.advantages import agent_advantages, compute_advantages
+from aipo_env import Source, TrainingSample, Trajectory, read_traces, sample_advantages
+from aipo_env.advantages import PolicyBaseline
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,13 +114,10 @@ def _group(command: list[str], environment: dict[str, str], log: object) -> Iter
         process.wait()
 
 
-def trained_tokens(trajectories: list[Trajectory], policy_baseline: str) -> int:
+def trained_tokens(samples: list[TrainingSample], policy_baseline: PolicyBaseline) -> int:
     """Tokens whose advantage is not 0, with the default estimator and the solo baseline for replies."""
-    rewards_S, groups_S = batches.rewards(trajectories), batches.group_ids(trajectories)
-    solo_S = torch.tensor([not t.assisted for t in trajectories])
-    policy_S = compute_advantages(rewards_S, 2 * groups_S + solo_S if policy_baseline == "mode" else groups_S, "mean")
-    agent_S = agent_advantages(rewards_S, groups_S, solo_S, "mean")
+    policy_S, agent_S = sample_advantages(samples, policy_baseline=policy_baseline)
     return sum(
-        t.count(Source.POLICY) * (policy != 0) + t.count(Source.AGENT) * (agent != 0)
-        for t, policy, agent in zip(trajectories, policy_S.tolist(), agent_S.tolist(), strict=True)
+        sample.policy_tokens * (policy != 0) + sample.count(Source.AGENT) * (agent != 0)
+        for sample, policy, agent in zip(samples, policy_S.tolist(), agent_S.tolist(), strict=True)
     )

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from aipo_env.training_sample import to_training_sample
 from aipo_env.trajectory import Trajectory
 from algorithms.cluster.baselines import install_baselines
 from algorithms.cluster.channel import action_ranges, encode
@@ -112,10 +113,11 @@ def load_actor(folder: Path, *, packing: bool = False) -> Actor:
 
 def to_experience(trajectory: Trajectory, max_length: int = MAX_LENGTH) -> Experience:
     """A finished trajectory as OpenRLHF's rollout worker returns it, turned into an `Experience` by OpenRLHF."""
+    sample = to_training_sample(trajectory)
     response = {
         "prompt": trajectory.task_id, "label": "", "images": None, "reward": trajectory.reward, "scores": trajectory.reward,
-        "observation_tokens": trajectory.token_ids, "action_ranges": action_ranges(trajectory),
-        "rollout_log_probs": encode(trajectory), "truncated": False,
+        "observation_tokens": trajectory.token_ids, "action_ranges": action_ranges(sample),
+        "rollout_log_probs": encode(sample), "truncated": False,
         "extra_logs": {SOLO: float(not trajectory.assisted), OUTCOME: trajectory.outcome, FAULTS: 0.0},
     }  # fmt: skip
     return SamplesGenerator._process_response_into_experience(None, response, max_len=max_length)

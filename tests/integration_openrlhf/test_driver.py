@@ -5,21 +5,18 @@ What is stood in for is in `without_gpu/replacements.py` and listed in `docs/clu
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from aipo_env import Source, Trajectory
+from aipo_env import Source, Trajectory, sample_advantages, to_training_sample
 from aipo_env.errors import ConfigurationError
 from aipo_env.rollout import EpisodeSeeds
-from algorithms import batch as batches
-from algorithms.advantages import agent_advantages
 from algorithms.cluster import hooks
-from algorithms.cluster.trajectories import cut
 from algorithms.config import ObjectiveConfig
 from tests.integration_openrlhf.checkpoint import EMBEDDED
 from tests.integration_openrlhf.driver import Run, run_driver, trained_tokens
@@ -125,16 +122,15 @@ def test_groups_hold_assisted_and_solo_samples(run: Run) -> None:
 def test_rewards_are_compared_as_on_one_machine(run: Run) -> None:
     """Step by step, from what was rolled out: as many tokens have an advantage as with the default baselines."""
     assert (ObjectiveConfig.policy_baseline, ObjectiveConfig.agent_baseline) == ("mode", "solo")
-    training = [dataclasses.replace(t, segments=cut(t.segments, MAX_LEN)) for t in split(run)[0]]
+    training = [to_training_sample(t, MAX_LEN) for t in split(run)[0]]
     size = GROUPS * SAMPLES
     steps = [training[start : start + size] for start in range(0, len(training), size)]
     logged, means = run.scalars("train/tokens/trained"), run.scalars("train/agent/advantage")
     assert [logged[step] for step in range(1, STEPS + 1)] == [trained_tokens(part, "mode") for part in steps]
     assert any(trained_tokens(part, "mode") != trained_tokens(part, "group") for part in steps)
     for step, part in enumerate(steps, 1):
-        solo_S = torch.tensor([not t.assisted for t in part])
-        advantages_S = agent_advantages(batches.rewards(part), batches.group_ids(part), solo_S, "mean")
-        counts_S = torch.tensor([t.count(Source.AGENT) for t in part])
+        _, advantages_S = sample_advantages(part)
+        counts_S = np.array([s.count(Source.AGENT) for s in part])
         if counts_S.any():
             expected = float((advantages_S * counts_S).sum() / counts_S.sum())
             assert means[step] == pytest.approx(expected, abs=1e-5)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
-from aipo_env import Source, Trajectory
-from algorithms.cluster.trajectories import counters, cut
+from aipo_env import Source, Trajectory, to_training_sample
+from algorithms.cluster.trajectories import counters
 from tests.integration_openrlhf.driver import Run, run_driver, trained_tokens
 
 GROUPS, SAMPLES, MAX_LENGTH = 4, 4, 96
@@ -50,14 +49,14 @@ def test_training_goes_on_and_the_counters_show_the_faults(run: Run) -> None:
     samples = run.scalars("train/rollout/num_samples")
     assert len(samples) >= 2
     kept = learnt_from(run)
-    owed = [counters(t, dataclasses.replace(t, segments=cut(t.segments, MAX_LENGTH))) for t in kept]
+    learnt = [to_training_sample(t, MAX_LENGTH) for t in kept]
+    owed = [counters(t, sample) for t, sample in zip(kept, learnt, strict=True)]
     for name in ("helper_errors", "cut_tokens", "consults", "solo", "assisted_correct", "truncated"):
         means = run.scalars(f"train/aipo/{name}")
         assert means.keys() == samples.keys()
         total = sum(mean * samples[step] for step, mean in means.items())
         assert total == pytest.approx(sum(row[f"aipo/{name}"] for row in owed), abs=0.01), name
     # As many tokens have an advantage as with the default baselines.
-    learnt = [dataclasses.replace(t, segments=cut(t.segments, MAX_LENGTH)) for t in kept]
     assert sum(run.scalars("train/tokens/trained").values()) == trained_tokens(learnt, "mode")
     assert set(run.scalars("train/aipo/mu_known_share").values()) == {0.0}
     assert max(run.scalars("train/actor_grad_norm").values()) > 0

@@ -7,11 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from aipo_env.advantages import ScoredRollout
 from aipo_env.trace_files import FAULTS
 from aipo_env.trajectory import Segment, Source, Trajectory
 from algorithms.apps.viewer.pieces import TextCutter
 from algorithms.apps.viewer.run_files import RunInfo
-from algorithms.token_facts import LOGPROBS_KEY, Sample
+from algorithms.token_facts import LOGPROBS_KEY
 
 if TYPE_CHECKING:
     from algorithms.token_weights import TokenWeights
@@ -78,10 +79,12 @@ class Row:
         )
 
     @property
-    def sample_facts(self) -> Sample:
+    def sample_facts(self) -> ScoredRollout:
         """The row as the advantages see it."""
         faulted = self.stop in FAULTS
-        return Sample(self.reward, self.outcome, self.group, self.assisted, self.tokens[Source.POLICY], faulted)
+        return ScoredRollout(
+            self.reward, self.outcome, self.group, not self.assisted, self.tokens[Source.POLICY], faulted
+        )
 
 
 def texts_of(trajectory: Trajectory, prompts: dict[str, int]) -> list[list[object]]:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from aipo_env import Segment, Source, Trajectory, write_traces
+from aipo_env.advantages import ScoredRollout
 from aipo_env.errors import DataFormatError, DataNotFoundError
 from algorithms.apps.viewer import RunInfo, TokenReader, TraceStore
 from algorithms.apps.viewer.store import CHUNK
-from algorithms.token_facts import LOGPROBS_KEY, Coefficients, Sample
+from algorithms.token_facts import LOGPROBS_KEY, Coefficients
 from tests.apps.viewer.scripted import WordCodec, play
 
 SEGMENTS = [
@@ -40,7 +41,7 @@ class Halves:
 
     facts = {"agent_loss": "aipo"}  # noqa: RUF012
 
-    def advantages(self, samples: list[Sample]) -> list[tuple[float, float]] | None:
+    def advantages(self, samples: list[ScoredRollout]) -> list[tuple[float, float]] | None:
         return None if len(samples) != 2 else [(s.reward, -s.reward) for s in samples]
 
     def coefficients(self, mu: object, logprobs: object, advantage: float) -> Coefficients:
