@@ -32,7 +32,7 @@ class TrainingSample(ScoredRollout):
     sources: NDArray[np.int64]
     """A `Source` per token. POLICY and AGENT bear loss; PROMPT and TEMPLATE never do."""
     logprobs: NDArray[np.float64]
-    """The sampler's log-probability of each POLICY token; 0.0 at others, and where the sampler told none."""
+    """The sampler's log-probability of each POLICY token, NaN where it told none; 0.0 at others."""
     mu_logprobs: NDArray[np.float64]
     """log mu of each AGENT token; 0.0 at others, and where mu is unknown."""
     mu_known: NDArray[np.bool_]
@@ -41,8 +41,11 @@ class TrainingSample(ScoredRollout):
     """Tokens of the prompt, which come first."""
     reward_parts: dict[str, float]
     """What the reward is the sum of."""
-    has_logprobs: bool
-    """Whether the sampler told the log-probability of every POLICY token."""
+
+    @property
+    def completion(self) -> slice:
+        """Where the tokens behind the prompt are."""
+        return slice(self.prompt_length, None)
 
     def count(self, source: Source) -> int:
         """How many tokens have this source."""
@@ -67,7 +70,6 @@ def to_training_sample(trajectory: Trajectory, max_length: int | None = None) ->
     segments = trajectory.segments[:1] if faulted else trajectory.segments
     kept = slice(max_length)
     sources = np.array([s.source for s in segments for _ in s.token_ids][kept], np.int64)
-    sampled, mu = ([_own(s, source) for s in segments] for source in (Source.POLICY, Source.AGENT))
     return TrainingSample(
         reward=float(trajectory.reward),
         outcome=float(trajectory.outcome),
@@ -77,25 +79,28 @@ def to_training_sample(trajectory: Trajectory, max_length: int | None = None) ->
         faulted=faulted,
         token_ids=np.array([i for s in segments for i in s.token_ids][kept], np.int64),
         sources=sources,
-        logprobs=np.array([_sampled(x) for values in sampled for x in values][kept]),
-        mu_logprobs=np.array([x if -math.inf < x < 0 else 0.0 for values in mu for x in values][kept]),
+        logprobs=np.array([x for s in segments for x in _sampled(s)][kept], np.float64),
+        mu_logprobs=np.array([x for s in segments for x in _log_mu(s)][kept], np.float64),
         mu_known=np.array([s.mu_known for s in segments for _ in s.token_ids][kept], bool),
         prompt_length=len(trajectory.segments[0].token_ids[kept]),
         reward_parts=dict(trajectory.reward_parts),
-        has_logprobs=all(s.logprobs or not s.token_ids for s in segments if s.source is Source.POLICY),
     )
 
 
-def _own(segment: Segment, source: Source) -> tuple[float, ...]:
-    """The segment's log-probabilities if it has this source and some, else zeros."""
-    told = segment.logprobs if segment.source is source else ()
-    return told or (0.0,) * len(segment.token_ids)
+def _sampled(segment: Segment) -> list[float]:
+    """The sampler's log-probabilities of a segment."""
+    if segment.source is not Source.POLICY:
+        return [0.0] * len(segment.token_ids)
+    for logprob in segment.logprobs:
+        if not -math.inf < logprob <= _TOLERANCE:
+            raise DataFormatError(
+                f"a sampled token has a finite log-probability of at most 0, got {logprob}. Is the sampler's 'logprobs' a "
+                "probability, or another token's?"
+            )
+    return [min(float(x), 0.0) for x in segment.logprobs or (math.nan,) * len(segment.token_ids)]
 
 
-def _sampled(logprob: float) -> float:
-    if not -math.inf < logprob <= _TOLERANCE:
-        raise DataFormatError(
-            f"a sampled token has a finite log-probability of at most 0, got {logprob}. Is the sampler's 'logprobs' a "
-            "probability, or another token's?"
-        )
-    return min(float(logprob), 0.0)
+def _log_mu(segment: Segment) -> list[float]:
+    """Log mu of a segment."""
+    told = segment.logprobs if segment.source is Source.AGENT else ()
+    return [x if -math.inf < x < 0 else 0.0 for x in told or (0.0,) * len(segment.token_ids)]

@@ -196,6 +196,35 @@ class ObjectiveConfig:
                 )
 
 
+OWN_FIELDS = (
+    *("policy_baseline", "agent_loss", "agent_weight", "agent_normalizer", "agent_baseline"),
+    *("c_min", "c_max", "delta", "luffy_gamma"),
+)
+"""The fields of `ObjectiveConfig` that are ours in every trainer; its own settings stand for all others."""
+
+
+def check_own_fields(config: ObjectiveConfig, instead: str) -> None:
+    """Refuses an objective of which a trainer with a POLICY loss of its own would not read a field.
+
+    Args:
+        config: the objective.
+        instead: what decides, and what to do.
+
+    Raises:
+        ConfigurationError: a field outside `OWN_FIELDS` is set, or the AGENT term's divisor is a count that others do not make.
+    """
+    for field in fields(config):
+        if field.name not in OWN_FIELDS and getattr(config, field.name) != field.default:
+            raise ConfigurationError(
+                f"{field.name} is not read here, but it is set to {getattr(config, field.name)!r}: {instead}"
+            )
+    if config.agent_normalizer != "policy_tokens":
+        raise ConfigurationError(
+            "agent_normalizer must be 'policy_tokens' here, because the trainer counts the policy's own tokens of an optimizer "
+            f"step and no others, but it is {config.agent_normalizer!r}; leave it out and scale agent_weight instead"
+        )
+
+
 def check_modes(
     config: ObjectiveConfig,
     num_samples: int,

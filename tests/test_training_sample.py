@@ -34,7 +34,6 @@ def test_a_sample_is_the_record_token_by_token(trajectory: Trajectory, max_lengt
         assert sample.count(source) == sum(s == source for s in trajectory.sources[kept])
     assert sample.policy_tokens == sample.count(Source.POLICY)
     assert sample.prompt_length == len(trajectory.segments[0].token_ids[kept])
-    assert sample.has_logprobs
 
 
 def test_what_it_earned_and_how_it_was_played() -> None:
@@ -63,10 +62,8 @@ def test_a_samplers_nonsense_is_refused(logprob: float) -> None:
 def test_a_samplers_silence_is_told_and_its_rounding_mended() -> None:
     silent = Segment(Source.POLICY, "", (5, 6))
     told = Segment(Source.POLICY, "", (7,), (1e-6,))
-    assert not to_training_sample(of(told, silent)).has_logprobs
-    assert to_training_sample(of(told, silent)).logprobs.tolist() == [0.0] * 6
-    # A helper, or a turn without a token, need not tell.
-    assert to_training_sample(of(told, Segment(Source.AGENT, "", (8,)), Segment(Source.POLICY, ""))).has_logprobs
+    reply = Segment(Source.AGENT, "", (8,))
+    assert str(to_training_sample(of(told, silent, reply)).logprobs.tolist()) == str([0.0] * 4 + [math.nan] * 2 + [0.0])
 
 
 @pytest.mark.parametrize("fault", ["error", "timeout"])

@@ -48,7 +48,7 @@ def encode(sample: TrainingSample) -> list[float]:
     Raises:
         DataFormatError: a POLICY token has no log-probability; that is the sampler's mistake.
     """
-    if not sample.has_logprobs:
+    if np.isnan(sample.logprobs).any():
         raise DataFormatError(
             "POLICY tokens need the sampler's log-probabilities, and some came without. Ask the engine for them (vLLM: "
             "SamplingParams(logprobs=0)) and pass them on in the action."

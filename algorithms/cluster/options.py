@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aipo_env.errors import ConfigurationError
-from algorithms.cluster.settings import OWN_FIELDS
-from algorithms.config import AgentBaseline, ObjectiveConfig, PolicyBaseline
+from algorithms.config import OWN_FIELDS, AgentBaseline, ObjectiveConfig, PolicyBaseline
 
 CONFIG_VARIABLE = "AIPO_CLUSTER_CONFIG"
 """The environment variable that carries the config to Ray's workers."""
@@ -107,7 +106,7 @@ class ClusterConfig:
 
     @property
     def objective(self) -> ObjectiveConfig:
-        """Our part of the objective (`settings.OWN_FIELDS`); OpenRLHF's own flags stand for the rest."""
+        """Our part of the objective (`OWN_FIELDS`); OpenRLHF's own flags stand for the rest."""
         own = {field.name for field in dataclasses.fields(self)}
         return ObjectiveConfig(**{name: getattr(self, name) for name in OWN_FIELDS if name in own})
 

@@ -27,16 +27,15 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from aipo_env.errors import ConfigurationError
-from aipo_env.trajectory import Source
+from algorithms.agent_term import agent_term
 from algorithms.cluster.channel import decode
 from algorithms.cluster.settings import check_agent_config, check_openrlhf_settings
 from algorithms.config import ObjectiveConfig
-from algorithms.objective import Normalizer, combine_metrics, objective_loss
+from algorithms.objective import combine_metrics
 
 PolicyLossOutput = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 """loss, clip_ratio, ppo_kl, vllm_kl and is_filter_ratio, as OpenRLHF's trainer unpacks them."""
 
-_UNIT = Normalizer(num_policy_tokens=1, num_agent_tokens=1, num_sequences=1)
 _SMALLEST_COUNT = 1e-6  # below one token divided by any number of accumulation steps
 
 
@@ -176,27 +175,15 @@ class AIPOPolicyLoss(nn.Module):
         log_mu_BL: Float[Tensor, "batch length"],
     ) -> Float[Tensor, ""]:
         """The AGENT term's loss before its division by N; keeps the metrics."""
-        logprobs_A = log_probs_BL[agent_BL]
-        advantages_A = advantages_BL[agent_BL]
-        sources_A = torch.full_like(logprobs_A, int(Source.AGENT), dtype=torch.long)
-        output = objective_loss(
-            logprobs_A,
-            old_log_probs_BL[agent_BL],
-            advantages_A,
-            sources_A,
-            log_mu_BL[agent_BL],
-            torch.zeros_like(sources_A),
-            self.config,
-            normalizer=_UNIT,
-        )
-        sums = {name: value for name, value in output.sums.items() if name.startswith("agent/")}
-        sums |= {"tokens/agent": output.sums["tokens/agent"], "tokens/policy": policy_BL.sum()}
+        loss, sums = agent_term(log_probs_BL, old_log_probs_BL, advantages_BL, log_mu_BL, agent_BL, self.config)
+        sums["tokens/policy"] = policy_BL.sum()
         sums["tokens/trained"] = (advantages_BL[policy_BL] != 0).sum()
         if self.config.agent_loss != "mask":
+            advantages_A = advantages_BL[agent_BL]
             sums["tokens/trained"] = sums["tokens/trained"] + (advantages_A != 0).sum()
             sums["agent/advantage"] = advantages_A.sum()
         self._sums = {name: value + self._sums.get(name, 0) for name, value in sums.items()}
-        return output.loss
+        return loss
 
 
 def install_policy_loss(trainer: OpenRLHFTrainer, config: ObjectiveConfig) -> AIPOPolicyLoss:

@@ -6,17 +6,11 @@ no flag for; AGENT tokens obey the AGENT fields of `ObjectiveConfig`.
 
 from __future__ import annotations
 
-import dataclasses
 from types import SimpleNamespace
 
+from aipo_env.advantages import AdvantageEstimator
 from aipo_env.errors import ConfigurationError
-from algorithms.config import AGENT_LOSS_FIELDS, AdvantageEstimator, ObjectiveConfig
-
-OWN_FIELDS = (
-    *("policy_baseline", "agent_loss", "agent_weight", "agent_normalizer", "agent_baseline"),
-    *("c_min", "c_max", "delta", "luffy_gamma"),
-)
-"""The fields of `ObjectiveConfig` that are ours on a cluster too; OpenRLHF's flags stand for all others."""
+from algorithms.config import AGENT_LOSS_FIELDS, OWN_FIELDS, ObjectiveConfig, check_own_fields
 
 _ESTIMATORS: dict[AdvantageEstimator, str] = {
     "mean": "dr_grpo",
@@ -80,17 +74,10 @@ def check_agent_config(config: ObjectiveConfig) -> None:
     Raises:
         ConfigurationError: a POLICY field is set, or the AGENT term's divisor is a count that OpenRLHF does not make.
     """
-    for field in dataclasses.fields(config):
-        if field.name not in OWN_FIELDS and getattr(config, field.name) != field.default:
-            raise ConfigurationError(
-                f"{field.name} is not read by the cluster learner, whose POLICY tokens obey OpenRLHF's flags, but it is "
-                f"set to {getattr(config, field.name)!r}; pass the flags of openrlhf_flags(config), and agent_part(config) here"
-            )
-    if config.agent_normalizer != "policy_tokens":
-        raise ConfigurationError(
-            "agent_normalizer must be 'policy_tokens' on a cluster, because OpenRLHF counts the actions of an optimizer "
-            f"step and no other tokens, but it is {config.agent_normalizer!r}; leave it out and scale agent_weight instead"
-        )
+    check_own_fields(
+        config,
+        "POLICY tokens obey OpenRLHF's flags. Pass those of openrlhf_flags(config), and agent_part(config) here",
+    )
 
 
 def our_estimator(estimator: str) -> AdvantageEstimator:
