@@ -17,7 +17,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from aipo_env import ConsultEnv, ConsultRequest, Reply, Source, Trajectory, read_traces
+from aipo_env import ConsultEnv, ConsultRequest, Reply, Source, Trajectory, read_traces, to_training_sample
 from aipo_env.cli import main
 from aipo_env.errors import ConfigurationError, DataFormatError, StorageError
 from algorithms.apps.report import read_run
@@ -207,7 +207,8 @@ def test_baselines_by_mode_and_of_solo_rollouts(tmp_path: Path) -> None:
     objective = ObjectiveConfig(policy_baseline="mode", agent_baseline="solo")
     trainer = make(tmp_path, lambda t: float(t.assisted or t.sample == 0), objective=objective)
     trajectories = trainer.collect()
-    policy_S, agent_S = trainer._advantages(trajectories)
+    samples = [to_training_sample(t) for t in trajectories]
+    policy_S, agent_S = trainer._advantages(samples)
     for trajectory, policy, agent in zip(trajectories, policy_S.tolist(), agent_S.tolist(), strict=True):
         if trajectory.assisted:
             assert (policy, agent) == (0.0, 0.5)
@@ -218,8 +219,8 @@ def test_baselines_by_mode_and_of_solo_rollouts(tmp_path: Path) -> None:
         lambda t: float(t.assisted or t.sample == 0),
         objective=ObjectiveConfig(policy_baseline="group", agent_baseline="group"),
     )
-    policy_S, agent_S = shared._advantages(trajectories)
-    assert torch.equal(policy_S, agent_S)
+    policy_S, agent_S = shared._advantages(samples)
+    assert policy_S.tolist() == agent_S.tolist()
     assert policy_S.reshape(3, 4).tolist() == [[0.25, -0.75, 0.25, 0.25]] * 3
 
 
