@@ -50,7 +50,12 @@ class TrainedWeights:
         self._pairs = list(zip(weights.values(), self.masters.values(), strict=True))
         for weight, _ in self._pairs:
             if weight.dtype == torch.bfloat16:
-                weight.grad_dtype = torch.float32  # type: ignore[attr-defined]
+                if not hasattr(weight, "grad_dtype"):
+                    raise MissingDependencyError(
+                        "weights in bfloat16 need torch >= 2.10, which sums their gradients in fp32; this is "
+                        f"{torch.__version__}. Upgrade torch, or train in float32."
+                    )
+                weight.grad_dtype = torch.float32
 
     def zero_gradients(self) -> None:
         """Sets gradients to zero, not to none: a batch without signal is a step with a zero gradient."""
