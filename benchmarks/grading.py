@@ -91,12 +91,10 @@ ALIVE: Row = {"gold": "5", "pred": "5", "form": "answer"}
 
 
 def _aipo() -> Grade:
-    from aipo_env.grading import MATH500, Grader
-
-    grader = Grader().start()
+    from aipo_env.grading import MATH500, grade_answer, grade_text
 
     def grade(row: Row) -> bool:
-        decide = grader.grade_text if row.get("form") == "text" else grader.grade_answer
+        decide = grade_text if row.get("form") == "text" else grade_answer
         return decide(row["gold"], row["pred"], MATH500).correct
 
     return grade

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from aipo_env.grading.choices import extract_choice, grade_choice, shuffle_choices
 from aipo_env.grading.extract import extract_answer
-from aipo_env.grading.grader import Grader, grade_answer, grade_async, grade_text, readable_gold, shared_grader
+from aipo_env.grading.grader import grade_answer, grade_async, grade_text, readable_gold
 from aipo_env.grading.policy import AIME, CHOICE, GSM8K, INTEGER, MATH500, PRESETS, GradingPolicy
 from aipo_env.grading.verdicts import Grade, Verdict
 
@@ -22,7 +22,6 @@ __all__ = [
     "MATH500",
     "PRESETS",
     "Grade",
-    "Grader",
     "GradingPolicy",
     "Verdict",
     "extract_answer",
@@ -32,6 +31,5 @@ __all__ = [
     "grade_choice",
     "grade_text",
     "readable_gold",
-    "shared_grader",
     "shuffle_choices",
 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
-from aipo_env.grading.grader import DEFAULT_TIMEOUT, Grader
+from aipo_env.grading.grader import DEFAULT_TIMEOUT, grade_answer, grade_text
 from aipo_env.grading.policy import PRESETS
 from aipo_env.grading.verdicts import Grade, explain
 
@@ -92,7 +92,6 @@ def grade_file(
     *,
     policy: str = "math500",
     timeout: float = DEFAULT_TIMEOUT,
-    grader: Grader | None = None,
 ) -> GradeSummary:
     """Grade a JSON-lines file whose rows have ``gold`` and ``pred``.
 
@@ -106,7 +105,6 @@ def grade_file(
         limit: grade only the first rows.
         policy: name of the conventions, one of `PRESETS`.
         timeout: seconds that one row may take.
-        grader: the grader to use; by default one is started and stopped here.
 
     Returns:
         The summary.
@@ -127,10 +125,9 @@ def grade_file(
     summary, times = GradeSummary(policy=policy), list[float]()
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(_writable(json)) if json is not None else sys.stdout
-        engine = grader if grader is not None else stack.enter_context(Grader())
         for number, row in rows:
             started = time.perf_counter()
-            graded = engine.grade_text if row.get("form") == "text" else engine.grade_answer
+            graded = grade_text if row.get("form") == "text" else grade_answer
             grade = graded(row["gold"], row["pred"], conventions, timeout=timeout)
             times.append(1000 * (time.perf_counter() - started))
             summary.count(row, grade)

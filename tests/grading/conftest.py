@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from aipo_env.grading import Grader
-
-
-@pytest.fixture(scope="session")
-def grader() -> Iterator[Grader]:
-    """One grader for all tests."""
-    with Grader(workers=2) as shared:
-        yield shared
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aipo_env.grading import CHOICE, Grader, Verdict, extract_choice, grade_choice, shuffle_choices
+from aipo_env.grading import CHOICE, Verdict, extract_choice, grade_answer, grade_choice, grade_text, shuffle_choices
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_no_letter_or_several_are_refused(text: str) -> None:
     assert not grade_choice("A", text).correct
 
 
-def test_grades(grader: Grader) -> None:
+def test_grades() -> None:
     assert grade_choice("B", "b").verdict is Verdict.CORRECT
     assert grade_choice("(B)", "The answer is B").correct
     assert grade_choice("B", "C").verdict is Verdict.WRONG
     assert grade_choice("B", "").verdict is Verdict.NO_ANSWER
     assert grade_choice("B", "B or C").verdict is Verdict.UNPARSABLE
-    assert grader.grade_text("D", "The answer is (D)", CHOICE).correct
-    assert grader.grade_answer("D", "D", CHOICE).rule == "choice"
+    assert grade_text("D", "The answer is (D)", CHOICE).correct
+    assert grade_answer("D", "D", CHOICE).rule == "choice"
     assert extract_choice("F", "ABCDEF") == "F"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from aipo_env.cli import main
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
-from aipo_env.grading import Grader
+from aipo_env.grading import grade_answer
 from aipo_env.grading.cli import grade_file
 from aipo_env.grading.verdicts import explain
 
@@ -17,9 +17,7 @@ def _write(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-def test_each_row_gets_a_verdict_and_the_file_a_summary(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], grader: Grader
-) -> None:
+def test_each_row_gets_a_verdict_and_the_file_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = _write(
         tmp_path / "pairs.jsonl",
         [
@@ -30,7 +28,7 @@ def test_each_row_gets_a_verdict_and_the_file_a_summary(
             {"gold": "3", "pred": "\ud800"},
         ],
     )
-    summary = grade_file(pairs, tmp_path / "out.jsonl", grader=grader)
+    summary = grade_file(pairs, tmp_path / "out.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["verdict"] for line in lines[:-1]] == ["correct", "wrong", "correct", "correct", "unparsable"]
     assert lines[1]["row"] == "second"
@@ -44,7 +42,7 @@ def test_each_row_gets_a_verdict_and_the_file_a_summary(
 
 def test_without_a_file_the_verdicts_go_to_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = _write(tmp_path / "pairs.jsonl", [{"gold": "A", "pred": "b"}, {"gold": "A", "pred": "a"}])
-    summary = grade_file(pairs, limit=1, policy="choice", grader=Grader())
+    summary = grade_file(pairs, limit=1, policy="choice")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0]["verdict"] == "wrong"
     assert lines[1]["summary"]["rows"] == summary.rows == 1
@@ -73,7 +71,6 @@ def test_bad_input_says_where_and_what(tmp_path: Path) -> None:
 def test_the_command_grades_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Grader, "start", lambda self: self)  # nothing here needs a worker
     pairs = _write(tmp_path / "pairs.jsonl", [{"gold": "3", "pred": "3"}, {"gold": "A", "pred": "B"}])
     output = tmp_path / "new" / "out.jsonl"
     assert main(["grade", str(pairs), "--json", str(output)]) == 0
@@ -90,7 +87,6 @@ def test_the_command_grades_a_file(
 def test_the_command_tells_unreadable_input(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Grader, "start", lambda self: self)
     assert main(["grade", str(tmp_path / "missing.jsonl")]) == 2
     assert "there is none at" in capsys.readouterr().err
     assert main(["grade", str(_write(tmp_path / "bad.jsonl", [{"gold": "3"}]))]) == 2
@@ -105,5 +101,5 @@ def test_a_rule_is_explained_in_words() -> None:
     for line in pairs.partition("## Rules")[2].splitlines():
         if " == " in line or " != " in line:
             gold, answer = line.split(" == " if " == " in line else " != ", 1)
-            rule = Grader().grade_answer(gold, answer).rule
+            rule = grade_answer(gold, answer).rule
             assert explain(rule).partition(":")[0] not in rule.split("/"), rule  # no rule without words

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aipo_env.grading import AIME, MATH500, Grader, Verdict, extract_answer
+from aipo_env.grading import AIME, MATH500, Verdict, extract_answer, grade_text
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_unmarked_answers_count_only_without_marked_only(text: str, answer: str 
         "I deny that the answer is 5", "Suppose the answer is 5",
     ],
 )  # fmt: skip
-def test_repair_07_a_number_that_its_sentence_changes_is_not_what_it_states(grader: Grader, text: str) -> None:
-    assert not grader.grade_text("5", text).correct
+def test_repair_07_a_number_that_its_sentence_changes_is_not_what_it_states(text: str) -> None:
+    assert not grade_text("5", text).correct
 
 
-def test_repair_07_a_number_that_its_sentence_states_counts(grader: Grader) -> None:
+def test_repair_07_a_number_that_its_sentence_states_counts() -> None:
     texts = [
         "Answer: 5 square feet in all",
         "Answer: 5 dollars per week",
@@ -84,13 +84,13 @@ def test_repair_07_a_number_that_its_sentence_states_counts(grader: Grader) -> N
         "for a total of 5",
         "Answer: 5 apples!",
     ]
-    assert [text for text in texts if not grader.grade_text("5", text).correct] == []
-    assert grader.grade_text("120", "Answer: 5!").correct
+    assert [text for text in texts if not grade_text("5", text).correct] == []
+    assert grade_text("120", "Answer: 5!").correct
 
 
-def test_a_policy_that_wants_a_mark_finds_no_answer(grader: Grader) -> None:
-    assert grader.grade_text("15", "that makes 15", MATH500).correct
-    grade = grader.grade_text("15", "that makes 15", AIME)
+def test_a_policy_that_wants_a_mark_finds_no_answer() -> None:
+    assert grade_text("15", "that makes 15", MATH500).correct
+    grade = grade_text("15", "that makes 15", AIME)
     assert (grade.verdict, grade.extracted) == (Verdict.NO_ANSWER, None)
 
 

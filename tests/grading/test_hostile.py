@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aipo_env.grading import AIME, GSM8K, MATH500, Grader, Verdict
+from aipo_env.grading import AIME, GSM8K, MATH500, Verdict, grade_answer, grade_text
 from aipo_env.grading.clean import Refused, clean
 from aipo_env.grading.parser import Unreadable, parse
 
@@ -69,13 +69,13 @@ GOLDS = ["2", r"\{1,2\}", r"(1,\infty)", "x^2+1", r"\begin{pmatrix}1\\2\end{pmat
 
 
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb[:20])
-def test_bombs_get_a_verdict_in_time(grader: Grader, bomb: str) -> None:
+def test_bombs_get_a_verdict_in_time(bomb: str) -> None:
     for gold in GOLDS:
         started = time.perf_counter()
-        grade = grader.grade_answer(gold, bomb)
-        assert time.perf_counter() - started < 20  # 1 s is promised; the limit is against what grows
+        grade = grade_answer(gold, bomb)
+        assert time.perf_counter() - started < 1.5  # 1 s, and slack for a busy machine
         assert not grade.correct, (gold, grade)
-    assert grader.grade_answer("5", "10/2").correct
+    assert grade_answer("5", "10/2").correct
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_bombs_get_a_verdict_in_time(grader: Grader, bomb: str) -> None:
         "\u22123",
     ],
 )
-def test_hedges_and_lookalikes_are_not_accepted(grader: Grader, answer: str) -> None:
-    assert not grader.grade_answer("3", answer).correct
+def test_hedges_and_lookalikes_are_not_accepted(answer: str) -> None:
+    assert not grade_answer("3", answer).correct
 
 
 @pytest.mark.parametrize(
@@ -136,25 +136,25 @@ def test_hedges_and_lookalikes_are_not_accepted(grader: Grader, answer: str) -> 
     ],
 )
 @pytest.mark.parametrize("gold", ["3", "x+1", r"\begin{pmatrix}1\\2\end{pmatrix}"])
-def test_code_is_text(grader: Grader, tmp_path: Path, code: str, gold: str) -> None:
+def test_code_is_text(tmp_path: Path, code: str, gold: str) -> None:
     target = tmp_path / "written"
-    assert not grader.grade_answer(gold, code.format(path=target)).correct
+    assert not grade_answer(gold, code.format(path=target)).correct
     assert not target.exists()
 
 
-def test_a_nearly_full_stack_is_no_crash(grader: Grader) -> None:
+def test_a_nearly_full_stack_is_no_crash() -> None:
     def deep(left: int) -> bool:
-        return deep(left - 1) if left else grader.grade_answer("x+1", "(" * 30 + "x" + ")" * 30).correct
+        return deep(left - 1) if left else grade_answer("x+1", "(" * 30 + "x" + ")" * 30).correct
 
     for depth in range(600, 960, 40):
         with contextlib.suppress(RecursionError):  # ours or the test's own, but never a broken grader
             assert not deep(depth)
-    assert grader.grade_answer("x+1", "1+x").correct
+    assert grade_answer("x+1", "1+x").correct
 
 
-def test_a_gold_is_never_matched_by_what_is_unreadable(grader: Grader) -> None:
-    assert grader.grade_answer("2", "((2").verdict is Verdict.UNPARSABLE
-    assert grader.grade_answer("2", r"\frac{2}").verdict is Verdict.UNPARSABLE
+def test_a_gold_is_never_matched_by_what_is_unreadable() -> None:
+    assert grade_answer("2", "((2").verdict is Verdict.UNPARSABLE
+    assert grade_answer("2", r"\frac{2}").verdict is Verdict.UNPARSABLE
 
 
 PIECES = st.sampled_from(
@@ -176,11 +176,11 @@ def test_cleaning_and_parsing_only_ever_refuse(text: str) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(PIECES, min_size=1, max_size=25).map("".join), st.sampled_from(["2", "x+1", "1,2", "(0,1)"]))
-def test_grading_never_raises_and_everything_equals_itself(grader: Grader, text: str, gold: str) -> None:
-    grade = grader.grade_answer(gold, text, timeout=0.5)
+def test_grading_never_raises_and_everything_equals_itself(text: str, gold: str) -> None:
+    grade = grade_answer(gold, text, timeout=0.5)
     assert grade.correct == (grade.verdict is Verdict.CORRECT)
     if text.strip():
-        assert grader.grade_answer(text, text).correct
+        assert grade_answer(text, text).correct
 
 
 MATRIX = r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"
@@ -201,15 +201,15 @@ SLOW = [
 
 
 @pytest.mark.parametrize(("gold", "answer"), SLOW, ids=range(len(SLOW)))
-def test_repair_06_every_decision_is_bounded_in_time(grader: Grader, gold: str, answer: str) -> None:
+def test_repair_06_every_decision_is_bounded_in_time(gold: str, answer: str) -> None:
     started = time.perf_counter()
-    assert not grader.grade_answer(gold, answer).correct
-    assert time.perf_counter() - started < 20  # 1 s is promised; the limit is against what grows
+    assert not grade_answer(gold, answer).correct
+    assert time.perf_counter() - started < 1.5  # 1 s, and slack for a busy machine
 
 
-def test_repair_06_powers_of_a_matrix_are_computed(grader: Grader) -> None:
-    assert grader.grade_answer(r"\begin{pmatrix}7&10\\15&22\end{pmatrix}", MATRIX * 2).correct
-    assert grader.grade_answer(MATRIX + "^{12}", MATRIX * 12).correct
+def test_repair_06_powers_of_a_matrix_are_computed() -> None:
+    assert grade_answer(r"\begin{pmatrix}7&10\\15&22\end{pmatrix}", MATRIX * 2).correct
+    assert grade_answer(MATRIX + "^{12}", MATRIX * 12).correct
 
 
 @pytest.mark.parametrize(
@@ -221,25 +221,25 @@ def test_repair_06_powers_of_a_matrix_are_computed(grader: Grader) -> None:
         "5 apples^2", r"5\text{ apples}^2", "5 zorkmids", r"\text{anything but }5", "minus 5", r"5 \text{ to the power of two}", "5 dozen",
     ],
 )  # fmt: skip
-def test_repair_07_words_are_units_or_introductions_only_if_they_are_known(grader: Grader, text: str) -> None:
+def test_repair_07_words_are_units_or_introductions_only_if_they_are_known(text: str) -> None:
     for policy in (MATH500, GSM8K, AIME):
-        assert not grader.grade_answer("5", text, policy).correct, policy
+        assert not grade_answer("5", text, policy).correct, policy
         for form in (f"Answer: {text}", rf"so \boxed{{{text}}}", f"So: {text}", f"<answer>{text}</answer>"):
-            assert not grader.grade_text("5", form, policy).correct, (form, policy)
+            assert not grade_text("5", form, policy).correct, (form, policy)
 
 
-def test_repair_07_zeros_behind_a_comma_are_an_answer_of_their_own(grader: Grader) -> None:
-    assert not grader.grade_answer("5", "5,0").correct
-    assert not grader.grade_answer("0", "0,0000").correct
-    assert grader.grade_answer("0.5", "0,50").correct
+def test_repair_07_zeros_behind_a_comma_are_an_answer_of_their_own() -> None:
+    assert not grade_answer("5", "5,0").correct
+    assert not grade_answer("0", "0,0000").correct
+    assert grade_answer("0.5", "0,50").correct
 
 
-def test_repair_07_number_words_multiply_and_a_golds_own_unit_counts(grader: Grader) -> None:
-    assert grader.grade_answer("1000000", "1 million").correct
-    assert not grader.grade_answer("1000000", r"1\text{ million}^2").correct
-    assert grader.grade_answer("5", r"5\text{ cm}^2").correct
-    assert grader.grade_answer("3.5 million dollars", "3500000").correct
-    assert grader.grade_answer("24", "2 dozen eggs").correct
-    assert grader.grade_answer("25", "twenty-five").correct
-    assert grader.grade_answer(r"5 \text{ zorkmids}", "5 zorkmids").correct
-    assert grader.grade_answer("5", "5 green apples").correct
+def test_repair_07_number_words_multiply_and_a_golds_own_unit_counts() -> None:
+    assert grade_answer("1000000", "1 million").correct
+    assert not grade_answer("1000000", r"1\text{ million}^2").correct
+    assert grade_answer("5", r"5\text{ cm}^2").correct
+    assert grade_answer("3.5 million dollars", "3500000").correct
+    assert grade_answer("24", "2 dozen eggs").correct
+    assert grade_answer("25", "twenty-five").correct
+    assert grade_answer(r"5 \text{ zorkmids}", "5 zorkmids").correct
+    assert grade_answer("5", "5 green apples").correct

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aipo_env.errors import ConfigurationError
-from aipo_env.grading import AIME, GSM8K, MATH500, PRESETS, Grade, Grader, GradingPolicy, Verdict
+from aipo_env.grading import AIME, GSM8K, MATH500, PRESETS, Grade, GradingPolicy, Verdict, grade_answer
 
 
 def _pairs() -> list[tuple[str, str, bool]]:
@@ -19,19 +19,18 @@ def _pairs() -> list[tuple[str, str, bool]]:
 
 
 @pytest.mark.parametrize(("gold", "answer", "equal"), _pairs())
-def test_rules(grader: Grader, gold: str, answer: str, equal: bool) -> None:
-    grade = grader.grade_answer(gold, answer, timeout=10)
+def test_rules(gold: str, answer: str, equal: bool) -> None:
+    grade = grade_answer(gold, answer, timeout=10)
     assert grade.correct is equal, grade
     assert grade.correct == (grade.verdict is Verdict.CORRECT)
 
 
 def test_a_grade_names_its_rule() -> None:
-    grader = Grader()
-    assert grader.grade_answer("7", "7").rule == "integer"
-    assert grader.grade_answer("1/2", "0.5") == Grade(True, Verdict.CORRECT, "number.exact", "0.5")
-    assert grader.grade_answer("(1,2)", "[1,2]").rule == "sequence.brackets"
-    assert grader.grade_answer("10", "10%").rule == "percent.sign_dropped"
-    assert grader.grade_answer("7", "").verdict is Verdict.NO_ANSWER
+    assert grade_answer("7", "7").rule == "integer"
+    assert grade_answer("1/2", "0.5") == Grade(True, Verdict.CORRECT, "number.exact", "0.5")
+    assert grade_answer("(1,2)", "[1,2]").rule == "sequence.brackets"
+    assert grade_answer("10", "10%").rule == "percent.sign_dropped"
+    assert grade_answer("7", "").verdict is Verdict.NO_ANSWER
 
 
 @pytest.mark.parametrize(
@@ -53,9 +52,9 @@ def test_a_grade_names_its_rule() -> None:
         ("25", r"\sqrt{625.0000001}", False),
     ],
 )
-def test_integers(grader: Grader, gold: str, answer: str, correct: bool) -> None:
-    assert grader.grade_answer(gold, answer, AIME).correct is correct
-    assert grader.grade_answer(gold, answer, GSM8K).correct is correct
+def test_integers(gold: str, answer: str, correct: bool) -> None:
+    assert grade_answer(gold, answer, AIME).correct is correct
+    assert grade_answer(gold, answer, GSM8K).correct is correct
 
 
 @pytest.mark.parametrize(
@@ -76,14 +75,14 @@ def test_integers(grader: Grader, gold: str, answer: str, correct: bool) -> None
         (GradingPolicy(answer_decimal_digits=9), r"\sqrt{2}", "1.414214"),
     ],
 )
-def test_each_convention_changes_a_verdict(grader: Grader, change: GradingPolicy, gold: str, answer: str) -> None:
-    assert grader.grade_answer(gold, answer, MATH500).correct
-    assert not grader.grade_answer(gold, answer, change).correct
+def test_each_convention_changes_a_verdict(change: GradingPolicy, gold: str, answer: str) -> None:
+    assert grade_answer(gold, answer, MATH500).correct
+    assert not grade_answer(gold, answer, change).correct
 
 
-def test_bracket_kinds_can_be_ignored(grader: Grader) -> None:
-    assert not grader.grade_answer("(1,2)", "[1,2]").correct
-    assert grader.grade_answer("(1,2)", "[1,2]", GradingPolicy(bracket_kind="ignore")).correct
+def test_bracket_kinds_can_be_ignored() -> None:
+    assert not grade_answer("(1,2)", "[1,2]").correct
+    assert grade_answer("(1,2)", "[1,2]", GradingPolicy(bracket_kind="ignore")).correct
 
 
 def test_policies_are_checked_and_presets_are_named() -> None:
@@ -103,10 +102,10 @@ def _documented() -> list[str]:
 
 
 @pytest.mark.parametrize("line", _documented())
-def test_the_documentations_examples(grader: Grader, line: str) -> None:
+def test_the_documentations_examples(line: str) -> None:
     same = " == " if " == " in line else " != "
     gold, answer = line.split(same, 1)
-    grade = grader.grade_answer(gold, answer)
+    grade = grade_answer(gold, answer)
     assert grade.correct is (same == " == "), grade
 
 
