@@ -1,16 +1,15 @@
-"""Numbers that stay exact while they are rational, and are complex floating point or mpmath's numbers otherwise."""
+"""Numbers that stay exact while they are rational, and are mpmath's numbers of any precision otherwise."""
 
 from __future__ import annotations
 
-import cmath
 import math
 import threading
 import time
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any
 
 Value = Fraction | complex
-"""A rational, or an inexact number: complex, or a number of mpmath where more precision was asked for."""
+"""A rational, or an inexact number: one of mpmath's, or a complex one where that is all that is known."""
 
 MAX_BITS = 20_000
 """Larger rationals have no value here: rounding them would make different numbers equal."""
@@ -66,22 +65,26 @@ def bits(value: Fraction) -> int:
     return max(value.numerator.bit_length(), value.denominator.bit_length())
 
 
-class Floats:
-    """Inexact numbers in double precision: Python's complex."""
+class Numbers:
+    """Rational numbers, which stay exact, and inexact ones with as many bits as asked for."""
 
-    functions: Any = cmath
-    """Where the elementary functions are: ``sin``, ``exp``, ``acosh``, ..."""
-    pi: Any = math.pi + 0j
-    e: Any = math.e + 0j
-    i: Any = 1j
+    def __init__(self, precision: int) -> None:
+        self.precision = precision
+
+    @property
+    def functions(self) -> Any:
+        """Where the elementary functions and constants are: ``sin``, ``exp``, ``acosh``, ``pi``, ..."""
+        context = _context()
+        context.prec = self.precision
+        return context
 
     def inexact(self, value: Value) -> Any:
         """Return a value as an inexact number."""
-        return complex(float(value)) if isinstance(value, Fraction) else value
+        return self.functions.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
     def checked(self, value: Any) -> Any:
         """Return an inexact number unless it overflowed."""
-        if not cmath.isfinite(value):
+        if not self.functions.isfinite(value):
             raise NoValue("overflow")
         return value
 
@@ -95,7 +98,13 @@ class Floats:
 
     def floor(self, value: Value) -> int:
         """Return the largest whole number that is not larger."""
-        return math.floor(self.real(value))
+        return math.floor(value) if isinstance(value, Fraction) else int(self.functions.floor(self.real(value)))
+
+    def magnitude(self, value: Value) -> int | None:
+        """Return the exponent of a number in base 2; None for zero."""
+        if isinstance(value, Fraction):
+            return value.numerator.bit_length() - value.denominator.bit_length() if value else None
+        return int(self.functions.mag(value)) if value else None
 
     # -- operations, exact if both operands are rational
     # ------------------------------------------------------------------------------------------
@@ -135,52 +144,7 @@ class Floats:
                 return Fraction(top, bottom) ** exponent.numerator
         return self.checked(self.inexact(base) ** self.inexact(exponent))
 
-    def log(self, value: Value) -> Any:
-        """Return the natural logarithm; that of a large rational does not pass through an overflowing number."""
-        if isinstance(value, Fraction) and value > 0:
-            return complex(math.log(value.numerator) - math.log(value.denominator))
-        return self.functions.log(self.inexact(value))
 
-    def gamma(self, value: Fraction) -> Any:
-        """Return the gamma function."""
-        return complex(math.gamma(float(value)))
-
-
-class Precise(Floats):
-    """Inexact numbers with as many bits as asked for."""
-
-    def __init__(self, precision: int) -> None:
-        self.functions = _context()
-        self.functions.prec = precision
-        self.pi, self.e, self.i = +self.functions.pi, +self.functions.e, self.functions.j
-
-    def inexact(self, value: Value) -> Any:  # noqa: D102
-        if isinstance(value, Fraction):
-            return self.functions.mpf(value.numerator) / value.denominator
-        return value
-
-    def checked(self, value: Any) -> Any:  # noqa: D102
-        if not self.functions.isfinite(value):
-            raise NoValue("overflow")
-        return value
-
-    def floor(self, value: Value) -> int:  # noqa: D102
-        return math.floor(value) if isinstance(value, Fraction) else int(self.functions.floor(self.real(value)))
-
-    def log(self, value: Value) -> Any:  # noqa: D102
-        return self.functions.log(self.inexact(value))
-
-    def gamma(self, value: Fraction) -> Any:  # noqa: D102
-        return self.functions.gamma(self.inexact(value))
-
-    def magnitude(self, value: Value) -> int | None:
-        """Return the exponent of a number in base 2; None for zero."""
-        if isinstance(value, Fraction):
-            return value.numerator.bit_length() - value.denominator.bit_length() if value else None
-        return int(self.functions.mag(value)) if value else None
-
-
-FLOATS: Final = Floats()
 _local = threading.local()
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from aipo_env.grading.arithmetic import Floats, NoValue, Value
+from aipo_env.grading.arithmetic import NoValue, Numbers, Value
 
 
-def _root(values: list[Value], numbers: Floats) -> Value | None:
+def _root(values: list[Value], numbers: Numbers) -> Value | None:
     radicand, degree = values
     return numbers.power(radicand, numbers.power(degree, Fraction(-1)))
 
@@ -21,18 +21,18 @@ def _integers(values: list[Value], limit: int) -> list[int] | None:
     return None
 
 
-def _factorial(values: list[Value], numbers: Floats) -> Value | None:
+def _factorial(values: list[Value], numbers: Numbers) -> Value | None:
     whole = _integers(values, 400)
     if whole is not None and whole[0] >= 0:
         return Fraction(math.factorial(whole[0]))
     if isinstance(values[0], Fraction) and values[0] < 0 and values[0].denominator == 1:
         raise NoValue("factorial")
     if isinstance(values[0], Fraction) and 0 < values[0] < 100:
-        return numbers.gamma(values[0] + 1)
+        return numbers.functions.gamma(numbers.inexact(values[0] + 1))
     return None
 
 
-def _binomial(values: list[Value], numbers: Floats) -> Value | None:
+def _binomial(values: list[Value], numbers: Numbers) -> Value | None:
     if len(values) != 2:
         return None
     whole = _integers(values, 1000)
@@ -47,20 +47,20 @@ def _fractions(values: list[Value]) -> list[Fraction] | None:
     return fractions if values and len(fractions) == len(values) else None
 
 
-def _gcd(values: list[Value], numbers: Floats) -> Value | None:
+def _gcd(values: list[Value], numbers: Numbers) -> Value | None:
     exact = _fractions(values)
     if exact is None:
         return None
     return Fraction(math.gcd(*(v.numerator for v in exact)), math.lcm(*(v.denominator for v in exact)))
 
 
-def _lcm(values: list[Value], numbers: Floats) -> Value | None:
+def _lcm(values: list[Value], numbers: Numbers) -> Value | None:
     exact = _fractions(values)
     inverse = _gcd([1 / v for v in exact], numbers) if exact and all(exact) else None
     return 1 / inverse if isinstance(inverse, Fraction) else None
 
 
-def _modulo(values: list[Value], numbers: Floats) -> Value | None:
+def _modulo(values: list[Value], numbers: Numbers) -> Value | None:
     left, right = (numbers.real(value) for value in values)
     if not right:
         return None
@@ -70,8 +70,8 @@ def _modulo(values: list[Value], numbers: Floats) -> Value | None:
     return numbers.inexact(a - b * numbers.floor(a / b))
 
 
-def _extreme(pick: Callable[[Any], Any]) -> Callable[[list[Value], Floats], Value | None]:
-    def extreme(values: list[Value], numbers: Floats) -> Value | None:
+def _extreme(pick: Callable[[Any], Any]) -> Callable[[list[Value], Numbers], Value | None]:
+    def extreme(values: list[Value], numbers: Numbers) -> Value | None:
         exact = _fractions(values)
         if exact is not None:
             return pick(exact)
@@ -80,11 +80,11 @@ def _extreme(pick: Callable[[Any], Any]) -> Callable[[list[Value], Floats], Valu
     return extreme
 
 
-def _ratio(values: list[Value], numbers: Floats) -> Value | None:
+def _ratio(values: list[Value], numbers: Numbers) -> Value | None:
     return numbers.multiply(values[0], numbers.power(values[1], Fraction(-1))) if len(values) == 2 else None
 
 
-def _sign(value: Value, numbers: Floats) -> Value:
+def _sign(value: Value, numbers: Numbers) -> Value:
     real = numbers.real(value)
     return Fraction((real > 0) - (real < 0))
 
@@ -92,11 +92,12 @@ def _sign(value: Value, numbers: Floats) -> Value:
 _NAMES = {
     "sin": "sin", "cos": "cos", "tan": "tan", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "arcsin": "asin",
     "arccos": "acos", "arctan": "atan", "arsinh": "asinh", "arcosh": "acosh", "artanh": "atanh", "exp": "exp",
+    "log": "log", "log10": "log10",
 }  # fmt: skip
 _RECIPROCALS = {"sec": "cos", "csc": "sin", "cot": "tan", "sech": "cosh", "csch": "sinh", "coth": "tanh"}
 
 
-def _elementary(name: str, value: Value, numbers: Floats) -> Value:
+def _elementary(name: str, value: Value, numbers: Numbers) -> Value:
     if name in _NAMES:
         return getattr(numbers.functions, _NAMES[name])(numbers.inexact(value))
     if name in _RECIPROCALS:
@@ -105,21 +106,20 @@ def _elementary(name: str, value: Value, numbers: Floats) -> Value:
             return numbers.functions.cos(z) / numbers.functions.sin(z)
         return 1 / getattr(numbers.functions, _RECIPROCALS[name])(numbers.inexact(value))
     if name == "arccot":
-        return numbers.pi / 2 - numbers.functions.atan(numbers.inexact(value))
+        return numbers.functions.pi / 2 - numbers.functions.atan(numbers.inexact(value))
     return getattr(numbers.functions, "acos" if name == "arcsec" else "asin")(1 / numbers.inexact(value))
 
 
-def _by_name(name: str) -> Callable[[Value, Floats], Value]:
+def _by_name(name: str) -> Callable[[Value, Numbers], Value]:
     return lambda value, numbers: _elementary(name, value, numbers)
 
 
-UNARY: dict[str, Callable[[Value, Floats], Value]] = {
+UNARY: dict[str, Callable[[Value, Numbers], Value]] = {
     **{name: _by_name(name) for name in (*_NAMES, *_RECIPROCALS, "arccot", "arcsec", "arccsc")},
-    "ln": lambda v, n: n.log(v), "log": lambda v, n: n.log(v), "log10": lambda v, n: n.log(v) / n.log(Fraction(10)),
-    "abs": lambda v, n: abs(v) if isinstance(v, Fraction) else n.inexact(abs(v)) + 0 * n.i, "sgn": _sign,
+    "ln": _by_name("log"), "log": _by_name("log"), "log10": _by_name("log10"), "abs": lambda v, n: abs(v), "sgn": _sign,
     "floor": lambda v, n: Fraction(n.floor(v)), "ceil": lambda v, n: -Fraction(n.floor(n.multiply(v, Fraction(-1)))),
 }  # fmt: skip
-EXACT: dict[str, Callable[[list[Value], Floats], Value | None]] = {
+EXACT: dict[str, Callable[[list[Value], Numbers], Value | None]] = {
     "root": _root, "factorial": _factorial, "binom": _binomial, "gcd": _gcd, "lcm": _lcm, "mod": _modulo,
     "max": _extreme(max), "min": _extreme(min), "ratio": _ratio,
 }  # fmt: skip

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-from aipo_env.grading.arithmetic import Budget, NoValue, OutOfBudget, Value
+from aipo_env.grading.arithmetic import Budget, NoValue, OutOfBudget, Value, to_complex
 from aipo_env.grading.clean import Refused, clean
 from aipo_env.grading.compare import compare_trees
 from aipo_env.grading.lexer import Unreadable
@@ -81,7 +81,7 @@ def evaluate(node: Node, values: Mapping[str, Fraction] | None = None, budget: B
     value = evaluator.value(node)
     if evaluator.placeholders:
         raise NoValue("unknown function")
-    return value
+    return value if isinstance(value, Fraction) else to_complex(value)
 
 
 def equal(left: Node, right: Node, budget: Budget | None = None) -> bool | None:

@@ -1,4 +1,4 @@
-"""Evaluate a tree at a point: exactly while it stays rational, in complex floating point otherwise.
+"""Evaluate a tree at a point: exactly while it stays rational, as precisely as asked for otherwise.
 
 Two expressions are the same function if they agree at a few points chosen without regard to them (Schwartz
 and Zippel). Functions without a known value, such as ``f`` or an integral, are replaced by fixed smooth
@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
 
-from aipo_env.grading.arithmetic import FLOATS, Budget, Floats, NoValue, Precise, Value, to_complex
+from aipo_env.grading.arithmetic import Budget, NoValue, Numbers, Value, to_complex
 from aipo_env.grading.functions import EXACT, UNARY
 from aipo_env.grading.monomials import common_monomial
 from aipo_env.grading.nodes import (
@@ -57,7 +56,8 @@ class Evaluator:
     """Evaluates trees at one point.
 
     After use, ``placeholders`` tells whether functions without a value took part, ``opaque`` whether one of
-    them may equal something else in disguise, ``approximate`` whether an integral was done by quadrature.
+    them may equal something else in disguise, ``approximate`` whether an integral was done by quadrature, ``largest`` and
+    ``smallest`` the magnitudes met on the way, which say how precise it was.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Evaluator:
         positive: bool = True,
         whole: bool = False,
         key: str = "",
-        numbers: Floats = FLOATS,
+        precision: int = 192,
     ) -> None:
         r"""Choose the point.
 
@@ -78,11 +78,13 @@ class Evaluator:
             positive: give every variable a positive value.
             whole: give every variable a positive whole value, so that sums up to n can be done.
             key: moves the point, so that nobody knows it who does not know the key.
-            numbers: the inexact numbers to compute with.
+            precision: bits of the inexact numbers.
         """
         self.budget = budget if budget is not None else Budget()
-        self.point, self.positive, self.whole, self.key, self.numbers = point, positive, whole, key, numbers
+        self.point, self.positive, self.whole, self.key = point, positive, whole, key
+        self.numbers = Numbers(precision)
         self.opaque = self.placeholders = self.approximate = False
+        self.largest = self.smallest = 0
         self.bound: dict[str, Value] = {}
 
     def value(self, node: Node) -> Value:
@@ -97,7 +99,14 @@ class Evaluator:
             raise NoValue(type(error).__name__) from None
 
     def _value(self, node: Node) -> Value:
-        self.budget.spend(1)
+        self.budget.spend(2)
+        value = self._computed(node)
+        magnitude = self.numbers.magnitude(value)
+        if magnitude is not None:
+            self.largest, self.smallest = max(self.largest, magnitude), min(self.smallest, magnitude)
+        return value
+
+    def _computed(self, node: Node) -> Value:
         if isinstance(node, Num):
             return node.value
         if isinstance(node, Sym):
@@ -120,7 +129,7 @@ class Evaluator:
             inner = self._value(node.value)
             if node.unit == "%":
                 return self.numbers.multiply(inner, Fraction(1, 100))
-            return self.numbers.multiply(inner, self.numbers.pi / 180) if node.unit == "deg" else inner
+            return self.numbers.multiply(inner, self.numbers.functions.pi / 180) if node.unit == "deg" else inner
         if isinstance(node, SetOperation) and all(isinstance(part, Sym) for part in node.operands):
             values = [self.numbers.inexact(self._value(part)) for part in node.operands]  # events: P(A \\cap B)
             both = [sum(values), sum(value * value for value in values)] if node.operator != "setminus" else values
@@ -131,7 +140,7 @@ class Evaluator:
         if name in self.bound:
             return self.bound[name]
         if name in _CONSTANTS:
-            return getattr(self.numbers, _CONSTANTS[name])
+            return +getattr(self.numbers.functions, _CONSTANTS[name])
         if name == "\\infty":
             raise NoValue("infinity")
         if self.whole:
@@ -156,7 +165,7 @@ class Evaluator:
             return values[0]  # "x \\to 3^+" is a limit's default direction
         if name in _OF_COMPLEX and len(values) == 1 and not has_variables(args[0]) and mentions(args[0], Sym("i")):
             z = self.numbers.inexact(values[0])
-            return {"overline": z.conjugate(), "Re": z.real, "Im": z.imag}[name] + 0 * self.numbers.i
+            return {"overline": z.conjugate(), "Re": z.real, "Im": z.imag}[name]
         if name in UNARY and len(values) == 1:
             value = UNARY[name](values[0], self.numbers)
             return value if isinstance(value, Fraction) else self.numbers.checked(value)
@@ -252,26 +261,8 @@ class Evaluator:
         return total
 
 
-class PreciseEvaluator(Evaluator):
-    """An evaluator that notes the largest and the smallest number on its way, which say how precise it was."""
-
-    def __init__(self, precision: int, budget: Budget, point: int = 0, **choices: Any) -> None:
-        """Choose the precision in bits and the point; see `Evaluator`."""
-        self.precise = Precise(precision)
-        super().__init__(budget, point, numbers=self.precise, **choices)
-        self.largest = self.smallest = 0
-
-    def _value(self, node: Node) -> Value:
-        self.budget.spend(7)
-        value = super()._value(node)
-        magnitude = self.precise.magnitude(value)
-        if magnitude is not None:
-            self.largest, self.smallest = max(self.largest, magnitude), min(self.smallest, magnitude)
-        return value
-
-
 _OF_COMPLEX = ("overline", "Re", "Im")
-_CONSTANTS = {"\\pi": "pi", "e": "e", "i": "i"}
+_CONSTANTS = {"\\pi": "pi", "e": "e", "i": "j"}
 
 
 def _is_minus_infinity(node: Node) -> bool:

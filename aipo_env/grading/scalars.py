@@ -1,14 +1,15 @@
-"""Whether two scalars are the same: exactly if both are rational, else by value at several points."""
+"""Whether two scalars are the same: exactly if both are rational, else by value, at several points, in high precision."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from aipo_env.grading.arithmetic import Budget, NoValue, Value, to_complex
 from aipo_env.grading.nodes import Mul, Node, Num, walk
-from aipo_env.grading.numeric import POINTS, Evaluator, PreciseEvaluator
+from aipo_env.grading.numeric import POINTS, Evaluator
 from aipo_env.grading.policy import GradingPolicy
 from aipo_env.grading.trees import counts, has_variables, needs_positive
 
@@ -22,10 +23,7 @@ class Outcome:
 
 
 def compare_scalars(gold: Node, answer: Node, policy: GradingPolicy, budget: Budget | None = None) -> Outcome:
-    """Compare two trees that have scalar values.
-
-    Double precision decides what differs; what it finds equal must be equal in high precision too.
-    """
+    """Compare two trees that have scalar values, at points that only both of them together determine."""
     budget = budget if budget is not None else Budget()
     if gold == answer:
         return Outcome(True, "same")
@@ -33,85 +31,81 @@ def compare_scalars(gold: Node, answer: Node, policy: GradingPolicy, budget: Bud
         return _compare_constants(gold, answer, policy, budget)
     positive = needs_positive(gold) or needs_positive(answer)
     whole = counts(gold) or counts(answer)
-    compared, opaque, approximate = 0, False, False
-    for point in range(16 if whole else POINTS):
+    digest = hashlib.blake2b(repr((gold, answer)).encode(), digest_size=8).hexdigest()
+    compared, opaque = 0, False
+    for point in range(16 if whole else 2 * POINTS):
         # Variables of both signs show up |x| = x; roots and logarithms are compared where they are real.
-        left = Evaluator(budget, point % POINTS, positive=positive, whole=whole, key=str(point // POINTS))
-        right = Evaluator(budget, point % POINTS, positive=positive, whole=whole, key=str(point // POINTS))
+        key = digest + str(point // POINTS)
         try:
-            gold_value, answer_value = left.value(gold), right.value(answer)
+            pair = _evaluated(gold, answer, budget, point % POINTS, positive=positive, whole=whole, key=key)
         except NoValue:
             continue
-        opaque = opaque or left.opaque or right.opaque
-        approximate = approximate or left.approximate or right.approximate
-        compared += 1
-        if not _close(gold_value, answer_value, 1e-9):
+        opaque, compared = opaque or pair.opaque, compared + 1
+        if not pair.equal:
             return Outcome(None if opaque else False, "expression")
         if compared == POINTS:
             break
     if compared < 3:
         return Outcome(None, "expression.undefined")
-    if not approximate and not _confirmed(gold, answer, budget, positive, whole):
-        return Outcome(None if opaque else False, "expression.precise")
     return Outcome(True, "expression.opaque" if opaque else "expression")
 
 
 def _compare_constants(gold: Node, answer: Node, policy: GradingPolicy, budget: Budget) -> Outcome:
-    left, right = Evaluator(budget), Evaluator(budget)
     try:
-        gold_value = left.value(gold)
-    except NoValue:
-        return Outcome(None, "number.no_value")
-    try:
-        answer_value = right.value(answer)
+        pair = _evaluated(gold, answer, budget)
     except NoValue as error:
+        try:
+            Evaluator(budget).value(gold)
+        except NoValue:
+            return Outcome(None, "number.no_value")
         # The gold is a number; an answer that has no value is not that number. What we do not model is not
         # judged.
         return Outcome(None if str(error) == "structure" else False, "number.undefined")
-    opaque = left.opaque or right.opaque
-    if isinstance(gold_value, Fraction) and isinstance(answer_value, Fraction):
-        if gold_value == answer_value:
-            return Outcome(True, "number.exact")
-    elif _close(gold_value, answer_value, 1e-9) and (
-        left.approximate or right.approximate or _confirmed(gold, answer, budget)
-    ):
-        return Outcome(True, "number.real")
-    rounded = _rounding(gold, answer, gold_value, answer_value, policy)
+    exact = isinstance(pair.gold, Fraction) and isinstance(pair.answer, Fraction)
+    if pair.equal:
+        return Outcome(True, "number.exact" if exact else "number.real")
+    rounded = _rounding(gold, answer, pair.gold, pair.answer, policy)
     if rounded is not None:
         return Outcome(True, rounded)
-    return Outcome(None if opaque else False, "number")
+    return Outcome(None if pair.opaque else False, "number")
+
+
+@dataclass(slots=True)
+class _Pair:
+    """The values of two trees at one point."""
+
+    gold: Value
+    answer: Value
+    equal: bool
+    opaque: bool
 
 
 MAX_PRECISION = 4096
 
 
-def _confirmed(gold: Node, answer: Node, budget: Budget, positive: bool = True, whole: bool = False) -> bool:
-    """Whether two trees are equal in high precision, at a point that only both of them together determine.
+def _evaluated(gold: Node, answer: Node, budget: Budget, point: int = 0, **choices: Any) -> _Pair:
+    """Evaluate two trees so precisely that a difference as small as the smallest number on the way cannot hide.
 
-    The precision is such that a difference as small as the smallest number on the way cannot hide.
+    Raises:
+        NoValue: if one of them has no value at this point.
     """
-    constant = not has_variables(gold) and not has_variables(answer)
-    key = "" if constant else hashlib.blake2b(repr((gold, answer)).encode(), digest_size=8).hexdigest()
-    for attempt in range(8):
-        precision = 192
-        while precision <= MAX_PRECISION:
-            choices = {"positive": positive, "whole": whole, "key": key + str(attempt)}
-            left, right = (PreciseEvaluator(precision, budget, attempt % POINTS, **choices) for _ in range(2))
-            try:
-                a, b = left.value(gold), right.value(answer)
-            except NoValue:
-                break  # undefined at this point: try another
-            if isinstance(a, Fraction) and isinstance(b, Fraction):
-                return a == b
-            largest = max(left.largest, right.largest)
-            needed = largest - min(left.smallest, right.smallest) + 128
-            if needed <= precision:
-                gap = left.precise.magnitude(left.precise.inexact(a) - left.precise.inexact(b))
-                return gap is None or gap < largest - precision + 40
-            precision = needed
-        if constant:
-            return False
-    return False
+    precision, needed = 0, 192
+    while precision < needed <= MAX_PRECISION:
+        precision = needed
+        left, right = (Evaluator(budget, point, precision=precision, **choices) for _ in range(2))
+        a, b = left.value(gold), right.value(answer)
+        largest = max(left.largest, right.largest)
+        needed = largest - min(left.smallest, right.smallest) + 128
+        if (isinstance(a, Fraction) and isinstance(b, Fraction)) or left.approximate or right.approximate:
+            equal = _close(a, b, 1e-9)
+            break
+        if needed <= precision:
+            gap = left.numbers.magnitude(left.numbers.inexact(a) - left.numbers.inexact(b))
+            equal = gap is None or gap < largest - precision + 40
+            break
+    else:
+        raise NoValue("precision")
+    return _Pair(a, b, equal, left.opaque or right.opaque)
 
 
 def _close(left: Value, right: Value, tolerance: float) -> bool:
@@ -121,7 +115,6 @@ def _close(left: Value, right: Value, tolerance: float) -> bool:
         a, b = to_complex(left), to_complex(right)
     except OverflowError:
         return False
-    # Cancellation leaves about 1e-15 where zero is meant; high precision tells whether it is.
     return abs(a - b) <= max(tolerance * max(abs(a), abs(b)), 1e-13)
 
 
