@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from fractions import Fraction
 
 from aipo_agents.algebra import MINUS_ONE, literal_value, value_of
@@ -70,73 +69,29 @@ def _literal(value: Fraction) -> Node:
 
 
 def _take_apart(node: Node) -> str | None:
-    """A single operation written as smaller ones, which leaves the result open."""
-    op, parts = _operation(node)
-    values = [value for part in parts if (value := literal_value(part)) is not None]
-    shown = render(node)
-    if op in ("root", "/") and not values[-1]:
-        return "stop: division by zero has no value"
-    whole = all(value.denominator == 1 for value in values)
-    hint = _integers(op, *map(int, values)) if whole else _fractions(op, *values) if len(values) == 2 else None
-    return f"{shown} = {hint}" if hint is not None and len(shown) <= MAX_SHOWN else None
-
-
-def _operation(node: Node) -> tuple[str, list[Node]]:
-    """What a node does, and its arguments as they are written."""
+    """A single operation on whole numbers with one of them split at its leading digit, which leaves the result open."""
+    parts = [value for part in _operands(node) if (value := literal_value(part)) is not None]
+    if len(parts) != 2 or any(part.denominator != 1 for part in parts):
+        return None
+    a, b = map(int, parts)
+    apart: str | None = None
     match node:
-        case Add([first, Num(value)]) if value < 0:
-            return "-", [first, Num(-value)]
-        case Add([first, Mul([Num(value), rest])]) if value < 0:
-            return "-", [first, Mul([Num(-value), rest])]
         case Mul([_, Pow(_, Num(minus_one))]) if minus_one == -1:
-            return "/", _operands(node)
-        case Call(name, args):
-            return name, args
-    return {Add: "+", Mul: "*", Pow: "^"}[type(node)], children(node)
-
-
-def _fractions(op: str, a: Fraction, b: Fraction) -> str | None:
-    common = math.lcm(a.denominator, b.denominator)
-    match op:
-        case "+" | "-":
-            return f"{a * common}/{common}{op}{b * common}/{common}"
-        case "*":
-            return f"({a.numerator}*{b.numerator})/({a.denominator}*{b.denominator})"
-        case "/":
-            return f"({a.numerator}*{b.denominator})/({a.denominator}*{b.numerator})"
-    return None
-
-
-def _integers(op: str, *values: int) -> str | None:
-    match op, values:
-        case "*", [a, b] if 1 < b < 10 <= a:
-            return _integers(op, b, a)
-        case "+" | "-" | "*", [a, b] if a >= 0 and b >= 10:
-            high = b - b % 10 ** (len(str(b)) - 1)
-            low = b - high
-            return None if not low else f"{a}*{high}+{a}*{low}" if op == "*" else f"{a}{op}{high}{op}{low}"
-        case "*", [a, b] if a >= 0 and 1 < b < 10:
-            return f"{a}*{b - 1}+{a}"
-        case "/", [a, b] if a > 0 and b > 0:
-            common = math.gcd(a, b)
-            if 1 < common < b:
-                prime = next((k for k in range(2, 1000) if common % k == 0), common)
-                return f"{a // prime}/{b // prime}"
+            if b == 0:
+                return "stop: division by zero has no value"
             tens = a - a % (10 * b)
-            return f"{tens}/{b}+{a - tens}/{b}" if common == b and 0 < tens < a else None
-        case "^", [a, n] if n > 1:
-            base = str(a) if a >= 0 else f"({a})"
-            return f"{base}*{base}" if n == 2 else f"({base}^{n // 2})^2" if n % 2 == 0 else f"{base}*{base}^{n - 1}"
-        case "factorial", [n] if n > 1:
-            return f"{n}*{n - 1}!"
-        case "binom", [n, k] if 0 <= k <= n:
-            return f"{n}!/({k}!*{n - k}!)"
-        case "gcd", [a, b] if a and b:
-            high, low = max(abs(a), abs(b)), min(abs(a), abs(b))
-            return f"gcd({low},{high % low})"
-        case "lcm", [a, b]:
-            return f"{a}*{b}/gcd({a},{b})"
-        case "root", [n, 2] if n > 1:
-            square = next((k for k in range(min(math.isqrt(n - 1), 1000), 1, -1) if n % (k * k) == 0), 1)
-            return f"sqrt({square**2}*{n // square**2})" if square > 1 else None
-    return None
+            apart = f"{tens}/{b}+{a - tens}/{b}" if b > 0 and a % b == 0 and 0 < tens < a else None
+        case Mul():
+            a, b = sorted((a, b), key=lambda factor: len(str(factor)))
+            high, low = _leading(b)
+            apart = f"{a}*{high}+{a}*{low}" if high and low else None
+        case Add():
+            high, low = _leading(abs(b))
+            apart = f"{a}{'+' if b > 0 else '-'}{high}{'+' if b > 0 else '-'}{low}" if high and low else None
+    return f"{render(node)} = {apart}" if apart is not None else None
+
+
+def _leading(number: int) -> tuple[int, int]:
+    """47 as 40 and 7; a single digit has nothing to lead."""
+    high = number - number % 10 ** (len(str(number)) - 1) if number >= 10 else 0
+    return high, number - high

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Final
 
-from aipo_agents.algebra import coefficients, has_work
+from aipo_agents.algebra import at, coefficients, has_work
 from aipo_agents.render import render, spoken
 from aipo_env.grading.mathematics import Budget, variables
 from aipo_env.grading.nodes import Add, Mul, Node, Num, Pow, Relation, Sym, children
@@ -37,17 +37,10 @@ def equation_step(equation: Relation, budget: Budget) -> str | None:
         return f"a product is 0 only if a factor is: {' or '.join(factors)}"
     if not (_collected(left, a) and _collected(right, b)):
         return f"expand and collect: {_show(a, relation, b, name)}"
-    degree = max(len(a), len(b)) - 1
-    if degree == 1:
+    if max(len(a), len(b)) == 2:
         return _linear(a + [Fraction(0)] * (2 - len(a)), b + [Fraction(0)] * (2 - len(b)), relation, name)
-    power = relation == "=" and len(a) == 3 and not any(a[:2]) and len(b) == 1
-    if b and not power:
+    if b:
         return f"bring everything to one side: {_show(_subtract(a, b), relation, [], name)}"
-    if power and a[2] != 1:
-        return f"divide both sides by {a[2]}"
-    if power:
-        roots = f"take the root of both sides: {name}=sqrt({b[0]}) or {name}=-sqrt({b[0]})"
-        return roots if b[0] >= 0 else "no real solution: a square is never negative"
     if relation != "=":
         return f"find the zeros of {_polynomial(a, name)}, then its sign between them"
     return _factored(a, name)
@@ -86,28 +79,23 @@ def _linear(a: Coefficients, b: Coefficients, relation: str, name: str) -> str:
 
 
 def _factored(a: Coefficients, name: str) -> str | None:
-    """A step for a polynomial of degree two or more that is to be 0."""
-    common = Fraction(math.gcd(*(c.numerator for c in a)), math.lcm(*(c.denominator for c in a)))
-    if common != 1:
-        return f"divide both sides by {common}: {_show([c / common for c in a], '=', [], name)}"
-    if a[0] == 0:
-        return f"factor out {name}: {name}({_polynomial(a[1:], name)})=0"
-    if len(a) == 3 and a[1] == 0:
-        return f"move the number: {_show([Fraction(0), Fraction(0), a[2]], '=', [-a[0]], name)}"
-    if len(a) == 5 and a[1] == a[3] == 0:
-        return f"put u={name}^2: {_polynomial(a[::2], 'u')}=0"
+    """A step for a polynomial of degree two or more that is to be 0: a factor that goes with a whole root, or a formula."""
+    root = next((k for k in _candidates(a) if at(a, Fraction(k)) == 0), None)
+    if root is not None:
+        rest = [at(a[degree:], Fraction(root)) for degree in range(1, len(a))]  # Horner's rule
+        factor = _polynomial([Fraction(-root), Fraction(1)], name)
+        return f"factor: {factor if root == 0 else f'({factor})'}({_polynomial(rest, name)})=0"
     if len(a) == 3:
-        c, b, lead = map(int, a)
-        root = math.isqrt(max(b * b - 4 * lead * c, 0))
-        if root * root != b * b - 4 * lead * c:
-            return f"compute the discriminant b^2-4ac with a={lead}, b={b}, c={c}"
-        roots = [Fraction(-b + sign * root, 2 * lead) for sign in (1, -1)]
-        factors = [f"({_polynomial([Fraction(-r.numerator), Fraction(r.denominator)], name)})" for r in roots]
-        return f"factor: {'-' if lead < 0 else ''}{''.join(factors)}=0"
-    for root in range(-MAX_ROOT, MAX_ROOT + 1):
-        if root and a[0] % root == 0 and sum(c * root**degree for degree, c in enumerate(a)) == 0:
-            return f"{name}={root} is a root: divide by ({_polynomial([Fraction(-root), Fraction(1)], name)})"
+        return f"compute the discriminant b^2-4ac with a={a[2]}, b={a[1]}, c={a[0]}"
     return None
+
+
+def _candidates(a: Coefficients) -> Iterator[int]:
+    """Whole numbers that may be a root: 0, or what divides the last coefficient."""
+    yield 0
+    for root in range(1, MAX_ROOT + 1):
+        if a[0].denominator != 1 or a[0] % root == 0:
+            yield from (root, -root)
 
 
 def _polynomial(a: Coefficients, name: str) -> str:

@@ -81,8 +81,6 @@ def compare(
     Raises:
         OutOfBudget: if it takes too long.
     """
-    if policy.kind == "integer":
-        return _compare_integers(gold, answer, budget)
     words = compare_words(gold_text, gold, answer_text, answer, policy)
     if words is not None:
         return words
@@ -104,28 +102,6 @@ def compare_trees(gold: Node, answer: Node, policy: GradingPolicy, budget: Budge
     return _Comparison(policy, budget).equal(gold, answer)
 
 
-def _compare_integers(gold: Node | None, answer: Node | None, budget: Budget) -> Outcome:
-    """Exact integers, whatever stands around them: a unit, ``x =``, a fraction that is whole."""
-    values: list[Fraction] = []
-    for node in (gold, answer):
-        if node is None:
-            return Outcome(None, "integer.unreadable")
-        node = settle(node, budget, trusted=node is gold)
-        assigned = assignment(node)
-        node = assigned[1] if assigned else node
-        node = node.value if isinstance(node, Quantity) else node
-        if has_variables(node):
-            return Outcome(False, "integer.variables")
-        try:
-            value = Evaluator(budget).value(node)
-        except NoValue:
-            return Outcome(False, "integer.no_value")
-        if not isinstance(value, Fraction):
-            return Outcome(False, "integer.inexact")
-        values.append(value)
-    return Outcome(values[0] == values[1], "integer")
-
-
 class _Comparison:
     """One comparison under one policy, bounded by a budget of steps."""
 
@@ -145,7 +121,7 @@ class _Comparison:
         if isinstance(gold, Add | Mul | Pow) or isinstance(answer, Add | Mul | Pow):
             gold, answer = (carry_out(node, self.budget) if has_parts(node) else node for node in (gold, answer))
         expanded_gold, expanded_answer = expand(gold), expand(answer)
-        if self.policy.inequality_as_interval and is_set(gold) != is_set(answer):
+        if is_set(gold) != is_set(answer):
             gold, answer = solution_set(gold), solution_set(answer)
         parts = (gold, answer)
         line = Sym("\\mathbb R") in parts and any(isinstance(part, Sequence) and part.opening for part in parts)
@@ -200,10 +176,9 @@ class _Comparison:
             return _named("assignment", self.equal(left[1], answer))
         if right and optional and not isinstance(gold, Relation):
             return _named("assignment", self.equal(gold, right[1]))
-        if self.policy.inequality_as_interval:
-            as_sets = membership(solution_set(gold)), membership(solution_set(answer))
-            if as_sets[0] is not None and as_sets[1] is not None:
-                return _named("interval", self.equal(as_sets[0][1], as_sets[1][1]))
+        as_sets = membership(solution_set(gold)), membership(solution_set(answer))
+        if as_sets[0] is not None and as_sets[1] is not None:
+            return _named("interval", self.equal(as_sets[0][1], as_sets[1][1]))
         return Outcome(False, "relation.kind")
 
     def two_relations(self, gold: Relation, answer: Relation) -> Outcome:
@@ -226,19 +201,12 @@ class _Comparison:
             if operator != other:
                 return Outcome(False, "relation.operators")
             return _all("relation", [self.equal(a, b) for a, b in zip(gold.members, answer.members, strict=True)])
-        first, second = difference(gold), difference(answer)
-        for flip in (False, True):
-            if (FLIPPED.get(other, other) if flip else other) != operator:
-                continue
-            sign = -1 if flip else 1
-            ratio = self.ratio(first, second)
-            if not self.policy.scale_equations and abs(ratio - 1) > 1e-9 and abs(ratio + 1) > 1e-9:
-                return Outcome(False, "relation")
-            if operator in ("=", "!="):
-                return Outcome(ratio != 0, "relation.equation")
-            if ratio * sign > 0:
-                return Outcome(True, "relation.inequality")
-        return Outcome(False, "relation")
+        ratio = self.ratio(difference(gold), difference(answer))
+        if operator == other and operator in ("=", "!="):
+            return Outcome(ratio != 0, "relation.equation")
+        # Turned round, an inequality holds for the negated difference.
+        same = (operator == other and ratio > 0) or (operator == FLIPPED.get(other) and ratio < 0)
+        return Outcome(same, "relation.inequality")
 
     def ratio(self, first: Node, second: Node) -> float:
         """Return the constant c with ``first = c * second``, or 0 if there is none."""
@@ -380,15 +348,13 @@ class _Comparison:
             return self.converted((left, left_unit), (right, right_unit))
         if left_unit != right_unit and (self.policy.units == "required" or _is_compound(gold) or _is_compound(answer)):
             return Outcome(False, "unit.missing")
-        if not self.policy.convert_units and _is_compound(gold) != _is_compound(answer):
-            return Outcome(False, "unit.differs")
         rule = "unit" if left_unit == right_unit else "unit.one_side"
         return _named(rule, self.equal(left, right))
 
     def converted(self, gold: tuple[Node, str], answer: tuple[Node, str]) -> Outcome:
         """Compare two quantities in different units of the same thing."""
         sizes = unit_size(gold[1]), unit_size(answer[1])
-        if sizes[0] is None or sizes[1] is None or sizes[0][1] != sizes[1][1] or not self.policy.convert_units:
+        if sizes[0] is None or sizes[1] is None or sizes[0][1] != sizes[1][1]:
             return Outcome(False, "unit.differs")
         scaled = [Mul([Num(size[0]), value]) for size, (value, _) in zip(sizes, (gold, answer), strict=True) if size]
         return _named("unit.converted", compare_scalars(scaled[0], scaled[1], self.policy, self.budget))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from fractions import Fraction
 
 from aipo_env.grading.lexer import RELATIONS, Token, Unreadable
@@ -19,30 +19,11 @@ _CLOSERS = {"(": (")", "]"), "[": (")", "]"), "\\{": ("\\}",), "{": ("}",)}
 _FUNCTION_LETTERS = frozenset("fghFGH")
 _BETWEEN_ARGUMENTS = frozenset([",", "|", "\\mid", "\\cap", "\\cup"])
 _BIG = {"\\int": "int", "\\iint": "iint", "\\oint": "oint", "\\sum": "sum", "\\prod": "prod", "\\lim": "lim"}
-_ACCENTS = {
-    "\\overline": "overline",
-    "\\vec": "vec",
-    "\\hat": "hat",
-    "\\tilde": "tilde",
-    "\\overrightarrow": "vec",
-}
+_ACCENTS = {"\\" + name: name for name in ("overline", "vec", "hat", "tilde")} | {"\\overrightarrow": "vec"}
 _FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil"), "\\lvert": ("\\rvert", "abs")}
 _BARS = {"|": "abs", "\\|": "norm"}
 NO_FACTOR = frozenset(
-    (
-        "\\pm",
-        "\\mp",
-        "\\forall",
-        "\\rfloor",
-        "\\rceil",
-        "\\rangle",
-        "\\}",
-        "\\to",
-        "\\pmod",
-        "\\choose",
-        "\\circ",
-        "\\end",
-    )
+    r"\pm \mp \forall \rfloor \rceil \rangle \} \to \pmod \choose \circ \end".split()  # noqa: SIM905
 )
 """Commands with which no factor starts."""
 _SYMBOLS = frozenset(
@@ -57,8 +38,16 @@ MAX_POSTFIXES = 12
 END = Token("end of text", "")
 
 
-class Factors(ABC):
+class Factors:
     """Reads tokens from left to right; one object for one text."""
+
+    # What the upper half of the grammar provides.
+    listing: Callable[[], Node]
+    item: Callable[[], Node]
+    sum: Callable[[], Node]
+    product: Callable[[], Node]
+    signed_factor: Callable[[], Node]
+    starts_factor: Callable[[Token], bool]
 
     def __init__(self, tokens: list[Token], own: frozenset[str] | None) -> None:
         self.tokens, self.own = tokens, own
@@ -90,33 +79,6 @@ class Factors(ABC):
         """Take the next token, which must be this one."""
         if not self.accept(text):
             raise Unreadable("syntax")
-
-    # -- what the upper half of the grammar provides
-    # --------------------------------------------------------------------------
-
-    @abstractmethod
-    def listing(self) -> Node:
-        """Items separated by commas, semicolons, "and" or "or"."""
-
-    @abstractmethod
-    def item(self) -> Node:
-        """A chain of relations between expressions, or words."""
-
-    @abstractmethod
-    def sum(self) -> Node:
-        """Terms with signs."""
-
-    @abstractmethod
-    def product(self, *, negative: bool = False) -> Node:
-        """Factors side by side, or joined by operators."""
-
-    @abstractmethod
-    def signed_factor(self) -> Node:
-        """A factor behind any number of signs."""
-
-    @abstractmethod
-    def starts_factor(self, token: Token) -> bool:
-        """Whether a factor can start with a token."""
 
     # -- factors
     # ----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from aipo_env.grading.extract import extract_answer
 from aipo_env.grading.nodes import Node
 from aipo_env.grading.parser import Unreadable, parse
 from aipo_env.grading.policy import MATH500, GradingPolicy
+from aipo_env.grading.trees import has_variables
 from aipo_env.grading.units import unit_words
 from aipo_env.grading.verdicts import Grade, Verdict
 from aipo_env.grading.words import is_words
@@ -82,7 +83,7 @@ def readable_gold(gold: str, policy: GradingPolicy = MATH500) -> bool:
     if policy.kind == "choice":
         return extract_choice(gold, policy.letters) is not None
     text, tree = _read_gold(gold)
-    if not text or (tree is None and not is_words(text)):
+    if not text or (tree is None and not is_words(text)) or (tree and policy.kind == "integer" and has_variables(tree)):
         return False
     try:
         return compare(text, tree, text, tree, policy, Budget()).equal is True

@@ -1,9 +1,8 @@
 """Evaluate a tree at a point: exactly while it stays rational, as precisely as asked for otherwise.
 
-Two expressions are the same function if they agree at a few points chosen without regard to them (Schwartz
-and Zippel). Functions without a known value, such as ``f`` or an integral, are replaced by fixed smooth
-functions of their arguments, so that equal arguments give equal values. Every step is bounded; nothing is
-looked up by name in Python.
+Two expressions are the same function if they agree at a few points that nobody could foresee (Schwartz and Zippel).
+Functions without a known value, such as ``f`` or an integral, are replaced by fixed smooth functions of their arguments,
+so that equal arguments give equal values. Every step is bounded; nothing is looked up by name in Python.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from functools import lru_cache
 
 from aipo_env.grading.arithmetic import Budget, NoValue, Numbers, Value, to_complex
 from aipo_env.grading.functions import EXACT, UNARY
-from aipo_env.grading.monomials import common_monomial
 from aipo_env.grading.nodes import (
     Add,
     Call,
@@ -28,9 +26,11 @@ from aipo_env.grading.nodes import (
     SetOperation,
     Sym,
     Text,
+    children,
+    walk,
 )
 from aipo_env.grading.quadrature import integrate
-from aipo_env.grading.trees import has_variables, mentions
+from aipo_env.grading.trees import has_variables, mentions, rebuilt
 
 MAX_RANGE = 2_000
 
@@ -99,8 +99,8 @@ class Evaluator:
             raise NoValue(type(error).__name__) from None
 
     def _value(self, node: Node) -> Value:
-        self.budget.spend(2)
         value = self._computed(node)
+        self.budget.spend(1 if isinstance(value, Fraction) else 3)
         magnitude = self.numbers.magnitude(value)
         if magnitude is not None:
             self.largest, self.smallest = max(self.largest, magnitude), min(self.smallest, magnitude)
@@ -158,9 +158,7 @@ class Evaluator:
         if name in ("gcd", "lcm") and not all(
             isinstance(value, Fraction) and not has_variables(arg) for value, arg in zip(values, args, strict=True)
         ):
-            # Of monomials or polynomials, not of their values at this point.
-            monomial = common_monomial(name, args)
-            return self._value(monomial) if monomial is not None else self._placeholder(name, values)
+            return self._common_monomial(name, args, values)
         if name == "side+":
             return values[0]  # "x \\to 3^+" is a limit's default direction
         if name in _OF_COMPLEX and len(values) == 1 and not has_variables(args[0]) and mentions(args[0], Sym("i")):
@@ -174,6 +172,33 @@ class Evaluator:
             if exact is not None:
                 return exact
         return self._placeholder(name, values)
+
+    def _common_monomial(self, name: str, args: list[Node], values: list[Value]) -> Value:
+        r"""Return the gcd or lcm of monomials such as ``50x`` or ``3\pi``: each symbol or root counts as a prime."""
+        atoms: list[Node] = []
+
+        def primed(node: Node) -> Node:
+            if not isinstance(node, Sym | Call):
+                return rebuilt(node, [primed(part) for part in children(node)])
+            value = self._value(node)
+            if isinstance(value, Fraction) and not has_variables(node):
+                return Num(value)
+            if node not in atoms:
+                atoms.append(node)
+            if len(atoms) > len(_PRIMES):
+                raise NoValue("symbols")
+            return Num(_PRIMES[atoms.index(node)])
+
+        if any(isinstance(part, Add) for arg in args for part in walk(arg)):
+            return self._placeholder(name, values)
+        common = EXACT[name]([self._value(primed(arg)) for arg in args], self.numbers)
+        if not isinstance(common, Fraction):
+            return self._placeholder(name, values)
+        factors: list[Node] = []
+        for atom, prime in zip(atoms, _PRIMES, strict=False):
+            while common.numerator % prime == 0 != common:
+                common, factors = common / prime, [*factors, atom]
+        return self._value(Mul([Num(common), *factors]))
 
     def _big(self, name: str, args: list[Node]) -> Value:
         body, index, lower, upper = args
@@ -261,6 +286,7 @@ class Evaluator:
         return total
 
 
+_PRIMES = tuple(10**12 + Fraction(k) for k in (39, 61, 63, 91, 121, 163, 169, 177, 189, 193))
 _OF_COMPLEX = ("overline", "Re", "Im")
 _CONSTANTS = {"\\pi": "pi", "e": "e", "i": "j"}
 

@@ -25,16 +25,13 @@ class GradingPolicy:
     name: str = "math500"
     """Shown in reports; has no effect on a verdict."""
     kind: Kind = "math"
-    """``integer`` compares exact integers only, ``choice`` letters only, ``math`` everything."""
+    """``integer`` rounds nothing and takes no gold with a variable, ``choice`` compares letters only."""
     percent: Literal["either", "strict"] = "either"
     """``either``: a percent sign on one side only may be a unit (10% = 10) or a factor (10% = 0.1).
     ``strict``: a percent sign always means a division by 100. Without a sign, a factor of 100 is an error."""
     units: Literal["optional", "required"] = "optional"
     """``optional``: a unit may be missing on one side. Two units of different things never match, in either
     setting."""
-    convert_units: bool = True
-    """``2.5 hours`` matches ``150 minutes`` and ``2 hours 30 minutes``: exact conversions of time, length, mass,
-    volume and money, where both sides have a unit."""
     list_order: Literal["any", "same"] = "any"
     """Order of a bare list such as ``1, 2``. Tuples and intervals are always ordered, sets never."""
     bracket_kind: Literal["strict", "ignore"] = "strict"
@@ -42,14 +39,8 @@ class GradingPolicy:
     them."""
     vectors_as_tuples: bool = True
     """A matrix with one row or one column matches a tuple or bracketed list of the same entries."""
-    text_case: Literal["ignore", "strict"] = "ignore"
-    """Case of words. Single letters are symbols: there case always counts, except for choices."""
     assignment: Literal["optional", "strict"] = "optional"
     """``optional``: ``x = 5`` matches ``5`` and ``f(x) = 2x`` matches ``y = 2x``."""
-    scale_equations: bool = True
-    """Equations and inequalities match up to a constant factor: ``x = y/2`` is ``2x = y``."""
-    inequality_as_interval: bool = True
-    r"""``x > 3`` matches ``(3, \infty)``."""
     clock: bool = True
     """``8:34 p.m.`` matches ``20:34``."""
     gold_decimal_digits: int = 3

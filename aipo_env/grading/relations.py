@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from aipo_env.grading.arithmetic import Budget
+from aipo_env.grading.figures import figure_name
 from aipo_env.grading.nodes import (
     Add,
     Call,
@@ -79,28 +80,17 @@ def is_name(node: Node) -> bool:
         inverse = isinstance(first, Pow) and isinstance(first.base, Sym) and first.base.name in "fghFGH"
         if isinstance(second, Sym) and (first == Sym("\\Delta") or (inverse and first != second)):
             return True  # "\\Delta x", "f^{-1}(x)"
-    return isinstance(node, Mul) and (_is_figure_name(node) or _is_figure_ratio(node))
+    return isinstance(node, Mul) and (figure_name(node) is not None or _is_figure_ratio(node))
 
 
 _LETTERS = frozenset("abcdfghjklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-
-
-def _is_figure_name(node: Mul) -> bool:
-    r"""Whether a product names a segment, an angle or a figure, such as ``AB`` or ``m\angle ABC``."""
-    names = [factor.name if isinstance(factor, Sym) else "" for factor in node.factors]
-    marks = ("\\angle", "\\triangle", "\\square")
-    if names[0] == "m" and names[1] == "\\angle":
-        names = names[1:]
-    return all(name in marks or (len(name) == 1 and name.isupper()) for name in names)
 
 
 def _is_figure_ratio(node: Mul) -> bool:
     r"""Whether a product is a ratio of lengths by their names, such as ``\frac{AB}{CD}``."""
     top, bottom = Mul(node.factors[:-1]), node.factors[-1]
     parts = (top, bottom.base) if isinstance(bottom, Pow) and bottom.exponent == Num(Fraction(-1)) else ()
-    return bool(parts) and all(
-        isinstance(part, Mul) and len(part.factors) > 1 and _is_figure_name(part) for part in parts
-    )
+    return bool(parts) and all(figure_name(part) is not None for part in parts)
 
 
 def is_graph(node: Node) -> bool:

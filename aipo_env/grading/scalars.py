@@ -125,6 +125,8 @@ def same_number(left: Value, right: Value) -> bool:
 
 def _rounding(gold: Node, answer: Node, gold_value: Value, answer_value: Value, policy: GradingPolicy) -> str | None:
     """Return the rounding rule under which two different numbers match, or None."""
+    if policy.kind == "integer":
+        return None
     gold_decimal, answer_decimal = _decimal(gold), _decimal(answer)
     try:
         a, b = to_complex(gold_value), to_complex(answer_value)

@@ -58,7 +58,7 @@ def _plain(text: str) -> str | None:
 def _same(gold: str, answer: str, policy: GradingPolicy) -> bool:
     if not gold:
         return False
-    if len(gold) > 1 and policy.text_case == "ignore":
+    if len(gold) > 1:
         gold, answer = gold.casefold(), answer.casefold()
     gold, answer = _ARTICLE.sub("", gold, count=1), _ARTICLE.sub("", answer, count=1)
     return gold == answer or (
