@@ -19,8 +19,8 @@ from aipo_agents.rulebook_queries import (
     find_symbol,
     is_rulebook_episode,
 )
-from aipo_agents.text import quote, shorten
-from aipo_env.errors import ConfigurationError
+from aipo_agents.text import MIN_CHARS, check_name, quote, shorten
+from aipo_env.checks import check_count, check_number
 from aipo_env.protocol import ConsultRequest, Reply
 from aipo_env.tasks.rulebook import COMPOUND, OPERATORS, define
 
@@ -66,20 +66,13 @@ class KnowledgeAgent:
         rulebook: bool = True,
         name: str = "knowledge",
     ) -> None:
-        for option, value, least in (("top_k", top_k, 1), ("max_chars", max_chars, 40)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigurationError(
-                    f"KnowledgeAgent: {option} must be an integer of {least} or more, got {value!r}."
-                )
-        if isinstance(margin, bool) or not isinstance(margin, int | float) or not margin >= 1:
-            raise ConfigurationError(f"KnowledgeAgent: margin must be a number of 1 or more, got {margin!r}.")
-        if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score < float("inf"):
-            raise ConfigurationError(f"KnowledgeAgent: min_score must be a number of 0 or more, got {min_score!r}.")
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"KnowledgeAgent: name must be a non-empty string, got {name!r}.")
-        self.name = name
-        self.top_k, self.max_chars, self.min_score = top_k, max_chars, float(min_score)
-        self.expand, self.rulebook, self.margin = expand, rulebook, float(margin)
+        self.name, self.expand, self.rulebook = check_name("KnowledgeAgent", name), expand, rulebook
+        self.top_k = check_count("KnowledgeAgent: top_k", top_k, what="the entries of a reply")
+        self.max_chars = check_count(
+            "KnowledgeAgent: max_chars", max_chars, what="the length of a reply", least=MIN_CHARS
+        )
+        self.margin = check_number("KnowledgeAgent: margin", margin, what="a ratio of scores", least=1, inclusive=True)
+        self.min_score = check_number("KnowledgeAgent: min_score", min_score, what="a BM25 score", inclusive=True)
         # A folder of the user's is read now, so that its errors appear where it is named; ours is read when
         # needed.
         self._own_entries = load_corpus(corpus) if corpus is not None else None

@@ -10,9 +10,9 @@ from aipo_agents.claims import Claim, find_statements
 from aipo_agents.equation_steps import equation_step, expression_step
 from aipo_agents.rulebook_queries import MAX_QUERY_CHARS
 from aipo_agents.rulebook_steps import rulebook_step
-from aipo_agents.text import shorten
+from aipo_agents.text import MIN_CHARS, check_name, shorten
 from aipo_agents.word_steps import word_step
-from aipo_env.errors import ConfigurationError
+from aipo_env.checks import check_count
 from aipo_env.grading.mathematics import Budget, OutOfBudget, Unreadable, variables
 from aipo_env.grading.nodes import Node, Relation
 from aipo_env.protocol import ConsultRequest, Reply
@@ -42,12 +42,10 @@ class ReasoningAgent:
     """
 
     def __init__(self, *, use_transcript: bool = True, max_chars: int = 300, name: str = "reasoning") -> None:
-        if isinstance(max_chars, bool) or not isinstance(max_chars, int) or max_chars < 40:
-            raise ConfigurationError(f"ReasoningAgent: max_chars must be an integer of 40 or more, got {max_chars!r}.")
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"ReasoningAgent: name must be a non-empty string, got {name!r}.")
-        self.name = name
-        self.use_transcript, self.max_chars = use_transcript, max_chars
+        self.name, self.use_transcript = check_name("ReasoningAgent", name), use_transcript
+        self.max_chars = check_count(
+            "ReasoningAgent: max_chars", max_chars, what="the length of a reply", least=MIN_CHARS
+        )
 
     async def respond(self, request: ConsultRequest) -> Reply:
         """Proposes a step for one query."""

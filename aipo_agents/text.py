@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import re
 
+from aipo_env.errors import ConfigurationError
+
 _WHOLE = re.compile(r"[.!?](?=\s)|(?<!\d)[.!?]\Z|\n")  # "x = 3." may be half of a number
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+
+
+MIN_CHARS = 40
+"""Shorter replies say nothing."""
+
+
+def check_name(where: str, name: str) -> str:
+    """Returns an agent's name; ConfigurationError, which says where it stands, unless it is one."""
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"{where}: name must be a non-empty string, got {name!r}.")
+    return name
 
 
 def shorten(text: str, max_chars: int) -> str:

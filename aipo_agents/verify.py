@@ -8,8 +8,8 @@ from typing import Final
 from aipo_agents.checking import Checker, Outcome
 from aipo_agents.claims import MAX_CLAIMS, find_claims
 from aipo_agents.rulebook_queries import MAX_QUERY_CHARS, find_application, is_rulebook_episode
-from aipo_agents.text import quote, shorten
-from aipo_env.errors import ConfigurationError
+from aipo_agents.text import MIN_CHARS, check_name, quote, shorten
+from aipo_env.checks import check_count, check_number
 from aipo_env.grading.mathematics import Budget
 from aipo_env.protocol import ConsultRequest, Reply
 from aipo_env.tasks.rulebook import evaluate_expansion
@@ -42,14 +42,9 @@ class VerifyAgent:
     """
 
     def __init__(self, *, timeout: float = 0.8, max_chars: int = 300, name: str = "verify") -> None:
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
-            raise ConfigurationError(f"VerifyAgent: timeout must be a number of seconds above 0, got {timeout!r}.")
-        if isinstance(max_chars, bool) or not isinstance(max_chars, int) or max_chars < 40:
-            raise ConfigurationError(f"VerifyAgent: max_chars must be an integer of 40 or more, got {max_chars!r}.")
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"VerifyAgent: name must be a non-empty string, got {name!r}.")
-        self.name = name
-        self.timeout, self.max_chars = float(timeout), max_chars
+        self.name = check_name("VerifyAgent", name)
+        self.timeout = check_number("VerifyAgent: timeout", timeout, what="the seconds of a query")
+        self.max_chars = check_count("VerifyAgent: max_chars", max_chars, what="the length of a reply", least=MIN_CHARS)
 
     async def respond(self, request: ConsultRequest) -> Reply:
         """Judges the claims of one query."""

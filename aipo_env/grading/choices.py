@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
-from aipo_env.grading.extract import MAX_TEXT, extract_answer
+from aipo_env.grading.extract import MAX_TEXT, extract_answer, last_match
 from aipo_env.grading.verdicts import Grade, Verdict
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ def extract_choice(text: str, letters: str = "ABCD") -> str | None:
             found = {m.upper() for m in _mentions(mention, plain)}
             return found.pop() if len(found) == 1 else None
     plain = _MARKUP.sub("", text)
-    last = _last(stated, plain)
+    last = last_match(stated, plain)
     if last is not None:
         letter = next(group for group in last.groups() if group)
         # "the answer is A or B" names two: refuse.
@@ -85,13 +85,6 @@ def extract_choice(text: str, letters: str = "ABCD") -> str | None:
         return None  # "not A" chooses nothing
     found = {m.upper() for m in _mentions(mention, _ARTICLE.sub(" ", ending))}
     return found.pop() if len(found) == 1 else None
-
-
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    last = None
-    for match in pattern.finditer(text):
-        last = match
-    return last
 
 
 def _mentions(pattern: re.Pattern[str], text: str) -> list[str]:

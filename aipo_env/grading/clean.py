@@ -12,7 +12,7 @@ import unicodedata
 from aipo_env.grading.extract import MAX_ANSWER
 from aipo_env.grading.phrases import spell_out
 from aipo_env.grading.units import is_unit
-from aipo_env.grading.vocabulary import introduces
+from aipo_env.grading.vocabulary import TABLES, introduces
 
 MAX_NESTING = 60
 
@@ -25,22 +25,7 @@ class Refused(Exception):
         self.reason = reason
 
 
-_UNICODE = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "∙": "\\cdot ",
-    "÷": "\\div ", "√": "\\sqrt ", "π": "\\pi ", "∞": "\\infty ", "≤": "\\le ", "⩽": "\\le ", "≥": "\\ge ",
-    "⩾": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "±": "\\pm ", "∓": "\\mp ", "∪": "\\cup ", "∩": "\\cap ",
-    "∈": "\\in ", "∅": "\\emptyset ", "°": "^\\circ ", "²": "^2 ", "³": "^3 ", "½": "\\frac{1}{2}",
-    "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "…": "\\ldots ",
-    "α": "\\alpha ", "β": "\\beta ", "γ": "\\gamma ", "δ": "\\delta ", "ε": "\\epsilon ", "θ": "\\theta ",
-    "λ": "\\lambda ", "μ": "\\mu ", "ρ": "\\rho ", "σ": "\\sigma ", "τ": "\\tau ", "φ": "\\phi ", "ω": "\\omega ",
-    "Δ": "\\Delta ", "Ω": "\\Omega ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "⟨": "\\langle ",
-    "⟩": "\\rangle ", "∖": "\\setminus ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ",
-    "€": "\\$", "£": "\\$", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "\u2003": " ", "\u2002": " ",
-    "\u200b": "", "\u200c": "", "\u200d": "", "\u2060": "", "\ufeff": "", "，": ",", "（": "(", "）": ")", "。": ".",
-    "：": ":", "；": ";", "＝": "=", "∗": "*", "∕": "/", "⁄": "/", "≡": "\\equiv ", "∣": "\\mid ", "→": "\\to ",
-    "⇒": "\\Rightarrow ",
-}  # fmt: skip
-TRANSLATION = str.maketrans(_UNICODE)
+TRANSLATION = str.maketrans(TABLES["characters"])
 
 # A Python string literal without r"" eats these escapes; the command's name tells what was meant.
 _EATEN = {"\x0crac": "\\frac", "\x08oxed": "\\boxed", "\x08inom": "\\binom", "\x07pprox": "\\approx"}

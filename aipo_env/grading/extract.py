@@ -104,10 +104,10 @@ def extract_answer(text: str, *, marked_only: bool = False) -> str | None:
         return (_join_boxes(content, inner) if inner else content).strip()
     if boxes:
         return _join_boxes(text, boxes).strip()
-    bare = _last_match(_BARE_BOX, text)
+    bare = last_match(_BARE_BOX, text)
     if bare is not None:
         return bare.group(1)
-    phrase = _last_match(_PHRASE, text)
+    phrase = last_match(_PHRASE, text)
     if phrase is not None and _innocent(_last_sentence(text[: phrase.start()])):
         value = _phrase_value(text[phrase.end() : phrase.end() + MAX_ANSWER])
         if value:
@@ -120,7 +120,8 @@ def extract_answer(text: str, *, marked_only: bool = False) -> str | None:
     return _last_value(text[-2 * MAX_ANSWER :])
 
 
-def _last_match(pattern: re.Pattern[str], text: str, start: int = 0) -> re.Match[str] | None:
+def last_match(pattern: re.Pattern[str], text: str, start: int = 0) -> re.Match[str] | None:
+    """Return the last match of a pattern."""
     last = None
     for match in pattern.finditer(text, start):
         last = match
@@ -249,7 +250,7 @@ def _last_value(text: str, tries: int = 3) -> str | None:
             continue  # two sums of money, not a formula
         if content.strip() and "$" not in content and (best is None or after > best[1]):
             best = (start, after, content.strip())
-    number = _last_match(_NUMBER, text, best[1] if best else 0)
+    number = last_match(_NUMBER, text, best[1] if best else 0)
     if best is not None and number is None and _LETTER.fullmatch(best[2]) and "$" in text[: best[0]]:
         return _last_value(text[: best[0]].rstrip("$ "), tries - 1) if tries else None  # "... for all $x$"
     if number is not None:

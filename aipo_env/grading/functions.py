@@ -89,34 +89,33 @@ def _sign(value: Value, numbers: Numbers) -> Value:
     return Fraction((real > 0) - (real < 0))
 
 
-_NAMES = {
-    "sin": "sin", "cos": "cos", "tan": "tan", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "arcsin": "asin",
-    "arccos": "acos", "arctan": "atan", "arsinh": "asinh", "arcosh": "acosh", "artanh": "atanh", "exp": "exp",
-    "log": "log", "log10": "log10",
-}  # fmt: skip
-_RECIPROCALS = {"sec": "cos", "csc": "sin", "cot": "tan", "sech": "cosh", "csch": "sinh", "coth": "tanh"}
+def _named(name: str) -> Callable[[Value, Numbers], Value]:
+    return lambda value, numbers: getattr(numbers.functions, name)(numbers.inexact(value))
 
 
-def _elementary(name: str, value: Value, numbers: Numbers) -> Value:
-    if name in _NAMES:
-        return getattr(numbers.functions, _NAMES[name])(numbers.inexact(value))
-    if name in _RECIPROCALS:
-        if name == "cot":  # defined where the tangent is not
-            z = numbers.inexact(value)
-            return numbers.functions.cos(z) / numbers.functions.sin(z)
-        return 1 / getattr(numbers.functions, _RECIPROCALS[name])(numbers.inexact(value))
-    if name == "arccot":
-        return numbers.functions.pi / 2 - numbers.functions.atan(numbers.inexact(value))
-    return getattr(numbers.functions, "acos" if name == "arcsec" else "asin")(1 / numbers.inexact(value))
-
-
-def _by_name(name: str) -> Callable[[Value, Numbers], Value]:
-    return lambda value, numbers: _elementary(name, value, numbers)
-
-
+_NAMES = (
+    "sin",
+    "cos",
+    "tan",
+    "sec",
+    "csc",
+    "cot",
+    "sinh",
+    "cosh",
+    "tanh",
+    "sech",
+    "csch",
+    "coth",
+    "exp",
+    "log",
+    "log10",
+)
 UNARY: dict[str, Callable[[Value, Numbers], Value]] = {
-    **{name: _by_name(name) for name in (*_NAMES, *_RECIPROCALS, "arccot", "arcsec", "arccsc")},
-    "ln": _by_name("log"), "log": _by_name("log"), "log10": _by_name("log10"), "abs": lambda v, n: abs(v), "sgn": _sign,
+    **{name: _named(name) for name in _NAMES},
+    **{f"arc{name}": _named(f"a{name}") for name in ("sin", "cos", "tan", "sec", "csc")},
+    **{f"ar{name}": _named(f"a{name}") for name in ("sinh", "cosh", "tanh")},
+    "arccot": lambda v, n: n.functions.pi / 2 - n.functions.atan(n.inexact(v)), "ln": _named("log"), "sgn": _sign,
+    "abs": lambda v, n: abs(v) if isinstance(v, Fraction) else n.inexact(abs(v)),
     "floor": lambda v, n: Fraction(n.floor(v)), "ceil": lambda v, n: -Fraction(n.floor(n.multiply(v, Fraction(-1)))),
 }  # fmt: skip
 EXACT: dict[str, Callable[[list[Value], Numbers], Value | None]] = {

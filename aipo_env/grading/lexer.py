@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aipo_env.grading.clean import FUNCTIONS
 from aipo_env.grading.units import UNIT_WORDS
+from aipo_env.grading.vocabulary import TABLES
 
 MAX_TOKENS = 600
 
@@ -52,19 +53,6 @@ _OPERATORS = {
     "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "\\vert": "|", "\\mid": "\\mid",
     "\\lvert": "\\lvert", "\\rvert": "\\rvert", "\\|": "\\|", "\\Vert": "\\|", "\\mod": "\\mod", "\\bmod": "\\mod",
     "\\colon": ":", "\\prime": "'", "\\land": ",", "\\lor": ",", "\\wedge": ",", "\\vee": ",",
-}  # fmt: skip
-_RENAMED = {
-    "\\operatorname": "", "\\mathrm": "", "\\varnothing": "\\emptyset", "\\degree": "\\circ", "\\lg": "\\log10",
-    "\\asin": "\\arcsin", "\\acos": "\\arccos", "\\atan": "\\arctan", "\\exponentialE": "e", "\\imaginaryI": "i",
-    "\\imaginaryJ": "i", "\\ulcorner": "\\lceil", "\\urcorner": "\\rceil", "\\llcorner": "\\lfloor",
-    "\\lrcorner": "\\rfloor", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\varepsilon": "\\epsilon",
-    "\\varphi": "\\phi", "\\vartheta": "\\theta", "\\backslash": "\\setminus", "\\smallsetminus": "\\setminus",
-    "\\bar": "\\overline", "\\cosec": "\\csc", "\\sign": "\\sgn", "\\arcsinh": "\\arsinh",
-    "\\asinh": "\\arsinh", "\\acosh": "\\arcosh", "\\atanh": "\\artanh", "\\acot": "\\arccot",
-    "\\asec": "\\arcsec", "\\acsc": "\\arccsc",
-    "\\dots": "\\ldots", "\\cdots": "\\ldots",
-    "\\rightarrow": "\\to", "\\longrightarrow": "\\to", "\\Rightarrow": "\\to", "\\Longrightarrow": "\\to",
-    "\\arccosh": "\\arcosh", "\\arctanh": "\\artanh",
 }  # fmt: skip
 _WORDS = {
     "pi": ("command", "\\pi"), "infinity": ("command", "\\infty"), "theta": ("command", "\\theta"),
@@ -125,7 +113,7 @@ def tokenize(text: str, *, thousands: bool = True) -> list[Token]:
 
 
 def _command(name: str, spaced: bool, tokens: list[Token]) -> None:
-    name = _RENAMED.get(name, name)
+    name = TABLES["renamed commands"].get(name, name)
     if name in RELATIONS:
         tokens.append(Token("relation", RELATIONS[name], spaced))
     elif name in _OPERATORS:

@@ -23,7 +23,7 @@ from aipo_env.grading.lexer import Unreadable
 from aipo_env.grading.nodes import Node
 from aipo_env.grading.numeric import Evaluator
 from aipo_env.grading.parser import parse
-from aipo_env.grading.policy import GradingPolicy
+from aipo_env.grading.policy import INTEGER
 from aipo_env.grading.trees import variables
 
 __all__ = [
@@ -37,8 +37,6 @@ __all__ = [
     "read",
     "variables",
 ]
-
-_EXACT = GradingPolicy(gold_decimal_digits=99, answer_decimal_digits=99)
 
 
 def read(text: str) -> Node:
@@ -91,6 +89,6 @@ def equal(left: Node, right: Node, budget: Budget | None = None) -> bool | None:
     inequalities are equal if one is a multiple of the other.
     """
     try:
-        return compare_trees(left, right, _EXACT, budget or Budget()).equal
+        return compare_trees(left, right, INTEGER, budget or Budget()).equal
     except OutOfBudget:
         return None

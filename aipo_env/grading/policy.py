@@ -1,7 +1,7 @@
 """The conventions under which two answers count as the same, in one explicit object.
 
-Mathematicians disagree on these (is ``10`` the same as ``10%``?), and so do public graders. Each convention
-is a field here, each preset states its choice, and `Grade.rule` names the rule that decided.
+Mathematicians disagree on these (is ``10`` the same as ``10%``?), and so do public graders: each is a field here, each
+preset states its choice, and `Grade.rule` names the rule that decided.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class GradingPolicy:
     """Conventions of one task family.
 
     Raises:
-        ConfigurationError: if a field has a value that is not offered, or the numbers make no sense.
+        ConfigurationError: if a field has a value that is not offered.
     """
 
     name: str = "math500"
@@ -43,11 +43,6 @@ class GradingPolicy:
     """``optional``: ``x = 5`` matches ``5`` and ``f(x) = 2x`` matches ``y = 2x``."""
     clock: bool = True
     """``8:34 p.m.`` matches ``20:34``."""
-    gold_decimal_digits: int = 3
-    """An irrational answer may match a decimal gold by rounding if the gold shows at least this many digits, a
-    fraction without a finite decimal form with one digit more."""
-    answer_decimal_digits: int = 6
-    """A decimal answer may match a gold with no finite decimal form if it shows at least this many digits."""
     letters: str = "ABCD"
     """The letters on offer, for ``kind="choice"``."""
     extraction: Literal["any", "marked"] = "any"
@@ -62,10 +57,6 @@ class GradingPolicy:
                     f"GradingPolicy.{field} must be one of {', '.join(map(repr, offered))}; got {got!r}. "
                     f"Choose one of them."
                 )
-        if self.gold_decimal_digits < 1 or self.answer_decimal_digits < 1:
-            raise ConfigurationError(
-                "GradingPolicy.*_decimal_digits must be at least 1. Use a large number to forbid rounding."
-            )
         if not self.letters or not self.letters.isascii() or not self.letters.isalpha():
             raise ConfigurationError(
                 f"GradingPolicy.letters must be ASCII letters such as 'ABCD'; got {self.letters!r}. "

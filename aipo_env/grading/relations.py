@@ -20,7 +20,7 @@ from aipo_env.grading.nodes import (
     Sym,
     Text,
 )
-from aipo_env.grading.policy import GradingPolicy
+from aipo_env.grading.policy import INTEGER
 from aipo_env.grading.scalars import compare_scalars
 from aipo_env.grading.trees import expand, has_variables
 
@@ -49,16 +49,9 @@ def settle(node: Node, budget: Budget, *, trusted: bool) -> Node:
         if len(members) == 2 and is_name(members[1]) and not has_variables(members[0]):
             return Relation(members[::-1], ["="])  # 5 = x
         constant = not any(has_variables(member) for member in members)
-        if constant and all(_same_constant(members[0], member, budget) for member in members[1:]):
+        if constant and all(compare_scalars(members[0], member, INTEGER, budget).equal for member in members[1:]):
             return members[-1]
     return Relation(members, operators)
-
-
-def _same_constant(first: Node, second: Node, budget: Budget) -> bool:
-    return compare_scalars(first, second, _EXACT_POLICY, budget).equal is True
-
-
-_EXACT_POLICY = GradingPolicy(gold_decimal_digits=99, answer_decimal_digits=99)
 
 
 def is_name(node: Node) -> bool:

@@ -81,6 +81,10 @@ class _Pair:
 
 
 MAX_PRECISION = 4096
+GOLD_DIGITS = 3
+"""Of a decimal gold that an irrational answer may match by rounding; a fraction needs one more."""
+ANSWER_DIGITS = 6
+"""Of a decimal answer that may match a gold without a finite decimal form."""
 
 
 def _evaluated(gold: Node, answer: Node, budget: Budget, point: int = 0, **choices: Any) -> _Pair:
@@ -134,7 +138,7 @@ def _rounding(gold: Node, answer: Node, gold_value: Value, answer_value: Value, 
         return None
     if gold_decimal is not None and answer_decimal is None and not any(_decimal(part) for part in walk(answer)):
         # A fraction with a finite decimal form is another number than the gold; 22/7 is not what 3.14 stands for.
-        digits = policy.gold_decimal_digits + isinstance(answer_value, Fraction)
+        digits = GOLD_DIGITS + isinstance(answer_value, Fraction)
         half_unit = 0.5 * 10.0**-gold_decimal.decimals * (1 + 1e-9)
         if gold_decimal.digits >= digits and not _terminates(answer_value) and abs(a - b) <= half_unit:
             return "number.exact_answer_rounds_to_gold"
@@ -142,7 +146,7 @@ def _rounding(gold: Node, answer: Node, gold_value: Value, answer_value: Value, 
         unit = 10.0**-answer_decimal.decimals
         exact = _has_decimals(gold_value, answer_decimal.decimals)
         rounded = abs(a - b) <= 0.5 * unit * (1 + 1e-9) or (abs(a - b) < unit and abs(b) < abs(a))
-        if answer_decimal.digits >= policy.answer_decimal_digits and not exact and rounded:
+        if answer_decimal.digits >= ANSWER_DIGITS and not exact and rounded:
             return "number.decimal_answer_rounds_gold"
     return None
 

@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
-# Things that are counted; plurals are listed where adding an s does not make them.
-_THINGS = """
-acre adult animal ant app apple arm arrangement baby bag ball balloon banana band barrel baseball basket bead bean
-bear bed bee beetle berry bicycle bike bill bird block board boat bolt bone book bottle bouquet bowl box boy bracelet
-branch brick brother bug building bus bushel button cake calorie camera can candle candy car card carrot carton case
-cat chair chapter chicken child chip chocolate choice chore circle class client clip coat coefficient coin color
-combination comic cookie cow crab crate crayon cup customer daisy dart daughter desk diagonal digit dime dish divisor
-doctor dog doll donkey donut door dress drop duck ear edge egg element elephant email employee envelope episode event
-eye face factor fan farmer favor file fish flag flight floor flower fly fox friend frog fruit function gallon game gem
-gift girl glass glove goal goat goose grade grandchild grape group guest guitar hamburger hand hat head hen home horse
-hotdog house insect integer item jar job key kid kitten lamb lamp lap leaf leg lemon lesson letter line lion load loaf
-lollipop machine magazine man mango marble mark match meal meatball medal member model monkey mouse movie muffin nail
-necklace newspaper nickel night notebook novel number nurse nut object onion orange outcome outfit owl pack package
-page painting pair pancake paper parent part participant party passenger path peach peanut pear pebble pen pencil
-penny people permutation person pet phone photo piano picture pie piece pig pile pill pillow pin pineapple pint pizza
-plant plate player plum point pond portion possibility post potato present prize problem pupil puppy puzzle quart
-question rabbit race ride ring road rock roll room rose round row sack sandwich scarf school scoop seat seed
-sentence serving session shark sheep sheet shelf shell shirt shoe shop show side sister situp skirt slice sock soda
-soldier solution song spider spoon spot squirrel stair stamp star step stick sticker stone story straw strawberry
-student subset sweet table tablespoon tank tape teacher team teaspoon term test text ticket tie tile tin tire token
-tomato toothbrush topping toy train tray tree triangle trip truck tub tube tulip turkey turn turtle unit vase
-vegetable vehicle vertex visitor volunteer vote voter walk wall watch way wheel window wing woman word worker zebra
-"""
-_PLURALS = {
-    "child": "children", "fish": "fish", "foot": "feet", "goose": "geese", "grandchild": "grandchildren",
-    "man": "men", "mouse": "mice", "people": "people", "person": "persons", "sheep": "sheep", "woman": "women",
-    "vertex": "vertices", "leaf": "leaves", "loaf": "loaves", "shelf": "shelves", "scarf": "scarves",
-}  # fmt: skip
-_DESCRIBING = """
-big black blue brown different distinct full gold green large little long new old orange pink possible purple real red
-short silver small white whole yellow
-"""
+TABLES: dict[str, Any] = json.loads(Path(__file__).with_name("tables.json").read_text(encoding="utf-8"))
+"""Words, characters and commands that are data rather than rules."""
 
 
 def _plural(noun: str) -> str:
-    if noun in _PLURALS:
-        return _PLURALS[noun]
+    if noun in TABLES["plurals"]:
+        return str(TABLES["plurals"][noun])
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return noun[:-1] + "ies"
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh", "ato", "ango")) else "s")
 
 
-COUNTED = frozenset(word for noun in _THINGS.split() for word in (noun, _plural(noun)))
+COUNTED = frozenset(word for noun in TABLES["counted things"] for word in (noun, _plural(noun)))
 """Nouns that may stand behind a number as what is counted."""
-DESCRIBING = frozenset(_DESCRIBING.split())
+DESCRIBING = frozenset[str](TABLES["describing"])
 """Adjectives that may stand before such a noun."""
 
 # -- numbers in words

@@ -66,8 +66,8 @@ def test_integers(gold: str, answer: str, correct: bool) -> None:
         (GradingPolicy(vectors_as_tuples=False), r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,2)"),
         (GradingPolicy(assignment="strict"), "x = 5", "5"),
         (GradingPolicy(clock=False), r"3:05 \text{ p.m.}", "15:05"),
-        (GradingPolicy(gold_decimal_digits=9), "1.414", r"\sqrt{2}"),
-        (GradingPolicy(answer_decimal_digits=9), r"\sqrt{2}", "1.414214"),
+        (GradingPolicy(kind="integer"), "1.414", r"\sqrt{2}"),
+        (GradingPolicy(kind="integer"), r"\sqrt{2}", "1.414214"),
     ],
 )
 def test_each_convention_changes_a_verdict(change: GradingPolicy, gold: str, answer: str) -> None:
@@ -83,8 +83,6 @@ def test_bracket_kinds_can_be_ignored() -> None:
 def test_policies_are_checked_and_presets_are_named() -> None:
     with pytest.raises(ConfigurationError, match=r"percent must be one of 'either', 'strict'; got 'maybe'"):
         GradingPolicy(percent="maybe")  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="decimal_digits"):
-        GradingPolicy(gold_decimal_digits=0)
     with pytest.raises(ConfigurationError, match="letters"):
         GradingPolicy(letters="1234")
     assert set(PRESETS) == {"math500", "integer", "gsm8k", "aime", "choice"}
