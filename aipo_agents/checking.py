@@ -38,6 +38,7 @@ _PLACE_SUM: Final = re.compile(r"[0-9]\+[0-9]\+[0-9]")
 _AMBIGUOUS: Final = re.compile(
     r"/\s*(?:[0-9]+(?:\.[0-9]+)?|[A-Za-z]|\([^()]*\))\s*(?:[A-Za-z]|\((?!\s*\\bmod)|\\(?!cdot|times|div|bmod|pmod|right|rfloor|rceil|le|ge))"
 )
+_SUM_BEHIND_MOD: Final = re.compile(r"\\bmod\s*[^()\s]*\s*[-+]")
 _ORDERS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge
 }  # fmt: skip
@@ -168,7 +169,7 @@ class Checker:
             left, right = (value_of(node, None, self._budget) for node in (link.left, link.right))
         except NoValue as error:
             return Outcome("unknown", str(error))
-        if link.relation in ("==", "|"):
+        if link.relation in ("==", "|") or (link.relation == "=" and link.modulus and left != right):
             return _divisibility(link, left, right)
         if link.relation != "~=" and isinstance(left, Fraction) and isinstance(right, Fraction):
             return CORRECT if _ORDERS[link.relation](left, right) else _wrong(link, left, right)
@@ -357,8 +358,12 @@ def read_side(side: Side) -> Node:
                 "\x00" if piece.text == "\x00" else f"I cannot read '{quote(side.text, 40)}': unexpected '{piece.text}'"
             )
     text = compose(side)
-    if _AMBIGUOUS.search(text):
-        raise Unreadable(f"I cannot read '{quote(side.text, 40)}': a/bc can be read in two ways; add brackets")
+    before, remainder, modulus = text.rpartition("\\bmod")
+    if remainder and before.count("(") == before.count(")"):
+        text = f"({before})\\bmod{modulus}"  # of all that stands before it: 3^5 + 4^5 mod 11
+    for pattern, shown in ((_AMBIGUOUS, "a/bc"), (_SUM_BEHIND_MOD, "a mod b + c")):
+        if pattern.search(text):
+            raise Unreadable(f"I cannot read '{quote(side.text, 40)}': {shown} can be read in two ways; add brackets")
     try:
         return read(text)
     except Unreadable:

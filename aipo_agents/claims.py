@@ -429,10 +429,13 @@ def _claim(run: list[Piece], text: str) -> tuple[Claim | None, bool]:
             piece.text in ("\\pmod", "\\bmod")
             and following is not None
             and _is_modulus(following)
-            and (piece.text == "\\pmod" or ("==" in relations and position + 2 == len(pieces)))
+            and (piece.text == "\\pmod" or (relations and position + 2 == len(pieces)))
         ):
             modulus = int(following.text)
-            position += 1
+            if piece.text == "\\pmod" or "==" in relations:
+                position += 1
+            else:  # "2 = 17 mod 5" may be meant as a remainder too
+                sides[-1].append(piece)
         else:
             sides[-1].append(piece)
         position += 1
