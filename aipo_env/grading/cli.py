@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json as json_module
 import re
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ FORMS = ("answer", "text")
 
 @dataclass(slots=True)
 class GradeSummary:
-    """What grading a file came to. Rows with a field ``equal`` are scored; ``contested`` ones apart."""
+    """What grading a file came to. Rows with a field ``equal`` are scored, unless they are ``contested``."""
 
     rows: int = 0
     """Rows graded."""
@@ -38,14 +39,8 @@ class GradeSummary:
     """Scored rows graded correct that are not."""
     false_negatives: int = 0
     """Scored rows not graded correct that are."""
-    contested: int = 0
-    """Rows on which public graders disagree by convention; the policy decides them."""
-    contested_agreed: int = 0
-    """Contested rows on which the policy happens to agree with the row's label."""
     median_ms: float = 0.0
     """Median time of one row."""
-    p99_ms: float = 0.0
-    """99th percentile of the time of one row."""
     slowest_ms: float = 0.0
     """Time of the slowest row."""
     policy: str = "math500"
@@ -58,11 +53,7 @@ class GradeSummary:
         self.verdicts[grade.verdict.value] = self.verdicts.get(grade.verdict.value, 0) + 1
         self.rules[rule] = self.rules.get(rule, 0) + 1
         equal = row.get("equal")
-        if not isinstance(equal, bool):
-            return
-        if row.get("contested"):
-            self.contested += 1
-            self.contested_agreed += grade.correct == equal
+        if not isinstance(equal, bool) or row.get("contested"):
             return
         self.scored += 1
         self.false_positives += grade.correct and not equal
@@ -77,11 +68,9 @@ class GradeSummary:
                 f"accuracy {100 * self.accuracy:.2f} % of {self.scored} scored "
                 f"({self.false_positives} false positives, {self.false_negatives} false negatives)"
             )
-        if self.contested:
-            parts.append(f"{self.contested} contested, {self.contested_agreed} as labelled")
         if self.rules:
             parts.append("decided by " + ", ".join(f"{rule} {count}" for rule, count in self.rules.items()))
-        parts.append(f"median {self.median_ms:.3f} ms, p99 {self.p99_ms:.1f} ms, slowest {self.slowest_ms:.1f} ms")
+        parts.append(f"median {self.median_ms:.3f} ms, slowest {self.slowest_ms:.1f} ms")
         return "; ".join(parts)
 
 
@@ -96,8 +85,8 @@ def grade_file(
     """Grade a JSON-lines file whose rows have ``gold`` and ``pred``.
 
     A row may have ``form``: ``answer`` (the default), an already extracted answer, or ``text``, a whole
-    text that the policy wrote. With ``equal`` (true or false) the row is scored, with ``contested`` scored
-    apart.
+    text that the policy wrote. With ``equal`` (true or false) the row is scored, unless it has ``contested``:
+    there public graders disagree, and the policy decides.
 
     Args:
         pairs: the rows.
@@ -140,9 +129,7 @@ def grade_file(
             }
             output.write(json_module.dumps({**line, "ms": round(times[-1], 4)}) + "\n")
         if times:
-            times.sort()
-            places = len(times) // 2, int(0.99 * len(times)), -1
-            summary.median_ms, summary.p99_ms, summary.slowest_ms = (round(times[k], 4) for k in places)
+            summary.median_ms, summary.slowest_ms = round(statistics.median(times), 4), round(max(times), 4)
         output.write(json_module.dumps({"summary": asdict(summary)}) + "\n")
     if json is not None:
         print(summary)

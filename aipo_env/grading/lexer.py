@@ -62,7 +62,6 @@ _WORDS = {
     "for": ("text", "\\text{for}"), "all": ("text", "\\text{all}"), "any": ("text", "\\text{any}"),
     "degrees": ("unit", "deg"), "degree": ("unit", "deg"),
 }  # fmt: skip
-_RUN_TOGETHER = ("\\cdot", "\\times", "\\pi", "\\div", "\\pm", "\\le", "\\ge")
 
 
 def tokenize(text: str, *, thousands: bool = True) -> list[Token]:
@@ -129,13 +128,6 @@ def _command(name: str, spaced: bool, tokens: list[Token]) -> None:
     elif name in ("\\hline", ""):
         pass
     else:
-        # "\cdotx" is a command run together with the letter behind it.
-        for known in _RUN_TOGETHER:
-            rest = name[len(known) :]
-            if name.startswith(known) and len(rest) == 1 and name not in ("\\leq", "\\geq"):
-                _command(known, spaced, tokens)
-                tokens.append(Token("symbol", rest, False))
-                return
         tokens.append(Token("command", name, spaced))
 
 

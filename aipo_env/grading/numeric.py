@@ -8,6 +8,7 @@ so that equal arguments give equal values. Every step is bounded; nothing is loo
 from __future__ import annotations
 
 import hashlib
+import itertools
 from fractions import Fraction
 from functools import lru_cache
 
@@ -259,17 +260,13 @@ class Evaluator:
         self.budget.spend(40**2 if size == 5 else 100)
         table = [[self._value(entry) for entry in row] for row in rows]
 
-        def expand(rows_left: list[int], columns: list[int]) -> Value:
-            if not rows_left:
-                return Fraction(1)
-            total: Value = Fraction(0)
-            for k, column in enumerate(columns):
-                minor = expand(rows_left[1:], columns[:k] + columns[k + 1 :])
-                signed = self.numbers.multiply(table[rows_left[0]][column], Fraction(-1 if k % 2 else 1))
-                total = self.numbers.add(total, self.numbers.multiply(signed, minor))
-            return total
-
-        return expand(list(range(size)), list(range(size)))
+        total: Value = Fraction(0)
+        for columns in itertools.permutations(range(size)):  # Leibniz's formula
+            term: Value = Fraction((-1) ** sum(a > b for a, b in itertools.combinations(columns, 2)))
+            for row, column in zip(table, columns, strict=True):
+                term = self.numbers.multiply(term, row[column])
+            total = self.numbers.add(total, term)
+        return total
 
     def _placeholder(self, name: str, values: list[Value]) -> Value:
         # f(x) and f(y) differ whatever f is; but an integral or a gcd might equal something else in disguise.

@@ -15,8 +15,7 @@ from aipo_env.protocol import Agent, ConsultRequest
 from aipo_env.tasks.rulebook import RulebookTasks, evaluate_expansion, expand
 from tests.agents.asking import ask
 
-VERIFY = VerifyAgent()
-WITH_ENGINE = VerifyAgent(timeout=20)
+VERIFY = VerifyAgent(timeout=20)
 
 CORRECT = [
     "17+25=42",
@@ -266,14 +265,14 @@ def test_caret_is_a_power_except_in_the_rulebook() -> None:
     ],
 )
 def test_beyond_polynomials(query: str, verdict: str) -> None:
-    assert ask(WITH_ENGINE, query).startswith(verdict)
+    assert ask(VERIFY, query).startswith(verdict)
 
 
 def test_a_deadline_that_has_passed_is_no_verdict() -> None:
     request = ConsultRequest(r"\cos 2x = 2\cos^2 x - 1 + \sin 0 x", deadline=0.0)
-    assert asyncio.run(WITH_ENGINE.respond(request)).text.startswith(("cannot tell: there was no time", "correct"))
+    assert asyncio.run(VERIFY.respond(request)).text.startswith(("cannot tell: there was no time", "correct"))
     request = ConsultRequest(r"\sin 3x = 3\sin x - 4\sin^3 x", deadline=0.0)
-    assert asyncio.run(WITH_ENGINE.respond(request)).text == "cannot tell: there was no time left to check it"
+    assert asyncio.run(VERIFY.respond(request)).text == "cannot tell: there was no time left to check it"
 
 
 @given(st.integers(-999, 999), st.integers(-999, 999), st.integers(-3, 3), st.sampled_from("+-*"))
@@ -334,7 +333,7 @@ def test_concurrent_calls_do_not_mix() -> None:
     async def all_at_once() -> list[str]:
         requests = [ConsultRequest(query, seed=i) for i, query in enumerate(queries)]
         requests += [ConsultRequest(rf"\sin {k}x = 2\sin {k}x - \sin {k}x") for k in (2, 3, 4)]
-        return [reply.text for reply in await asyncio.gather(*map(WITH_ENGINE.respond, requests))]
+        return [reply.text for reply in await asyncio.gather(*map(VERIFY.respond, requests))]
 
     texts = asyncio.run(all_at_once())
     assert texts[100:] == ["correct"] * 3

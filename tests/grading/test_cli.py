@@ -35,7 +35,6 @@ def test_each_row_gets_a_verdict_and_the_file_a_summary(tmp_path: Path, capsys: 
     assert lines[2]["extracted"] == "3"
     assert lines[-1]["summary"]["rows"] == summary.rows == 5
     assert (summary.scored, summary.false_positives, summary.false_negatives) == (3, 1, 1)
-    assert (summary.contested, summary.contested_agreed) == (1, 0)
     assert summary.accuracy == pytest.approx(1 / 3)
     assert "5 rows under policy math500" in capsys.readouterr().out
 
