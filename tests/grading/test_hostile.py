@@ -73,7 +73,7 @@ def test_bombs_get_a_verdict_in_time(bomb: str) -> None:
     for gold in GOLDS:
         started = time.perf_counter()
         grade = grade_answer(gold, bomb)
-        assert time.perf_counter() - started < 20
+        assert time.perf_counter() - started < 20  # 1 s is promised; the limit is against what grows
         assert not grade.correct, (gold, grade)
     assert grade_answer("5", "10/2").correct
 
@@ -204,7 +204,7 @@ SLOW = [
 def test_repair_06_every_decision_is_bounded_in_time(gold: str, answer: str) -> None:
     started = time.perf_counter()
     assert not grade_answer(gold, answer).correct
-    assert time.perf_counter() - started < 20
+    assert time.perf_counter() - started < 20  # 1 s is promised; the limit is against what grows
 
 
 def test_repair_06_powers_of_a_matrix_are_computed() -> None:

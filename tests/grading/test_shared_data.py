@@ -52,7 +52,7 @@ def test_repair_06_and_07_hostile_rows(grading_data: Path, name: str) -> None:
     for row in _rows(grading_data / f"{name}.jsonl"):
         started = time.perf_counter()
         grade = _grade(row)
-        assert time.perf_counter() - started < 20, row["id"]  # 1 s, and slack for a busy machine
+        assert time.perf_counter() - started < 20, row["id"]  # 1 s is promised; the limit is against what grows
         if row["equal"] is not None and not grade.rule.startswith("percent"):  # the sign may be a unit
             assert grade.correct == row["equal"], (row["id"], grade)
 
