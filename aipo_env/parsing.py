@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter, convert
+from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from aipo_env.errors import AipoError, ConfigurationError, DataNotFoundError, MissingDependencyError
@@ -27,23 +27,6 @@ ConfigFile = Annotated[
     Parameter(name="--config", help="TOML or YAML file with any of these options; the command line comes first."),
 ]
 """The type of a command's parameter `config_file`, by which the command's options can stand in a file."""
-
-
-def _flattened(hint: Any, tokens: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted keys."""
-    values: dict[str, Any] = {}
-    for key, inner in tokens.items():
-        name = f"{prefix}{key}"
-        values |= (
-            _flattened(hint, inner, f"{name}.")
-            if isinstance(inner, Mapping)
-            else {name: convert(get_args(hint)[1], inner)}
-        )
-    return values
-
-
-DOTTED = Parameter(converter=_flattened)
-"""Of a dictionary: a table inside it, such as `rulebook.level 3`, becomes the key "rulebook.level"."""
 
 
 def new_app(name: str, **options: Any) -> App:
@@ -86,14 +69,13 @@ def parse(
 
 def _about(error: CycloptsError, app: App) -> str:
     """Where the option of a mistake stands, and what it means."""
-    if error.argument is None:
+    if (option := error.argument) is None:
         return ""
-    known = app.assemble_argument_collection(parse_docstring=True)
-    name, files = error.argument.name, {token.source for token in error.argument.tokens} - {"cli"}
-    meaning = " ".join(next((a.parameter.help or "" for a in known if a.name == name), "").split())
-    return "".join(f" It stands in {file}." for file in files if file not in str(error)) + f" {name}: {meaning}" * bool(
-        meaning
-    )
+    known = {
+        argument.name: argument.parameter.help for argument in app.assemble_argument_collection(parse_docstring=True)
+    }
+    files = [f" It stands in {token.source}." for token in option.tokens[:1] if token.source not in f"cli {error}"]
+    return "".join(files) + f" {option.name}: {' '.join((known[option.name] or '').split())}"
 
 
 def options_of(command: Callable[..., object]) -> list[str]:
@@ -140,19 +122,19 @@ def _by_key(arguments: Sequence[str], app: App) -> list[str]:
 
 
 def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Adds the options of the file that `--config` names; a dictionary is merged by key."""
+    """Adds the options of the file that `--config` names; a dictionary is merged by key, and a table in it is dotted keys."""
+    tables = {table.name: (table, table.tokens[:]) for table in arguments if _is_dictionary(table)}
     for token in [token for argument in arguments if argument.name == "--config" for token in argument.tokens]:
         path = Path(token.value).expanduser()
-        given = [(table, table.tokens[:]) for table in arguments if _is_dictionary(table)]
-        for table, _ in given:
+        for table, _ in tables.values():
             table.tokens.clear()
         Dict(_read(path), source=str(path), use_commands_as_keys=False)(app, commands, arguments)
-        for table, own in given:
-            named = {token.keys for token in own}
-            table.tokens[:] = [token for token in table.tokens if token.keys not in named] + own
-    for table in arguments:
-        if table.children and table.tokens:
-            raise ConfigurationError(f"{table.name} is a table of options, got {table.tokens[0].value}.")
+    for table, own in tables.values():
+        latest = {".".join(token.keys): token for token in (*table.tokens, *own)}
+        table.tokens[:] = [token.evolve(keys=(name,) if name else ()) for name, token in latest.items()]
+    for argument in arguments:
+        if argument.children and argument.tokens:
+            raise ConfigurationError(f"{argument.name} is a table of options, got {argument.tokens[0].value}.")
 
 
 def _is_dictionary(argument: Argument) -> bool:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
-
-from cyclopts import Parameter
 
 from aipo_env.checks import check_count
 from aipo_env.console import command, finish_first, interrupted, print_json
 from aipo_env.errors import ConfigurationError
 from aipo_env.parsing import FLAT, ConfigFile, options_of, with_flags
 from aipo_env.registry import parse_agents
+from algorithms.apps.play_command import play as play
 from algorithms.cluster.plan import RunShape
-from algorithms.train_config import SamplingConfig, TrainConfig
+from algorithms.rollout_command import rollout as rollout
+from algorithms.train_config import TrainConfig
 
 
 @command(
@@ -119,113 +118,6 @@ def _train_on_cluster(arguments: Sequence[str]) -> int | None:
 train.pass_on = _train_on_cluster  # type: ignore[attr-defined]
 
 
-@command(
-    "aipo rollout --num-tasks 8 --samples 2 --check",
-    "aipo rollout --env math500-consult --server http://localhost:8000/v1 --model my-model --policy path/to/its/tokenizer",
-    "aipo rollout --solo --json --quiet  # for scripts",
-)
-def rollout(
-    *,
-    env: str = "rulebook-consult",
-    policy: str = "embedded",
-    num_tasks: int = 8,
-    samples: int = 2,
-    solo: bool = False,
-    out: Path = Path("runs/rollout"),
-    seed: int = 0,
-    max_tokens: int = 512,
-    temperature: float = 0.6,
-    agents: tuple[str, ...] = (),
-    env_options: dict[str, int | float | str] | None = None,
-    check: bool = False,
-    server: str | None = None,
-    model: str | None = None,
-    max_in_flight: int | None = None,
-    timeout: float | None = None,
-    helper_server: str | None = None,
-    helper_model: str | None = None,
-    retries: int | None = None,
-    requests_per_minute: float | None = None,
-    quiet: bool = False,
-    json: bool = False,
-    config_file: ConfigFile = None,
-) -> int:
-    """Roll out a policy on an environment and write token-exact traces; the same command goes on where it was cut.
-
-    With --server the model behind it plays the policy, many episodes at the same time, and --policy names its tokenizer alone.
-
-    Args:
-        env: environment id; `aipo envs` lists them.
-        policy: "embedded", "smollm2", or a directory or hub id that transformers loads.
-        num_tasks: the first tasks of the family.
-        samples: episodes of each task.
-        solo: no helper answers.
-        out: folder; traces are appended to traces.jsonl there as episodes finish.
-        seed: decides the sampling and the helpers.
-        max_tokens: tokens behind the prompt.
-        temperature: of the sampling; 0 is greedy. (Training samples at 1.)
-        agents: helpers, each "name" or "name=package.module:Class".
-        env_options: options of the environment, as `--env-options level 3 style terse`.
-        check: recompute the log-probability of each sampled token from the trace's ids, and compare; not with --server.
-        server: address of an OpenAI-compatible server that returns token ids (vLLM), such as http://localhost:8000/v1.
-        model: the name under which the server serves the policy.
-        max_in_flight: episodes that run at the same time (16; with --server 256).
-        timeout: seconds for an episode.
-        helper_server: address of a server whose model plays those helpers that are given by name alone.
-        helper_model: the name under which it serves that model.
-        retries: how often a server is sent again what failed in a way that may pass (4).
-        requests_per_minute: requests that a server is sent a minute, by policy and helpers together; no limit if left out.
-        quiet: no bar, no words but errors.
-        json: one JSON object at the end: "traces", and accuracy, consults and cut episodes of "assisted" and "solo" ones.
-        config_file: is among the options already (`aipo_env.parsing`).
-    """
-    import aipo_env
-    from algorithms import rollout_command
-    from algorithms.progress import quiet_libraries
-    from algorithms.servers import Servers
-
-    servers = Servers(server, model, helper_server, helper_model, retries, requests_per_minute)
-    if check and server is not None:
-        raise ConfigurationError("--check is for a policy that is loaded here, not for --server; leave it out.")
-    quiet_libraries()
-    options: dict[str, Any] = dict(env_options or {})
-    if policy == "embedded":
-        # It reads bare problems and nothing else.
-        options = {"prompt": "bare", "style": "terse"} | options
-    options["agents"] = servers.agents(agents)
-    traces = out / "traces.jsonl"
-    max_in_flight = max_in_flight or (256 if server is not None else 16)
-    loaded = None
-    if server is None:
-        from algorithms.policies import load_policy
-        from algorithms.rollout import local_policy
-
-        loaded = load_policy(policy)
-        turns = local_policy(loaded, SamplingConfig(temperature, 1.0, max_tokens, max_in_flight))
-    else:
-        from aipo_agents.backends.base import CompletionSampling
-        from algorithms.samplers import BackendPolicy
-
-        sampling = CompletionSampling(temperature=temperature, max_tokens=max_tokens)
-        turns = BackendPolicy(servers.policy(), rollout_command.load_codec(policy), sampling)
-    turns.name = f"{turns.backend.model}, temperature {temperature:g}"
-    made = aipo_env.make(env, codec=turns.codec, **options)
-    try:
-        code = rollout_command.roll_out(
-            made, turns, tokenizer_name=policy, num_tasks=num_tasks, samples=samples, solo=solo, traces=traces, seed=seed,
-            max_tokens=max_tokens, max_in_flight=max_in_flight, timeout=timeout, quiet=quiet, json=json,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        return interrupted(f"The same command goes on from there; what is finished is in {traces}.")
-    if loaded is not None and check:
-        difference = rollout_command.largest_difference(loaded, traces, temperature)
-        print(
-            f"largest difference to the recomputed log-probabilities: {difference:.2g}",
-            file=sys.stderr if json else None,
-        )
-    return code
-
-
 @command("aipo replay runs/rollout/traces.jsonl", "aipo replay traces.jsonl --env rulebook-consult --policy embedded")
 def replay(
     traces: Path,
@@ -272,64 +164,6 @@ def replay(
     if len(result.mismatches) > show:
         print(f"... and {len(result.mismatches) - show} differences more (--show {len(result.mismatches)})")
     return 1
-
-
-@command(
-    "aipo play",
-    "aipo play math500-consult --task 17 --out runs/play  # keeps the episodes",
-    "aipo play --as knowledge --policy runs/mine/policy  # a policy asks you",
-)
-def play(
-    env: str = "rulebook-consult",
-    /,
-    *,
-    role: Annotated[str, Parameter(name="as")] = "policy",
-    policy: str = "embedded",
-    server: str | None = None,
-    model: str | None = None,
-    task: int | None = None,
-    seed: int | None = None,
-    agents: tuple[str, ...] = (),
-    env_options: dict[str, int | float | str] | None = None,
-    helper_server: str | None = None,
-    helper_model: str | None = None,
-    retries: int | None = None,
-    requests_per_minute: float | None = None,
-    max_tokens: int = 512,
-    temperature: float = 0.6,
-    out: Path | None = None,
-) -> int:
-    """Play an environment yourself, in the terminal: solve its tasks with the helpers, or be a helper of a policy.
-
-    `aipo play math500-consult` makes you the policy; `aipo play --as knowledge` lets the embedded policy ask you. F1 explains
-    the keys. Needs the package textual (the extra "play").
-
-    Args:
-        env: environment id; `aipo envs` lists them.
-        role: "policy", or the name of a helper; a policy then plays, and asks you.
-        policy: with --as, who that is: "embedded", "smollm2", or a directory or hub id that transformers loads.
-        server: with --as, address of an OpenAI-compatible server that returns token ids (vLLM); --policy names the tokenizer.
-        model: the name under which the server serves the policy.
-        task: index of the first task, later ones count on; without it each is drawn.
-        seed: decides the tasks that are drawn, the helpers and the policy; without it each start is another one.
-        agents: helpers, each "name" or "name=package.module:Class".
-        env_options: options of the environment, as `--env-options level 3 max_consults 2`.
-        helper_server: address of a server whose model plays those helpers that are given by name alone.
-        helper_model: the name under which it serves that model.
-        retries: how often a server is sent again what failed in a way that may pass (4).
-        requests_per_minute: requests that a server is sent a minute, by policy and helpers together; no limit if left out.
-        max_tokens: with --as, tokens behind the prompt.
-        temperature: with --as, of the policy's sampling; 0 is greedy.
-        out: folder; finished episodes are appended to traces.jsonl there, for `aipo replay` and all that reads traces.
-    """
-    from algorithms.apps.play_command import play as play_here
-    from algorithms.servers import Servers
-
-    return play_here(
-        env, role, policy=policy, servers=Servers(server, model, helper_server, helper_model, retries, requests_per_minute),
-        task=task, seed=seed, agents=agents, env_options=dict(env_options or {}), max_tokens=max_tokens,
-        temperature=temperature, out=out,
-    )  # fmt: skip
 
 
 @command("aipo plan --model 7b --gpus 16 --helper-gpus 8 --prompts-per-step 128")

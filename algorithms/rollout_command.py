@@ -7,19 +7,21 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import aipo_env
-from aipo_env import ConsultEnv, Source, Trajectory
-from aipo_env.console import print_json, repeats_collapsed
-from aipo_env.errors import DataNotFoundError
+from aipo_env import Source, Trajectory
+from aipo_env.console import command, interrupted, print_json, repeats_collapsed
+from aipo_env.errors import ConfigurationError, DataNotFoundError
+from aipo_env.parsing import FLAT, ConfigFile
 from aipo_env.run_record import RunRecord, record_path
 from aipo_env.trace_files import FAULTS, errors_path
+from algorithms.servers import Servers
+from algorithms.train_config import SamplingConfig
 
 if TYPE_CHECKING:
     from algorithms.codec import TransformersCodec
     from algorithms.policies import Policy
-    from algorithms.samplers import BackendPolicy
 
 
 def load_codec(name: str) -> TransformersCodec:
@@ -45,45 +47,89 @@ def load_codec(name: str) -> TransformersCodec:
         ) from error
 
 
-def roll_out(
-    env: ConsultEnv,
-    policy: BackendPolicy,
+@command(
+    "aipo rollout --num-tasks 8 --samples 2 --check",
+    "aipo rollout --env math500-consult --server http://localhost:8000/v1 --model my-model --policy path/to/its/tokenizer",
+    "aipo rollout --solo --json --quiet  # for scripts",
+)
+def rollout(
     *,
-    tokenizer_name: str,
-    num_tasks: int,
-    samples: int,
-    solo: bool,
-    traces: Path,
-    seed: int,
-    max_tokens: int,
-    max_in_flight: int,
-    timeout: float | None,
+    env: str = "rulebook-consult",
+    policy: str = "embedded",
+    num_tasks: int = 8,
+    samples: int = 2,
+    solo: bool = False,
+    out: Path = Path("runs/rollout"),
+    seed: int = 0,
+    max_tokens: int = 512,
+    temperature: float = 0.6,
+    agents: tuple[str, ...] = (),
+    env_options: dict[str, int | float | str] | None = None,
+    check: bool = False,
+    servers: Annotated[Servers, FLAT] = Servers(),  # noqa: B008 - frozen
+    max_in_flight: int | None = None,
+    timeout: float | None = None,
     quiet: bool = False,
     json: bool = False,
+    config_file: ConfigFile = None,
 ) -> int:
-    """Plays the episodes that `traces` does not hold yet; returns 1 if a fault ended some of them.
+    """Roll out a policy on an environment and write token-exact traces; the same command goes on where it was cut.
+
+    With --server the model behind it plays the policy, many episodes at the same time, and --policy names its tokenizer alone.
 
     Args:
-        env: made with the policy's tokenizer; closed at the end, as the policy's backend is.
-        policy: whose name tells how it is sampled too.
-        tokenizer_name: of the policy, for the record.
+        env: environment id; `aipo envs` lists them.
+        policy: "embedded", "smollm2", or a directory or hub id that transformers loads.
         num_tasks: the first tasks of the family.
         samples: episodes of each task.
         solo: no helper answers.
-        traces: the file; episodes are appended as they finish.
+        out: folder; traces are appended to traces.jsonl there as episodes finish.
         seed: decides the sampling and the helpers.
         max_tokens: tokens behind the prompt.
-        max_in_flight: episodes that run at the same time.
-        timeout: seconds for an episode; None for no limit.
+        temperature: of the sampling; 0 is greedy. (Training samples at 1.)
+        agents: helpers, each "name" or "name=package.module:Class".
+        env_options: options of the environment, as `--env-options level 3 style terse`.
+        check: recompute the log-probability of each sampled token from the trace's ids, and compare; not with --server.
+        servers: of the policy, and of helpers.
+        max_in_flight: episodes that run at the same time (16; with --server 256).
+        timeout: seconds for an episode.
         quiet: no bar, no words but errors.
-        json: a JSON object in place of the words.
+        json: one JSON object at the end: "traces", and accuracy, consults and cut episodes of "assisted" and "solo" ones.
+        config_file: is among the options already (`aipo_env.parsing`).
     """
-    total = env.tasks.num_tasks
+    from algorithms.progress import quiet_libraries
+
+    if check and servers.server is not None:
+        raise ConfigurationError("--check is for a policy that is loaded here, not for --server; leave it out.")
+    quiet_libraries()
+    options: dict[str, Any] = dict(env_options or {})
+    if policy == "embedded":
+        # It reads bare problems and nothing else.
+        options = {"prompt": "bare", "style": "terse"} | options
+    options["agents"] = servers.agents(agents)
+    traces = out / "traces.jsonl"
+    max_in_flight = max_in_flight or (256 if servers.server is not None else 16)
+    loaded = None
+    if servers.server is None:
+        from algorithms.policies import load_policy
+        from algorithms.rollout import local_policy
+
+        loaded = load_policy(policy)
+        turns = local_policy(loaded, SamplingConfig(temperature, 1.0, max_tokens, max_in_flight))
+    else:
+        from aipo_agents.backends.base import CompletionSampling
+        from algorithms.samplers import BackendPolicy
+
+        sampling = CompletionSampling(temperature=temperature, max_tokens=max_tokens)
+        turns = BackendPolicy(servers.policy(), load_codec(policy), sampling)
+    turns.name = f"{turns.backend.model}, temperature {temperature:g}"
+    made = aipo_env.make(env, codec=turns.codec, **options)
+    total = made.tasks.num_tasks
 
     async def play() -> tuple[list[str], int]:
         episodes = aipo_env.rollout(
-            env,
-            policy,
+            made,
+            turns,
             num_tasks if total is None else min(num_tasks, total),
             group_size=samples,
             max_in_flight=max_in_flight,
@@ -97,16 +143,25 @@ def roll_out(
         try:
             async with episodes:
                 side = record_path(traces)
-                dataclasses.replace(RunRecord.read(side), tokenizer_name=tokenizer_name).write(side)
+                dataclasses.replace(RunRecord.read(side), tokenizer_name=policy).write(side)
                 ended = [t.redacted() if t.confidential else t async for t in episodes if t.stop_reason in FAULTS]
         finally:
-            await policy.backend.aclose()
-            await env.game.aclose()
+            await turns.backend.aclose()
+            await made.game.aclose()
         return [str(t.metadata.get("error")) for t in ended], episodes.num_resumed
 
-    with repeats_collapsed():
-        faults, num_resumed = asyncio.run(play())
+    try:
+        with repeats_collapsed():
+            faults, num_resumed = asyncio.run(play())
+    except KeyboardInterrupt:
+        return interrupted(f"The same command goes on from there; what is finished is in {traces}.")
     report(traces, num_resumed, faults, quiet=quiet, json=json)
+    if loaded is not None and check:
+        difference = largest_difference(loaded, traces, temperature)
+        print(
+            f"largest difference to the recomputed log-probabilities: {difference:.2g}",
+            file=sys.stderr if json else None,
+        )
     return 1 if faults else 0
 
 

@@ -21,24 +21,23 @@ RETRIES: Final = 4
 class Servers:
     """The options of a command that speak of servers.
 
-    Args:
-        server: address of the policy's server.
-        model: the policy's name there.
-        helper_server: address of a server whose model plays those helpers that are given by name alone.
-        helper_model: the model's name there.
-        retries: how often a request that failed in a way that may pass is sent again; None for `RETRIES`.
-        requests_per_minute: that an address is sent, by policy and helpers together; None for no limit.
-
     Raises:
         ConfigurationError: for options that contradict each other, and addresses that are none or hold a password.
     """
 
     server: str | None = None
+    """Address of an OpenAI-compatible server that returns token ids (vLLM), such as http://localhost:8000/v1, whose model
+    plays the policy; `policy` then names the tokenizer alone."""
     model: str | None = None
+    """The name under which the server serves the policy."""
     helper_server: str | None = None
+    """Address of a server whose model plays those helpers that are given by name alone."""
     helper_model: str | None = None
+    """The name under which it serves that model."""
     retries: int | None = None
+    """How often a server is sent again what failed in a way that may pass (4)."""
     requests_per_minute: float | None = None
+    """Requests that a server is sent a minute, by policy and helpers together; no limit if left out."""
 
     def __post_init__(self) -> None:
         for address, name, flag in ((self.server, self.model, ""), (self.helper_server, self.helper_model, "helper-")):

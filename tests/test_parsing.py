@@ -76,7 +76,8 @@ def test_true_and_false_and_texts_that_look_like_flags(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text('solo = true\ncheck = false\nmodel = "--odd"\nserver = "http://x"\n[env_options]\nlevel = -1\n')
     read = parse(rollout, ["--config", str(path)], "aipo rollout").keywords
-    assert (read["solo"], read["check"], read["model"], read["server"]) == (True, False, "--odd", "http://x")
+    servers = read["servers"]
+    assert (read["solo"], read["check"], servers.model, servers.server) == (True, False, "--odd", "http://x")
     assert read["env_options"] == {"level": -1}
     assert parse(rollout, ["--no-solo", "--config", str(path)], "aipo rollout").keywords["solo"] is False
 

@@ -5,46 +5,68 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 import aipo_env
-from aipo_env.console import INTERRUPTED
+from aipo_env.console import INTERRUPTED, command
 from aipo_env.episode import POLICY
 from aipo_env.errors import ConfigurationError, MissingDependencyError
 from aipo_env.game import describe
 from aipo_env.installation import install_command
+from aipo_env.parsing import FLAT
 from aipo_env.registry import AgentLike, env_spec
 from algorithms.apps.play.person import Person
 from algorithms.apps.play.session import PlaySession, check_role
 from algorithms.rollout_command import load_codec
+from algorithms.servers import Servers
 
 if TYPE_CHECKING:
     from algorithms.samplers import BackendPolicy
-    from algorithms.servers import Servers
 
 
+@command(
+    "aipo play",
+    "aipo play math500-consult --task 17 --out runs/play  # keeps the episodes",
+    "aipo play --as knowledge --policy runs/mine/policy  # a policy asks you",
+)
 def play(
-    env_id: str,
-    role: str,
+    env: str = "rulebook-consult",
+    /,
     *,
-    policy: str,
-    servers: Servers,
-    task: int | None,
-    seed: int | None,
-    agents: Sequence[str],
-    env_options: dict[str, Any],
-    max_tokens: int,
-    temperature: float,
-    out: Path | None,
+    role: Annotated[str, Parameter(name="as")] = "policy",
+    policy: str = "embedded",
+    servers: Annotated[Servers, FLAT] = Servers(),  # noqa: B008 - frozen
+    task: int | None = None,
+    seed: int | None = None,
+    agents: tuple[str, ...] = (),
+    env_options: dict[str, int | float | str] | None = None,
+    max_tokens: int = 512,
+    temperature: float = 0.6,
+    out: Path | None = None,
 ) -> int:
-    """Plays in this terminal until the person leaves; returns the exit code. See `algorithms.commands.play`.
+    """Play an environment yourself, in the terminal: solve its tasks with the helpers, or be a helper of a policy.
 
-    Raises:
-        AipoError: before anything is shown, for what cannot work.
+    `aipo play math500-consult` makes you the policy; `aipo play --as knowledge` lets the embedded policy ask you. F1 explains
+    the keys. Needs the package textual (the extra "play").
+
+    Args:
+        env: environment id; `aipo envs` lists them.
+        role: "policy", or the name of a helper; a policy then plays, and asks you.
+        policy: with --as, who that is: "embedded", "smollm2", or a directory or hub id that transformers loads.
+        servers: of that policy, and of helpers.
+        task: index of the first task, later ones count on; without it each is drawn.
+        seed: decides the tasks that are drawn, the helpers and the policy; without it each start is another one.
+        agents: helpers, each "name" or "name=package.module:Class".
+        env_options: options of the environment, as `--env-options level 3 max_consults 2`.
+        max_tokens: with --as, tokens behind the prompt.
+        temperature: with --as, of the policy's sampling; 0 is greedy.
+        out: folder; finished episodes are appended to traces.jsonl there, for `aipo replay` and all that reads traces.
     """
-    env_spec(env_id)
+    options: dict[str, Any] = dict(env_options or {})
+    env_spec(env)
     check_terminal()
     if task is not None and task < 0:
         raise ConfigurationError(f"--task is the index of a task, 0 or more; got {task}.")
@@ -54,7 +76,7 @@ def play(
     named = servers.agents(agents)
     if role == POLICY:
         session = PlaySession(
-            aipo_env.make(env_id, agents=named, **env_options),
+            aipo_env.make(env, agents=named, **options),
             Person(POLICY),
             task_index=task,
             seed=secrets.randbits(31) if seed is None else seed,
@@ -62,16 +84,16 @@ def play(
         )
         return _show(session, traces)
     # The roles are known before a policy is loaded, which may take long.
-    plain = aipo_env.make(env_id, agents=named, **env_options)
+    plain = aipo_env.make(env, agents=named, **options)
     check_role(plain, role)
     person = Person(role, describe(role, plain.agents.get(role)))
     helpers: dict[str, AgentLike] = {**plain.agents, role: person}
     if policy == "embedded":
         # It reads bare problems and nothing else.
-        env_options = {"prompt": "bare"} | ({"style": "terse"} if "rulebook" in env_id else {}) | env_options
+        options = {"prompt": "bare"} | ({"style": "terse"} if "rulebook" in env else {}) | options
     turns = _open(policy, servers, max_tokens, temperature)
     session = PlaySession(
-        aipo_env.make(env_id, agents=helpers, codec=turns.codec, consult_timeout=None, **env_options),
+        aipo_env.make(env, agents=helpers, codec=turns.codec, consult_timeout=None, **options),
         person,
         turns,
         task_index=task,

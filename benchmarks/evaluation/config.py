@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from aipo_env.errors import ConfigurationError
 from aipo_env.markup import Extraction
-from aipo_env.parsing import DOTTED
 from algorithms.servers import Servers
 from benchmarks.evaluation.suites import check_sampling, find_suite
 
@@ -59,7 +58,7 @@ class EvaluationConfig:
     extraction: Extraction = "boxed"
     r"""What is read as the answer: "boxed" takes `\boxed{}` and `<answer>` alone; "lenient" also `The answer is 5.`, `**5**`,
     `#### 5`, as other harnesses do."""
-    env_options: Annotated[dict[str, int | float | str], DOTTED] = dataclasses.field(default_factory=dict)
+    env_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
     """Options of the environments, as `--env-options max_consults 2 rulebook.level 3`; with a suite's name before the dot for
     that suite alone."""
     k: tuple[int, ...] = ()
