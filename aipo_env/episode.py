@@ -176,7 +176,8 @@ class Episode:
         self.chars_left = self.config.max_chars
         """Characters that are left of `max_chars`."""
         self._transcript: list[str] = []
-        self._prompt = prompt
+        self.prompt = prompt
+        """The template filled with the problem, without what a chat template puts around it."""
         self._append([self.dialect.begin(prompt, invites=invites)])
 
     @property
@@ -194,7 +195,7 @@ class Episode:
     @property
     def messages(self) -> list[dict[str, str]]:
         """Everything so far as a chat: role and content of each message."""
-        return self.dialect.messages(self._prompt, self.segments[1:])
+        return self.dialect.messages(self.prompt, self.segments)
 
     @property
     def requests(self) -> dict[str, ConsultRequest]:
@@ -446,7 +447,7 @@ class Episode:
                 self._pending.append((consult.agent, message))
                 continue
             seen = self.config.helper_view == "transcript"
-            transcript = self.dialect.retell(self._prompt, self.segments[1:]) if seen else ""
+            transcript = self.dialect.retell(self.prompt, self.segments[1:]) if seen else ""
             seed, confidential = self._consult_seed(number), self.task.confidential
             said = sum(s.source is Source.AGENT and s.agent == consult.agent for s in self.segments)
             hints = self.task.hints.get(consult.agent, ())[said:]

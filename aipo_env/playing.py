@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import itertools
 import types
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -15,7 +14,6 @@ from aipo_env.errors import ConfigurationError, GradingError, InvalidActionError
 from aipo_env.game import ConsultGame
 from aipo_env.protocol import Action, TokenAction, TurnPolicy, TurnRequest
 from aipo_env.threads import call
-from aipo_env.trajectory import Segment, Source
 
 PolicyLike = TurnPolicy | Callable[[str], str] | Callable[[str], Awaitable[str]]
 """A policy, or a function from the transcript to the turn, synchronous or asynchronous."""
@@ -77,19 +75,19 @@ def as_policy(policy: PolicyLike) -> TurnPolicy:
     )
 
 
-def turn_request(episode: Episode, *, seed: int, max_tokens: int | None = None, exact: bool) -> TurnRequest:
+def turn_request(episode: Episode, *, seed: int, max_tokens: int | None = None) -> TurnRequest:
     """What a policy is asked for its next turn.
 
     Args:
         episode: in which it is the policy's turn.
         seed: the policy's for this turn.
         max_tokens: that are left for it.
-        exact: whether the episode has a tokenizer.
     """
-    config, closing = episode.config, episode.dialect.closing
+    config, dialect = episode.config, episode.dialect
+    closing, codec = dialect.closing, dialect.codec
     return TurnRequest(
         transcript=episode.transcript,
-        token_ids=tuple(i for segment in episode.segments for i in segment.token_ids) if exact else (),
+        token_ids=tuple(i for segment in episode.segments for i in segment.token_ids) if codec else (),
         # With several consults a turn no single string ends one.
         stop=(closing,) if closing and config.assisted and config.fan_out == 1 else (),
         max_tokens=max_tokens,
@@ -97,12 +95,9 @@ def turn_request(episode: Episode, *, seed: int, max_tokens: int | None = None, 
         turn=episode.turn,
         task_id=episode.task.id,
         assisted=config.assisted,
-        pieces=tuple("".join(s.text for s in run) for _, run in itertools.groupby(episode.segments, _by_policy)),
+        stop_ids=() if codec is None else tuple(sorted(codec.eos_ids)),
+        tell=functools.partial(dialect.messages, episode.prompt, tuple(episode.segments)),
     )
-
-
-def _by_policy(segment: Segment) -> bool:
-    return segment.source is Source.POLICY
 
 
 class Player:
@@ -142,14 +137,13 @@ class Player:
         Raises:
             InvalidActionError: for an action that is none, or longer than the tokens that were left.
         """
-        exact = self.game.codec is not None
         while not episode.done:
             if episode.turn_of == POLICY:
                 left = self._tokens_left(episode)
                 if left is not None and left <= 0:
                     episode.truncate("length")
                     break
-                request = turn_request(episode, seed=turn_seed(episode.turn), max_tokens=left, exact=exact)
+                request = turn_request(episode, seed=turn_seed(episode.turn), max_tokens=left)
                 changed()
                 try:
                     action = await self.policy.act(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from aipo_env.errors import InvalidActionError
@@ -188,8 +188,15 @@ class TurnRequest:
     task_id: str = ""
     assisted: bool = True
     """Whether helpers answer in this episode."""
-    pieces: tuple[str, ...] = ()
-    """The transcript in pieces: what the policy was told (the prompt, replies) and what it wrote, by turns."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids behind which the turn is over, and which belong to it; where there are `token_ids`, those that end a turn."""
+    tell: Callable[[], list[dict[str, str]]] | None = dataclasses.field(default=None, repr=False, compare=False)
+    """Makes `messages`."""
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The episode so far as a chat: `role` and `content` of each message, as in the observation of that name."""
+        return [{"role": "user", "content": self.transcript}] if self.tell is None else self.tell()
 
 
 @runtime_checkable

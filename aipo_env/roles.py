@@ -192,7 +192,7 @@ class ConsultRoles(GameFace):
     def _play_policy(self, episode: Episode) -> None:
         assert self._policy is not None
         seed = np.random.SeedSequence(episode.seed, spawn_key=(episode.turn, 0, 0)).generate_state(1)
-        request = turn_request(episode, seed=int(seed[0]), exact=self.codec is not None)
+        request = turn_request(episode, seed=int(seed[0]))
         try:
             action = run_sync(self._policy.act(request))
         except (TimeoutError, ConnectionError):

@@ -11,7 +11,7 @@
 What it says: `reply=` takes a function `Request -> str` (called in the server's thread; keep it quick); by default
 `default_reply`. `latency=` is in seconds per request. Token ids are code points and `EOS` ends what is not cut, as in
 `tests.helpers.CharacterCodec`; the log-probability of an id is `logprob_of(id)`. As vLLM does, it honours `max_tokens`,
-`stop`, `include_stop_str_in_output`, `skip_special_tokens`, `return_token_ids`, `logprobs`; `token_ids=False` makes it a
+`stop`, `stop_token_ids`, `include_stop_str_in_output`, `skip_special_tokens`, `return_token_ids`, `logprobs`; `token_ids=False` makes it a
 server that does not know `return_token_ids`.
 
 Faults (`Fault(kind, ...)`):
@@ -199,6 +199,9 @@ class MisbehavingServer:
             end, stop_reason = min(ends)
             text = text[:end]
         ids = [ord(c) for c in text] + ([] if stop_reason else [EOS])
+        # An id that stops belongs to the generation.
+        cuts = [place + 1 for place, i in enumerate(ids) if i in (body.get("stop_token_ids") or ())]
+        ids = ids[: min(cuts, default=len(ids))]
         finish = "stop"
         if limit is not None and len(ids) > limit:
             ids, finish, stop_reason = ids[:limit], "length", None

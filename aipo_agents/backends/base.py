@@ -66,6 +66,8 @@ class CompletionSampling:
     """Two calls with the same ids, sampling and seed should give the same ids; None leaves it to the engine."""
     stop: tuple[str, ...] = ()
     """Strings behind which generation ends; they belong to the text and their tokens to the ids."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids behind which generation ends, and which belong to it, beside those that the engine knows of."""
     logprobs: bool = True
     """Whether log-probabilities are asked for; the ids always come."""
 

@@ -78,7 +78,7 @@ _OUR_OPTIONS: Final = frozenset(
             "return_token_ids",
             "seed",
         ),
-        *("skip_special_tokens", "stop", "stream", "temperature", "top_logprobs", "top_p", "truncate_prompt_tokens"),
+        *("skip_special_tokens", "stop", "stop_token_ids", "stream", "temperature", "top_logprobs", "top_p", "truncate_prompt_tokens"),
         *("use_beam_search",),
     }
 )
@@ -199,6 +199,8 @@ class OpenAIServer:
         source = logprobs_source(sampling, self.logprobs_mode, altered=self._altered)
         body: dict[str, Json] = {"prompt": [*prompt], **self._sampling(sampling), **_PLAIN_SAMPLING}
         # A stop string may be one special token: it would be invisible to the search if those were skipped.
+        if sampling.stop_ids:
+            body["stop_token_ids"] = list(sampling.stop_ids)
         body |= {"return_token_ids": True, "include_stop_str_in_output": True, "skip_special_tokens": False}
         if source == "reported":
             body["logprobs"] = 0  # of the sampled token, without alternatives

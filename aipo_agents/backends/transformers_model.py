@@ -279,7 +279,7 @@ class TransformersModel:
 
     def _finish_reason(self, request: _Request) -> FinishReason | None:
         last, stop = request.ids[-1], request.sampling.stop
-        if last in self._eos_ids:
+        if last in self._eos_ids or last in getattr(request.sampling, "stop_ids", ()):
             return "stop"
         if any(last in self._ending(string[-1]) for string in stop):
             # A character takes at most four tokens, and the whole text matters only where its end may hold a stop string.

@@ -148,6 +148,7 @@ class VLLMEngine:
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
             stop=list(sampling.stop),
+            stop_token_ids=list(sampling.stop_ids) if isinstance(sampling, CompletionSampling) else None,
             include_stop_str_in_output=True,
             # A tag of the markup may be a special token, and stops like any other text.
             skip_special_tokens=False,

@@ -142,8 +142,8 @@ class Dialect(Protocol):
         """A word of the environment, about a helper where one is named, with what stands around it."""
         ...
 
-    def messages(self, prompt: str, behind: Sequence[Segment]) -> list[dict[str, str]]:
-        """The episode as a chat: `role` and `content` of each message, the problem first, without control tokens."""
+    def messages(self, prompt: str, record: Sequence[Segment]) -> list[dict[str, str]]:
+        """The episode as a chat: `role` and `content` of each message, without control tokens."""
         ...
 
     def retell(self, prompt: str, behind: Sequence[Segment]) -> str:

@@ -44,6 +44,15 @@ class Chat(Protocol):
         ...
 
 
+def functions(tools: Sequence[Message]) -> str:
+    """What `PlainChat` says of the functions."""
+    listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    return (
+        f"# Tools\n\nYou may call functions. Their signatures:\n<tools>\n{listed}\n</tools>\n\nA call is a JSON object between "
+        'tags:\n<tool_call>\n{"name": NAME, "arguments": {"query": QUESTION}}\n</tool_call>'
+    )
+
+
 class PlainChat:
     """ChatML with tools in the manner of Hermes, for policies that read and write text."""
 
@@ -60,11 +69,7 @@ class PlainChat:
         """One turn for each message; the functions are a system message in front."""
         turns = []
         if tools:
-            listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-            turns.append(
-                f"system\n# Tools\n\nYou may call functions. Their signatures:\n<tools>\n{listed}\n</tools>\n\nA call is a "
-                'JSON object between tags:\n<tool_call>\n{"name": NAME, "arguments": {"query": QUESTION}}\n</tool_call>'
-            )
+            turns.append(f"system\n{functions(tools)}")
         for number, message in enumerate(messages):
             said = str(message.get("content") or "")
             if message["role"] == "tool":

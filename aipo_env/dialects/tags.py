@@ -206,10 +206,10 @@ class Tags:
             ids = self.ids(text)
         return [Segment(Source.TEMPLATE, text, ids, agent=agent)]
 
-    def messages(self, prompt: str, behind: Sequence[Segment]) -> list[dict[str, str]]:
+    def messages(self, prompt: str, record: Sequence[Segment]) -> list[dict[str, str]]:
         """Turns are the assistant's; what follows them, up to the next, is the user's."""
         told = [{"role": "user", "content": prompt}]
-        for policy, run in itertools.groupby(behind, lambda segment: segment.source is Source.POLICY):
+        for policy, run in itertools.groupby(record[1:], lambda segment: segment.source is Source.POLICY):
             told.append({"role": "assistant" if policy else "user", "content": "".join(s.text for s in run)})
         return told
 

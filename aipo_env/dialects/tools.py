@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from aipo_env import markup
 from aipo_env.dialects.base import Helpers, Place, Reading, TokenCodec, closing, own_ids, recorded_reply, restored
-from aipo_env.dialects.chat import Chat, Message, PlainChat
+from aipo_env.dialects.chat import Chat, Message, PlainChat, functions
 from aipo_env.dialects.families import SPELLED, Call, Family, find_family
 from aipo_env.dialects.thinking import find_thought, hide_thought, opened_by
 from aipo_env.errors import ConfigurationError, InvalidActionError
@@ -96,6 +96,7 @@ class Tools:
         self._marker = re.compile("|".join(map(re.escape, sorted(chat.markers, key=len, reverse=True))) or r"(?!)")
         self.family = self._learn()
         self.max_calls = self.family.max_calls
+        self._named = functions(self._tools)
 
     # -- what is said -------------------------------------------------------------------------------------------------
 
@@ -195,10 +196,15 @@ class Tools:
         text = self.chat.foreign(markup.escape(message))
         return self._say(f"{markup.NOTICE_OPEN}{text}{markup.NOTICE_CLOSE}", agent, place, Source.TEMPLATE)
 
-    def messages(self, prompt: str, behind: Sequence[Segment]) -> list[dict[str, str]]:
-        """Turns are the assistant's, with their calls as they were written; replies and notices are a tool's."""
-        told = [{"role": "user", "content": prompt}]
-        for segment in behind:
+    def messages(self, prompt: str, record: Sequence[Segment]) -> list[dict[str, str]]:
+        """Turns are the assistant's, with their calls as they were written; replies and notices are a tool's.
+
+        The functions are the caller's to hand to the chat template; without a tokenizer the system's message names them.
+        """
+        named = self._named if self.codec is None and self._named in record[0].text else ""
+        told = [{"role": "system", "content": named}] if named else []
+        told.append({"role": "user", "content": prompt})
+        for segment in record[1:]:
             if segment.source is Source.POLICY:
                 end = next((end for end in self.chat.end_texts if segment.text.endswith(end)), "")
                 told.append({"role": "assistant", "content": segment.text.removesuffix(end)})
@@ -399,7 +405,10 @@ class Tools:
             except ConfigurationError:
                 rendered = self._conversation(calls=1, replies=replies, names=[one, other])
             before = rendered.partition(replies[1])[0]
-            self._betweens[one, other] = self._split(before.partition(replies[0])[2])
+            glue, lead = self._split(before.partition(replies[0])[2]), self._frames[one].behind.lead
+            if not glue.core and glue.tail.startswith(lead):  # a vocabulary that has no markers for replies
+                glue = _Glue(lead, "", glue.tail[len(lead) :])
+            self._betweens[one, other] = glue
         return self._betweens[one, other]
 
     def _split(self, text: str, *, last: bool = False) -> _Glue:

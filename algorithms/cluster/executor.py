@@ -39,6 +39,7 @@ class SamplingParams(Protocol):
     max_tokens: int | None
     logprobs: int | None
     stop: list[str]
+    stop_token_ids: list[int] | None
     include_stop_str_in_output: bool
 
 
@@ -103,6 +104,7 @@ class EngineTurns:
         # 0: the sampled token's and no other. The side channel needs it whatever OpenRLHF's own loss needs.
         params.logprobs = params.logprobs or 0
         params.stop = [*(params.stop or []), *request.stop]
+        params.stop_token_ids = [*(params.stop_token_ids or []), *request.stop_ids]
         params.include_stop_str_in_output = True
         output = await self._engine.generate(list(request.token_ids), params)
         completion = output.outputs[0] if output is not None and output.outputs else None

@@ -70,7 +70,7 @@ class BackendPolicy:
             limit = min(limit, self.context_length - len(request.token_ids))
         if limit < 1:
             return TokenAction((), () if self.sampling.logprobs else None, "length")
-        sampling = dataclasses.replace(self.sampling, max_tokens=limit, seed=request.seed, stop=request.stop)
+        sampling = dataclasses.replace(self.sampling, max_tokens=limit, seed=request.seed, stop=request.stop, stop_ids=request.stop_ids)
         generation = await self.backend.complete(request.token_ids, sampling)
         ids = generation.token_ids
         if ids is None:
@@ -85,14 +85,14 @@ class BackendPolicy:
                 "not honour max_tokens.",
                 transient=False,
             )
-        return TokenAction(ids, generation.logprobs, self._finish_reason(generation, ids, request.stop))
+        return TokenAction(ids, generation.logprobs, self._finish_reason(generation, ids, request))
 
-    def _finish_reason(self, generation: Generation, ids: Sequence[int], stop: Sequence[str]) -> FinishReason:
+    def _finish_reason(self, generation: Generation, ids: Sequence[int], request: TurnRequest) -> FinishReason:
         """Ended is ended: a turn whose last allowed token is the end token, or closes a tag, was not cut."""
-        if generation.finish_reason == "stop" or (ids and ids[-1] in self.codec.eos_ids):
+        if generation.finish_reason == "stop" or (ids and ids[-1] in (*request.stop_ids, *self.codec.eos_ids)):
             return "stop"
-        text = self.codec.decode(ids) if stop else ""
-        return "stop" if any(string in text for string in stop) else "length"
+        text = self.codec.decode(ids) if request.stop else ""
+        return "stop" if any(string in text for string in request.stop) else "length"
 
     async def aclose(self) -> None:
         """Does nothing: the backend belongs to who made it."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
-from aipo_agents.backends.base import ChatBackend, ChatSampling, Message
+from aipo_agents.backends.base import ChatBackend, ChatRole, ChatSampling, Message
 from aipo_agents.thoughts import split_reasoning
 from aipo_agents.untrusted import neutralise
 from aipo_env.protocol import TextAction, TurnRequest
+
+
+_ROLES: Mapping[str, ChatRole] = {"system": "system", "assistant": "assistant"}
+"""A tool's message is the user's here: servers take one only behind a call that they parsed themselves."""
 
 
 class ChatPolicy:
@@ -32,9 +37,15 @@ class ChatPolicy:
         Raises:
             ServiceError: when the backend fails.
         """
-        # What helpers write is not to open a turn of the chat; the problem is sent word for word.
-        texts = [neutralise(text) if n and n % 2 == 0 else text for n, text in enumerate(request.pieces)]
-        messages = [Message("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
+        messages: list[Message] = []
+        for told in request.messages:
+            role, text = _ROLES.get(told["role"], "user"), told["content"]
+            # What helpers write is not to open a turn of the chat; the problem is sent word for word.
+            text = neutralise(text) if role == "user" and any(m.role == "user" for m in messages) else text
+            if messages and messages[-1].role == role:
+                # Of two helpers: many templates want the user's turn and the assistant's in alternation.
+                text = f"{messages.pop().content}\n{text}"
+            messages.append(Message(role, text))
         limit = min(self.sampling.max_tokens, request.max_tokens or self.sampling.max_tokens)
         sampling = dataclasses.replace(self.sampling, max_tokens=limit, seed=request.seed)
         generation = await self.backend.chat(messages, sampling)

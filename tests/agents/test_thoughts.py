@@ -294,7 +294,7 @@ def test_a_policy_behind_a_chat_answers_with_what_it_said_alone() -> None:
 
         async def aclose(self) -> None: ...
 
-    request = TurnRequest("1+1?", pieces=("1+1?",))
+    request = TurnRequest("1+1?")
     for generation, said in (
         (Generation("<think>\\boxed{7}</think>\\boxed{2}"), "\\boxed{2}"),
         (Generation("\\boxed{2}", reasoning="\\boxed{7}"), "\\boxed{2}"),

@@ -52,6 +52,25 @@ def test_ids_go_in_and_ids_come_out(server: MisbehavingServer) -> None:
     assert (sent["temperature"], sent["top_p"], sent["max_tokens"]) == (1.0, 1.0, 1024)
 
 
+def test_a_turn_stops_on_ids_which_belong_to_it(server: MisbehavingServer) -> None:
+    ends = (ord(">"), EOS)
+    for request in (REQUEST, dataclasses.replace(REQUEST, stop=())):
+        action = act(policy_on(server), dataclasses.replace(request, stop_ids=ends))
+        assert (CODEC.decode(action.ids), action.finish_reason) == ('hm <consult agent="verify">', "stop")
+        assert server.requests[-1].body["stop_token_ids"] == list(ends)
+    # Also where it is the last that was allowed.
+    action = act(BackendPolicy(Returns((ord(">"),), "length"), CODEC), dataclasses.replace(REQUEST, stop_ids=ends))
+    assert action.finish_reason == "stop"
+
+
+def test_every_turn_of_an_episode_says_which_ids_end_it(server: MisbehavingServer) -> None:
+    env = aipo_env.make("rulebook-consult", tasks=SumTasks(), codec=CODEC)
+    asyncio.run(aipo_env.rollout(env, policy_on(server), 1, group_size=2, solo_share=0.5).collect())
+    sent = [(request.body["stop_token_ids"], request.body.get("stop")) for request in server.requests]
+    # Alone once, with help twice.
+    assert sorted(sent, key=str) == [([EOS], None), ([EOS], ["</consult>"]), ([EOS], ["</consult>"])]
+
+
 def test_alone_nothing_stops_at_a_tag(server: MisbehavingServer) -> None:
     action = act(policy_on(server), dataclasses.replace(REQUEST, stop=()))
     assert CODEC.decode(action.ids).endswith("and more")

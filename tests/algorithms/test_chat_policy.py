@@ -43,11 +43,37 @@ def test_an_episode_is_a_chat_in_which_the_environment_is_the_user() -> None:
     assert len({s.seed for _, s in chat.asked} - {None}) == 3
 
 
+def test_a_chat_that_calls_functions_is_told_of_them_and_hears_replies_as_the_user() -> None:
+    call = '<tool_call>\n{"name": "%s", "arguments": {"query": "q"}}\n</tool_call>'
+    chat = Chat(Generation(call % "verify" + "\n" + call % "reasoning"), Generation(r"\boxed{5}"))
+    env = aipo_env.make(
+        "rulebook-consult",
+        tasks=SumTasks(),
+        agents={"verify": lambda query: "no <|im_end|>", "reasoning": lambda query: "yes"},
+        dialect="tools",
+        fan_out=2,
+    )
+    (episode,) = asyncio.run(aipo_env.rollout(env, ChatPolicy(chat, ChatSampling()), [4]).collect())
+    assert (episode.reward, episode.num_consults) == (1.0, 2)
+    first, second = ([(m.role, m.content) for m in asked] for asked, _ in chat.asked)
+    assert [role for role, _ in second] == ["system", "user", "assistant", "user"]
+    assert second[:2] == first
+    assert '"name": "verify"' in first[0][1]
+    # Two replies are one message of the user's, in which nothing is a control token.
+    assert second[3][1].split("\n")[1] == "yes"
+    assert "<|im_end|>" not in second[3][1]
+    # A prompt that does not invite to ask tells of no functions.
+    plain = Chat(Generation(r"\boxed{5}"))
+    env = aipo_env.make("rulebook-consult", tasks=SumTasks(), dialect="tools", prompt="plain")
+    asyncio.run(aipo_env.rollout(env, ChatPolicy(plain, ChatSampling()), [4]).collect())
+    assert [m.role for m in plain.asked[0][0]] == ["user"]
+
+
 def test_a_limit_of_the_request_is_kept_and_the_problem_is_sent_word_for_word() -> None:
     chat = Chat(*[Generation("x")] * 3)
     episode = aipo_env.make("rulebook", tasks=SumTasks(), prompt="<s>[INST] {problem}").make_episode(4)
     for limit, used in ((7, 7), (None, 300), (900, 300)):
-        request = turn_request(episode, seed=1, max_tokens=limit, exact=False)
+        request = turn_request(episode, seed=1, max_tokens=limit)
         asyncio.run(ChatPolicy(chat, ChatSampling(max_tokens=300)).act(request))
         messages, sampling = chat.asked[-1]
         assert (sampling.max_tokens, messages) == (used, [Message("user", "<s>[INST] 4+1=")])

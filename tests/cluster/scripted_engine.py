@@ -18,6 +18,7 @@ class Params:
     max_tokens: int | None = None
     logprobs: int | None = None
     stop: list[str] = dataclasses.field(default_factory=list)
+    stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool = False
     temperature: float = 1.0
 

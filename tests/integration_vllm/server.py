@@ -18,6 +18,8 @@ BLOCK_SIZE = 32
 """Tokens in a block of the prefix cache; the CPU backend prefers a multiple of 32."""
 MAX_MODEL_LEN = 2048
 START_SECONDS = 420.0
+TEMPLATE = Path(__file__).with_name("smollm2_tools.jinja")
+"""SmolLM2's own chat template, with functions."""
 
 
 class VLLMServer:
@@ -63,7 +65,7 @@ class VLLMServer:
             "--host", "127.0.0.1", "--port", str(self.port), "--served-model-name", self.name,
             "--dtype", "float32", "--enforce-eager", "--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", "16",
             "--enable-prefix-caching", "--block-size", str(BLOCK_SIZE),
-            "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm",
+            "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--chat-template", str(TEMPLATE),
         ]  # fmt: skip
         started = time.monotonic()
         self._process = start_kept(command, self.log)

@@ -74,14 +74,14 @@ class Table:
         return aipo_env.make(env_id, agents=self.helpers, codec=policy.codec, **{**limits, **data, **options})
 
 
-def table(server: VLLMServer, policy: Policy) -> Table:
+def table(server: VLLMServer, policy: Policy, *, calls: bool = False) -> Table:
     backend = OpenAIServer(server.base_url, server.name, logprobs_mode="processed", timeout=180.0)
     recorder = Recorder(backend)
     helpers = {
         role: LLMAgent(role, recorder, temperature=1.0, max_tokens=REPLY_TOKENS, codec=policy.codec) for role in HELPERS
     }
     natural = BackendPolicy(backend, policy.codec, CompletionSampling(max_tokens=TURN_TOKENS), name="smollm2")
-    return Table(backend, recorder, helpers, natural, GuidedPolicy(natural, policy.codec, HELPERS))
+    return Table(backend, recorder, helpers, natural, GuidedPolicy(natural, policy.codec, HELPERS, calls=calls))
 
 
 @pytest.fixture(scope="session")
