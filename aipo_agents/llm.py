@@ -273,8 +273,8 @@ def _tokens(
     if not text.rstrip().endswith(reply.rstrip()):
         return (), None
     start = len(text.rstrip()) - len(reply.rstrip())
-    first = tokens_covering(codec, ids, start) if start > 0 else 0
-    last = tokens_covering(codec, ids, start + len(kept)) if len(kept) < len(reply) else len(ids)
+    first = tokens_covering(codec.decode, ids, start) if start > 0 else 0
+    last = tokens_covering(codec.decode, ids, start + len(kept)) if len(kept) < len(reply) else len(ids)
     return ids[first:last], None if logprobs is None else logprobs[first:last]
 
 

@@ -13,7 +13,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from aipo_env.checks import check_count, check_number
 from aipo_env.dialects.base import Dialect, Place, Reading, tokens_covering
@@ -45,8 +45,7 @@ _BUDGETS = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """An action as it was read in an episode's present state."""
 
     text: str
@@ -55,6 +54,7 @@ class Turn:
     reading: Reading
 
 
+_SAMPLED, _WRITTEN = (TokenAction, TextAction), (str, TextAction, TokenAction)
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 RewardFunction = Callable[[Task, Answer | None, Grade | None], float | Mapping[str, float]]
@@ -68,7 +68,11 @@ class EpisodeConfig:
     agents: tuple[str, ...] = ("verify", "knowledge", "reasoning")
     """The helpers that may be addressed, in the order of the consult mask."""
     assisted: bool = True
-    """Whether helpers answer. In a solo episode nothing is inserted and a consult tag is text like any other."""
+    """Whether helpers answer."""
+    solo: Literal["plain", "self-help"] = "plain"
+    """What an episode is in which none does. "plain": nothing is inserted, and a consult tag is text like any other.
+    "self-help": behind a consult the policy gets the place of the reply, with what the dialect puts around it, and writes the
+    reply itself. In assisted episodes the marker that closes a reply is then learnt like the reply."""
     max_consults: int = 4
     """Consults that are answered; later ones get a notice."""
     max_turns: int = 8
@@ -102,7 +106,9 @@ class EpisodeConfig:
             check_count(name, getattr(self, name), what=what, least=int(name != "max_consults"))
         cost = "what a consult takes from the reward"
         check_number("consult_cost", self.consult_cost, what=cost, inclusive=True)
-        if self.assisted and (self.max_turns < 2 or not self.agents):
+        if self.solo not in ("plain", "self-help"):
+            raise ConfigurationError(f"solo is 'plain' or 'self-help', got {self.solo!r}.")
+        if self.asks and (self.max_turns < 2 or not self.agents):
             raise ConfigurationError(
                 "a consult episode needs at least one helper and max_turns >= 2 (one turn to ask, one to answer); got "
                 f"{len(self.agents)} helpers and max_turns={self.max_turns}. For an episode without help use the solo id "
@@ -123,6 +129,11 @@ class EpisodeConfig:
                 raise ConfigurationError(
                     f"a helper's name is letters, digits, '_' and '-' and starts with a letter; got {agent!r}."
                 )
+
+    @property
+    def asks(self) -> bool:
+        """Whether a consult is an action: a helper replies, or the policy itself."""
+        return self.assisted or self.solo == "self-help"
 
 
 class Episode:
@@ -158,7 +169,9 @@ class Episode:
         self.turn_of: str | None = POLICY
         """Whose turn it is: "policy", a helper's name, "grader", or None when the episode is over."""
         self.turn = 0
-        """Turns that the policy has taken."""
+        """Turns that the policy has taken; what it writes in a helper's place is none."""
+        self.replying = ""
+        """The helper in whose place the policy writes now, in an episode of self-help."""
         self.num_consults = 0
         self.stop_reason = ""
         self.terminated = self.truncated = False
@@ -171,6 +184,8 @@ class Episode:
         self._env_id = env_id
         self.seed = seed
         self._task_index = task_index
+        self._closed = False
+        """Whether the policy has closed the reply that it wrote last."""
         self._pending: deque[tuple[str, ConsultRequest | str]] = deque()
         """Whose reply is due, in the order of the tags; a text in a request's place is a notice that waits its turn."""
         self.chars_left = self.config.max_chars
@@ -225,8 +240,13 @@ class Episode:
     @property
     def consult_mask(self) -> list[int]:
         """1 for each helper that may be consulted now, in the order of `config.agents`."""
-        open_ = self.config.assisted and self.turn_of == POLICY and self.num_consults < self.config.max_consults
-        return [int(open_)] * len(self.config.agents)
+        mine = self.turn_of == POLICY and not self.replying
+        return [int(self.config.asks and mine and self.num_consults < self.config.max_consults)] * len(self.config.agents)
+
+    @property
+    def num_acts(self) -> int:
+        """How often the policy has acted: its turns, and the replies that it wrote in a helper's place."""
+        return self.turn + (0 if self.config.assisted else self.num_consults)
 
     @property
     def reward(self) -> float:
@@ -253,7 +273,9 @@ class Episode:
                 "the episode is over; reset it." if self.done else f"it is {self.turn_of}'s turn: {due} is due."
             )
         turn = self.read(action)
-        self.turn += 1
+        if self.replying and len(turn.text) <= self.chars_left:
+            return self._reply_itself(turn)
+        self.turn += not self.replying
         reading = turn.reading
         self.last_action = understood = reading.understood
         if len(turn.text) > self.chars_left:
@@ -273,6 +295,8 @@ class Episode:
 
         A sampler that asks may stop there; a turn without a consult ends where the policy ends it.
         """
+        if self.replying:
+            return self.dialect.closer(self.replying) in text
         return self.dialect.is_complete(text, self.config, self.segments)
 
     def reply(self, reply: Reply) -> None:
@@ -320,6 +344,7 @@ class Episode:
             "reward_parts": dict(self.reward_parts),
             "stop_reason": self.stop_reason,
             "assisted": self.config.assisted,
+            "self_help": self.config.asks and not self.config.assisted,
             "verdict": "" if self.grade is None else self.grade.verdict.value,
             "num_consults": self.num_consults,
             "seed": self.seed,
@@ -335,14 +360,19 @@ class Episode:
             return action
         text = self._lower(action)
         tokens = action if isinstance(action, TokenAction) else None
-        finish = action.finish_reason if isinstance(action, TokenAction | TextAction) else "stop"
+        finish = action.finish_reason if isinstance(action, _SAMPLED) else "stop"
         if len(text) > self.chars_left:
             left = f"{self.chars_left} of max_chars={self.config.max_chars} were left."
             malformed = Malformed(f"the turn has {len(text)} characters; {left}", text[: self.chars_left])
             return Turn(text, tokens, finish, Reading(malformed, len(text)))
+        if self.replying:
+            closer = self.dialect.closer(self.replying)
+            found = text.find(closer)
+            assert self.last_action is not None
+            return Turn(text, tokens, finish, Reading(self.last_action, found + len(closer) if found >= 0 else len(text)))
         ids = None if tokens is None else tokens.ids
         reading = self.dialect.read(text, self.config, self.segments, ids=ids, finish=finish)
-        if not isinstance(action, str | TextAction | TokenAction) and not self._says(action, reading):
+        if not isinstance(action, _WRITTEN) and not self._says(action, reading):
             understood = reading.understood
             shown = understood.reason if isinstance(understood, Malformed) else repr(understood)[:120]
             raise InvalidActionError(
@@ -359,7 +389,7 @@ class Episode:
             return isinstance(understood, Answer) and same_answer(action, understood, self.config.answers)
         wanted = [action] if isinstance(action, Consult) else action
         first = wanted[0]
-        if not (self.config.assisted and first.agent in self.config.agents and first.query.strip()):
+        if not (self.config.asks and first.agent in self.config.agents and first.query.strip()):
             # Nobody there, or nothing to answer: an observation that says so, as it is for text.
             return isinstance(understood, Malformed)
         asked = [(part.agent, part.query.strip()) for part in wanted]
@@ -410,26 +440,44 @@ class Episode:
     def _place(self) -> Place:
         """Where what follows the policy's turn now stands."""
         room = max(0, min(self.config.max_reply_chars, self.chars_left))
-        return Place(self.segments, room, self.segments[-1].source is Source.POLICY, not self._pending)
+        first = self.segments[-1].source is Source.POLICY and not self.segments[-1].agent
+        ends = self.config.solo == "self-help"
+        return Place(self.segments, room, first, not self._pending, ends, self._closed)
 
     def _record_policy(self, text: str, end: int, tokens: TokenAction | None) -> None:
         self.chars_left -= end
+        agent = self.replying
         if tokens is None:
-            self._append([Segment(Source.POLICY, text[:end], self.dialect.ids(text[:end]))])
+            self._append([Segment(Source.POLICY, text[:end], self.dialect.ids(text[:end]), agent=agent)])
             return
         ids = tuple(tokens.ids)
         logprobs = tuple(tokens.logprobs or ())
         codec = self.dialect.codec
-        count = len(ids) if end == len(text) or codec is None else tokens_covering(codec, ids, end)
+        count = len(ids) if end == len(text) or codec is None else tokens_covering(self.dialect.text, ids, end)
         kept = self.dialect.text(ids[:count])
-        self._append([Segment(Source.POLICY, kept, ids[:count], logprobs[:count])])
+        self._append([Segment(Source.POLICY, kept, ids[:count], logprobs[:count], agent=agent)])
         if count < len(ids):
             # Sampled past the end of the action: in the sampler's context, so in the record, but not the policy's
             # doing.
             self._append([Segment(Source.TEMPLATE, text[len(kept) :], ids[count:])])
 
+    def _reply_itself(self, turn: Turn) -> Consult | Answer | Malformed:
+        """The policy has written what it is told in a helper's place."""
+        end = turn.reading.end
+        self._record_policy(turn.text, end, turn.tokens)
+        agent, self.replying = self.replying, ""
+        self._closed = turn.text[:end].endswith(self.dialect.closer(agent))
+        self.num_consults += 1
+        if turn.finish == "length" and not self._closed:
+            self._finish("length", truncated=True)
+        else:
+            self._insert(self.dialect.end_reply(agent, self._place()))
+            self._pass_turn()
+        return turn.reading.understood
+
     def _notice(self, message: str, agent: str = "") -> None:
         self._insert(self.dialect.notice(message, agent, self._place()))
+        self._closed = False
 
     def _consult(self, calls: Sequence[Consult | Malformed]) -> None:
         if self.turn >= self.config.max_turns:
@@ -449,8 +497,9 @@ class Episode:
             seen = self.config.helper_view == "transcript"
             transcript = self.dialect.retell(self.prompt, self.segments[1:]) if seen else ""
             seed, confidential = self._consult_seed(number), self.task.confidential
-            said = sum(s.source is Source.AGENT and s.agent == consult.agent for s in self.segments)
-            hints = self.task.hints.get(consult.agent, ())[said:]
+            hints = self.task.hints.get(consult.agent, ())
+            if hints:
+                hints = hints[sum(s.source is Source.AGENT and s.agent == consult.agent for s in self.segments) :]
             request = ConsultRequest(
                 consult.query, transcript, self.task.id, seed, confidential=confidential, hints=hints
             )
@@ -469,14 +518,17 @@ class Episode:
         while self._pending and isinstance(self._pending[0][1], str):
             agent, message = self._pending.popleft()
             self._notice(str(message), agent)
-        self.turn_of = self._pending[0][0] if self._pending else POLICY
-        if not self._pending and self.chars_left <= 0:
+        if self._pending and not self.config.assisted:
+            self.replying, _ = self._pending.popleft()
+            self._insert(self.dialect.open_reply(self.replying, self._place()))
+        self.turn_of = self._pending[0][0] if self._pending and self.config.assisted else POLICY
+        if self.turn_of == POLICY and self.chars_left <= 0:
             self._finish("max_chars", truncated=True)
 
     def _malformed(self, calls: Sequence[Consult | Malformed], finish: FinishReason) -> None:
         if finish == "length":
             self._finish("length", truncated=True)
-        elif not self.config.assisted:
+        elif not self.config.asks:
             # Alone there is nobody to tell the policy to go on: a turn that ends without an answer is the last.
             self._finish("no_answer")
         elif self.turn >= self.config.max_turns:
@@ -489,9 +541,10 @@ class Episode:
         """A turn that is longer than what is left of the transcript ends the episode; its text is cut, its ids are not."""
         if tokens is None:
             cut = text[: self.chars_left]
-            self._append([Segment(Source.POLICY, cut, self.dialect.ids(cut))])
+            self._append([Segment(Source.POLICY, cut, self.dialect.ids(cut), agent=self.replying)])
         else:
-            self._append([Segment(Source.POLICY, text, tuple(tokens.ids), tuple(tokens.logprobs or ()))])
+            logprobs = tuple(tokens.logprobs or ())
+            self._append([Segment(Source.POLICY, text, tuple(tokens.ids), logprobs, agent=self.replying)])
         self.chars_left = 0
         self._finish("max_chars", truncated=True)
 

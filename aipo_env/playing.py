@@ -85,17 +85,25 @@ def turn_request(episode: Episode, *, seed: int, max_tokens: int | None = None) 
     """
     config, dialect = episode.config, episode.dialect
     closing, codec = dialect.closing, dialect.codec
+    # With several consults a turn no single string ends one.
+    stop, stop_ids = (closing,) if closing and config.asks and config.fan_out == 1 else (), ()
+    if codec is not None:
+        stop_ids = tuple(sorted(codec.eos_ids))
+    if episode.replying:
+        stop = (dialect.closer(episode.replying),)
+        if len(ids := dialect.ids(stop[0])) == 1:
+            stop, stop_ids = (), (*stop_ids, *ids)
     return TurnRequest(
         transcript=episode.transcript,
         token_ids=tuple(i for segment in episode.segments for i in segment.token_ids) if codec else (),
-        # With several consults a turn no single string ends one.
-        stop=(closing,) if closing and config.assisted and config.fan_out == 1 else (),
+        stop=stop,
         max_tokens=max_tokens,
         seed=seed,
         turn=episode.turn,
         task_id=episode.task.id,
         assisted=config.assisted,
-        stop_ids=() if codec is None else tuple(sorted(codec.eos_ids)),
+        stop_ids=stop_ids,
+        replying=episode.replying,
         tell=functools.partial(dialect.messages, episode.prompt, tuple(episode.segments)),
     )
 
@@ -143,7 +151,7 @@ class Player:
                 if left is not None and left <= 0:
                     episode.truncate("length")
                     break
-                request = turn_request(episode, seed=turn_seed(episode.turn), max_tokens=left)
+                request = turn_request(episode, seed=turn_seed(episode.num_acts), max_tokens=left)
                 changed()
                 try:
                     action = await self.policy.act(request)

@@ -178,7 +178,7 @@ class TurnRequest:
     token_ids: tuple[int, ...] = ()
     """The episode so far as the exact ids of the sampler's context; empty where the environment has no tokenizer."""
     stop: tuple[str, ...] = ()
-    """Strings behind which the turn is over, and which belong to it; empty in a solo episode."""
+    """Strings behind which the turn is over, and which belong to it; empty where nobody asks."""
     max_tokens: int | None = None
     """Tokens that are left for this turn; None for no limit."""
     seed: int = 0
@@ -190,6 +190,8 @@ class TurnRequest:
     """Whether helpers answer in this episode."""
     stop_ids: tuple[int, ...] = ()
     """Ids behind which the turn is over, and which belong to it; where there are `token_ids`, those that end a turn."""
+    replying: str = ""
+    """The helper in whose place the policy writes a reply, which ends with `stop`; empty for a turn of its own."""
     tell: Callable[[], list[dict[str, str]]] | None = dataclasses.field(default=None, repr=False, compare=False)
     """Makes `messages`."""
 

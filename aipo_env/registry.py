@@ -294,7 +294,7 @@ def make(
         render_mode: None or "ansi".
         seed: used by the first `reset` that brings none.
         options: what `make_game` takes: `agents`, `max_consults`, `max_turns`, `max_chars`, `max_reply_chars`,
-            `consult_cost`, `consult_timeout`, `helper_view`, `leak_filter`, `fan_out`, `extraction`, `consults_in_thought`,
+            `consult_cost`, `consult_timeout`, `helper_view`, `leak_filter`, `fan_out`, `extraction`, `consults_in_thought`, `solo`,
             `dialect`, `observation`, `split`, `prompt`, `solo_prompt`, `reward_fn`, `codec`, `tasks`, and the options of the
             task family (`data=`, `revision=` and `decontaminate=` for data sets, `parts=` for mix; `choice_seed=` and
             `keep_texts=` for gpqa-diamond; `version=`, `start_date=`, `end_date=`, `time_limit_s=` for livecodebench; `level=`,
@@ -445,6 +445,7 @@ def make_game(
     fan_out: int | None = None,
     extraction: Extraction | None = None,
     consults_in_thought: bool | None = None,
+    solo: Literal["plain", "self-help"] | None = None,
     dialect: DialectLike = "tags",
     observation: Literal["text", "messages"] = "text",
     split: str | None = None,
@@ -473,6 +474,8 @@ def make_game(
         fan_out: consults, of different helpers, that one turn may carry (1).
         extraction: what marks a value as the answer: "boxed" for a box or an answer tag alone, "lenient" for phrases too.
         consults_in_thought: whether a consult counts that stands in the policy's `<think>` (True).
+        solo: what an episode without help is: "plain", or "self-help", in which the policy writes the helpers' replies itself
+            in their places.
         dialect: how actions and replies look: "tags", the model's own "tools" calls, "auto" for the latter where the
             tokenizer's chat template allows it, one of the entry points `aipo.dialects`, or a class like these.
         observation: "messages" gives the policy a chat beside the text: role and content of each message.
@@ -496,9 +499,10 @@ def make_game(
         "fan_out": fan_out,
         "extraction": extraction,
         "consults_in_thought": consults_in_thought,
+        "solo": solo,
     }
     idle = [n for n, v in {"agents": agents, **given}.items() if v is not None and n in HELPER_RULES]
-    if idle and not spec.assisted:
+    if idle and not spec.assisted and solo != "self-help":
         raise ConfigurationError(
             f"{spec.id} is solo and asks nobody: {', '.join(idle)} would change nothing. Leave it out, or make the id that "
             "ends in '-consult'."

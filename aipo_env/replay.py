@@ -27,7 +27,7 @@ from aipo_env.trajectory import Segment, Source, Trajectory, numbered_traces
 _ESCAPED = re.compile(r"&lt;(?=/?(?:consult|feedback|answer|notice)\b)", re.IGNORECASE)
 _OWN_ENDS = ("answer", "no_answer", "max_turns", "max_chars")
 """The stop reasons that an episode comes to by itself, never from outside."""
-_FIELDS = ("env_id", "task_id", "seed", "assisted", "num_consults", "stop_reason", "verdict", "reward_parts", "reward")
+_FIELDS = ("env_id", "task_id", "seed", "assisted", "self_help", "num_consults", "stop_reason", "verdict", "reward_parts", "reward")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -133,6 +133,8 @@ class Trajectory:
     "timeout" or "error" (in a rollout), or "" while it runs."""
     assisted: bool = True
     """Whether helpers answered (False: a solo rollout)."""
+    self_help: bool = False
+    """Whether, with nobody to answer, the policy wrote the replies in the helpers' places."""
     verdict: str = ""
     """The grader's verdict on the answer; "" when there was none to grade."""
     num_consults: int = 0
@@ -205,8 +207,9 @@ class Trajectory:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             row[field.name] = [s.to_json() for s in value] if field.name == "segments" else value
-        if not self.confidential:
-            del row["confidential"]
+        for name in ("confidential", "self_help"):
+            if not row[name]:
+                del row[name]
         return row
 
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from aipo_env.dialects.thinking import THOUGHTS, Thought
 from aipo_env.protocol import Answer, Consult, FinishReason, Malformed, Reply
@@ -50,8 +50,7 @@ class TokenCodec(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What a turn was understood as."""
 
     understood: Consult | Answer | Malformed
@@ -62,8 +61,7 @@ class Reading:
     """All that the turn asks, in order: a consult gets a reply, a broken one a notice of its reason."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where in the exchange behind a turn a reply or a notice stands."""
 
     before: Sequence[Segment]
@@ -74,6 +72,10 @@ class Place:
     """Whether nothing else has followed the policy's turn yet."""
     last: bool = True
     """Whether the policy's next turn follows."""
+    ends: bool = False
+    """Whether the marker that closes a reply is part of it, so that a policy that replies to itself learns to stop."""
+    closed: bool = False
+    """Whether the policy wrote that marker itself behind the reply before."""
 
 
 @runtime_checkable
@@ -138,6 +140,18 @@ class Dialect(Protocol):
         """A helper's reply, with what stands around it."""
         ...
 
+    def closer(self, agent: str) -> str:
+        """What ends a reply that the policy writes in this helper's place, and belongs to it."""
+        ...
+
+    def open_reply(self, agent: str, place: Place) -> list[Segment]:
+        """What stands before a reply that the policy writes itself: TEMPLATE, with the helper's name."""
+        ...
+
+    def end_reply(self, agent: str, place: Place) -> list[Segment]:
+        """What stands behind it, but for what the policy has written of that."""
+        ...
+
     def notice(self, message: str, agent: str, place: Place) -> list[Segment]:
         """A word of the environment, about a helper where one is named, with what stands around it."""
         ...
@@ -186,12 +200,12 @@ def decoded(decode: Callable[[Sequence[int]], str], ids: Sequence[int]) -> str |
         return None
 
 
-def tokens_covering(codec: TokenCodec, ids: Sequence[int], end: int) -> int:
+def tokens_covering(decode: Callable[[Sequence[int]], str], ids: Sequence[int], end: int) -> int:
     """The least number of leading ids whose text reaches `end` characters."""
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high) // 2
-        if len(codec.decode(ids[:middle])) >= end:
+        if len(decode(ids[:middle])) >= end:
             high = middle
         else:
             low = middle + 1

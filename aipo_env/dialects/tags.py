@@ -89,13 +89,13 @@ class Tags:
     ) -> tuple[Reading, bool]:
         """The reading, and whether a consult has closed."""
         thought = find_thought(text, self._thinks(before) or False)
-        if thought is not None and rules.assisted and rules.consults_in_thought:
+        if thought is not None and rules.asks and rules.consults_in_thought:
             found = self._read_thought(text, thought, rules, before[0].text)
             if found is not None:
                 return found, True
         parser = markup.ActionParser(
             rules.agents,
-            consults=rules.assisted,
+            consults=rules.asks,
             answers=rules.answers,
             extraction=rules.extraction,
             ended=finish == "stop",
@@ -162,7 +162,7 @@ class Tags:
 
     def is_complete(self, text: str, rules: EpisodeConfig, before: Sequence[Segment]) -> bool:
         """Behind a consult that closed, unless another may follow it; elsewhere a turn ends where the policy ends it."""
-        if not rules.assisted or self.closing not in text:
+        if not rules.asks or self.closing not in text:
             return False
         reading, closed = self._read(text, rules, before, "stop")
         if reading.calls:
@@ -175,7 +175,7 @@ class Tags:
         """Consults stand directly behind each other."""
         lead = closing(self._thinks(before), action, rules)
         if isinstance(action, Consult | Answer):
-            return lead + markup.render(action, answers=rules.answers, consults=rules.assisted)
+            return lead + markup.render(action, answers=rules.answers, consults=rules.asks)
         return lead + "".join(map(markup.render, action))
 
     def reply(self, agent: str, reply: Reply, place: Place) -> list[Segment]:
@@ -193,6 +193,20 @@ class Tags:
         ids = ids if ids is not None else self.codec.encode(content)
         logprobs = [*around[0], *(logprobs if logprobs is not None else [0.0] * len(ids)), *around[1]]
         return [Segment(Source.AGENT, text, (*before, *ids, *after), tuple(logprobs), agent=agent, mu_known=known)]
+
+    def closer(self, agent: str) -> str:
+        """The tag."""
+        return markup.FEEDBACK_CLOSE
+
+    def open_reply(self, agent: str, place: Place) -> list[Segment]:
+        """The tag."""
+        opening = markup.feedback_open(agent)
+        return [Segment(Source.TEMPLATE, opening, self.ids(opening), agent=agent)]
+
+    def end_reply(self, agent: str, place: Place) -> list[Segment]:
+        """Nothing, or the tag."""
+        closing = "" if place.closed else markup.FEEDBACK_CLOSE
+        return [Segment(Source.TEMPLATE, closing, self.ids(closing), agent=agent)] if closing else []
 
     def notice(self, message: str, agent: str, place: Place) -> list[Segment]:
         """The message between its tags, where the policy has ended its turn in the next turn of the chat template."""

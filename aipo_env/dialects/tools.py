@@ -143,7 +143,7 @@ class Tools:
             quoted = marked[call.start : call.end] in before[0].text
             return rules.consults_in_thought and not call.problem and not quoted
 
-        found = [call for call in self.family.calls(marked) if counts(call)] if rules.assisted else []
+        found = [call for call in self.family.calls(marked) if counts(call)] if rules.asks else []
         if found:
             calls = _asked(found, rules, marked)
             first = next((call for call in calls if isinstance(call, Consult)), None)
@@ -191,6 +191,27 @@ class Tools:
         own = (None, None) if self.codec is None or frame.quotes else own_ids(self.codec, reply, content)
         return self._say(content, agent, place, Source.AGENT, *own)
 
+    def closer(self, agent: str) -> str:
+        """The template's first marker behind a reply."""
+        found = self._marker.match(self._frames[agent].behind.core)
+        assert found is not None
+        return found[0]
+
+    def open_reply(self, agent: str, place: Place) -> list[Segment]:
+        """The template up to the tool's message."""
+        head, tail = self._before(agent, place)
+        ids = (*self.chat.encode_markup(head), *self.chat.encode(tail))
+        return [Segment(Source.TEMPLATE, head + tail, ids, agent=agent)]
+
+    def end_reply(self, agent: str, place: Place) -> list[Segment]:
+        """The template behind the message."""
+        behind = self._frames[agent].behind
+        lead = "" if place.closed else behind.lead
+        close = behind.core + behind.tail if place.last else ""
+        close = close.removeprefix(self.closer(agent)) if place.closed else close
+        ids = (*self.chat.encode(lead), *self.chat.encode_markup(close))
+        return [Segment(Source.TEMPLATE, lead + close, ids, agent=agent)] if lead + close else []
+
     def notice(self, message: str, agent: str, place: Place) -> list[Segment]:
         """The message of a tool too: a user's would make templates forget what the policy has thought."""
         text = self.chat.foreign(markup.escape(message))
@@ -205,11 +226,14 @@ class Tools:
         told = [{"role": "system", "content": named}] if named else []
         told.append({"role": "user", "content": prompt})
         for segment in record[1:]:
-            if segment.source is Source.POLICY:
+            if segment.source is Source.POLICY and not segment.agent:
                 end = next((end for end in self.chat.end_texts if segment.text.endswith(end)), "")
                 told.append({"role": "assistant", "content": segment.text.removesuffix(end)})
-            elif segment.source is Source.AGENT or segment.text.startswith(markup.NOTICE_OPEN):
-                told.append({"role": "tool", "content": segment.text, "name": segment.agent})
+            elif segment.source is not Source.TEMPLATE or segment.text.startswith(markup.NOTICE_OPEN):
+                said = segment.text
+                if segment.agent in self._frames:
+                    said = said.removesuffix(self.closer(segment.agent)).removesuffix(self._frames[segment.agent].behind.lead)
+                told.append({"role": "tool", "content": said, "name": segment.agent})
         return told
 
     def retell(self, prompt: str, behind: Sequence[Segment]) -> str:
@@ -219,11 +243,15 @@ class Tools:
 
     def reply_of(self, segment: Segment) -> Reply:
         """The text as the helper wrote it, with the ids where they are the helper's own."""
+        lead, marker = self._frames[segment.agent].behind.lead, self.closer(segment.agent)
+        text, end = segment.text, len(segment.token_ids)
+        # Nothing that a helper says is the marker: it is part of the reply where a policy is to learn to close one.
+        closes = self.chat.encode_markup(marker)
+        if text.endswith(lead + marker) and list(segment.token_ids[end - len(closes) :]) == closes:
+            text, end = text[: -len(lead + marker)], end - len(closes) - len(self.chat.encode(lead))
         if self._frames[segment.agent].quotes:
-            return Reply(json.loads(f'"{segment.text}"'))
-        if self.codec is None:
-            return Reply(segment.text)
-        return recorded_reply(self.codec, segment, segment.text, 0, len(segment.token_ids))
+            return Reply(json.loads(f'"{text}"'))
+        return Reply(text) if self.codec is None else recorded_reply(self.codec, segment, text, 0, end)
 
     def without_codec(self) -> Tools:
         """The same as text, in a plain template."""
@@ -244,27 +272,33 @@ class Tools:
         name = agent if agent in self._helpers else self._first
         frame, encode, markup_ids = self._frames[name], self.chat.encode, self.chat.encode_markup
         content = json.dumps(content, ensure_ascii=False)[1:-1] if frame.quotes else content
-        if place.first:
-            ended = self._has_ended(place.before[-1])
-            head = ("" if ended else self._end) + frame.before.lead + frame.before.core
-            tail = frame.before.tail
-        else:
-            glue = self._between(
-                next((s.agent for s in reversed(place.before) if s.agent in self._helpers), name), name
-            )
-            head, tail = glue.core, glue.tail
+        head, tail = self._before(name, place)
         lead, close = frame.behind.lead, frame.behind.core + frame.behind.tail if place.last else ""
         if ids is None:
             edge, ids, rest = self._share(tail, content, lead)
         else:
             edge, rest = encode(tail), encode(lead)
-        given = () if source is not Source.AGENT or self.codec is None else tuple(logprobs or [0.0] * len(ids))
+        known = logprobs is not None
+        if source is Source.AGENT and place.ends and place.last:
+            marker = self.closer(name)
+            content, ids, lead = content + lead + marker, [*ids, *rest, *markup_ids(marker)], ""
+            close, rest = close.removeprefix(marker), []
+        given = () if source is not Source.AGENT or self.codec is None else (*(logprobs or ()), *[0.0] * len(ids))[: len(ids)]
         segments = [
             Segment(Source.TEMPLATE, head + tail, (*markup_ids(head), *edge)),
-            Segment(source, content, tuple(ids), given, agent=agent, mu_known=logprobs is not None),
+            Segment(source, content, tuple(ids), given, agent=agent, mu_known=known),
             Segment(Source.TEMPLATE, lead + close, (*rest, *markup_ids(close))),
         ]
         return [segment for segment in segments if segment.text]
+
+    def _before(self, name: str, place: Place) -> tuple[str, str]:
+        """The template before a helper's message: up to its last marker, and the plain characters behind that."""
+        if place.first:
+            frame = self._frames[name].before
+            return ("" if self._has_ended(place.before[-1]) else self._end) + frame.lead + frame.core, frame.tail
+        last = next((s.agent for s in reversed(place.before) if s.agent in self._helpers), name)
+        glue = self._between(last, name)
+        return glue.core.removeprefix(self.closer(last)) if place.closed else glue.core, glue.tail
 
     def _has_ended(self, turn: Segment) -> bool:
         """Whether the policy has ended its turn itself."""
