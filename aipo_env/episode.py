@@ -190,10 +190,10 @@ class Episode:
         """Whose reply is due, in the order of the tags; a text in a request's place is a notice that waits its turn."""
         self.chars_left = self.config.max_chars
         """Characters that are left of `max_chars`."""
-        self._transcript: list[str] = []
+        self._transcript, self._told = "", 0
         self.prompt = prompt
         """The template filled with the problem, without what a chat template puts around it."""
-        self._append([self.dialect.begin(prompt, invites=invites)])
+        self.segments.append(self.dialect.begin(prompt, invites=invites))
 
     @property
     def done(self) -> bool:
@@ -203,9 +203,10 @@ class Episode:
     @property
     def transcript(self) -> str:
         """Everything so far, prompt first, as the policy sees it."""
-        if len(self._transcript) > 1:
-            self._transcript = ["".join(self._transcript)]
-        return self._transcript[0]
+        if self._told < len(self.segments):
+            self._transcript += "".join([segment.text for segment in self.segments[self._told :]])
+            self._told = len(self.segments)
+        return self._transcript
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -215,7 +216,8 @@ class Episode:
     @property
     def requests(self) -> dict[str, ConsultRequest]:
         """What each consulted helper is asked, in the order in which `reply` takes the replies; empty if none is due."""
-        return {agent: request for agent, request in self._pending if isinstance(request, ConsultRequest)}
+        due = self._pending if self.config.assisted else ()
+        return {agent: request for agent, request in due if isinstance(request, ConsultRequest)}
 
     @property
     def request(self) -> ConsultRequest:
@@ -223,7 +225,7 @@ class Episode:
         return self._waiting()[1]
 
     def _waiting(self) -> tuple[str, ConsultRequest]:
-        if self._pending:
+        if self._pending and self.config.assisted:
             agent, request = self._pending[0]
             assert isinstance(request, ConsultRequest)
             return agent, request
@@ -241,7 +243,9 @@ class Episode:
     def consult_mask(self) -> list[int]:
         """1 for each helper that may be consulted now, in the order of `config.agents`."""
         mine = self.turn_of == POLICY and not self.replying
-        return [int(self.config.asks and mine and self.num_consults < self.config.max_consults)] * len(self.config.agents)
+        return [int(self.config.asks and mine and self.num_consults < self.config.max_consults)] * len(
+            self.config.agents
+        )
 
     @property
     def num_acts(self) -> int:
@@ -289,15 +293,6 @@ class Episode:
         else:
             self._consult(reading.calls)
         return understood
-
-    def turn_is_complete(self, text: str) -> bool:
-        """Whether the policy's turn, of which this is written so far, is over whatever it would write behind it.
-
-        A sampler that asks may stop there; a turn without a consult ends where the policy ends it.
-        """
-        if self.replying:
-            return self.dialect.closer(self.replying) in text
-        return self.dialect.is_complete(text, self.config, self.segments)
 
     def reply(self, reply: Reply) -> None:
         """The helper whose turn it is answers.
@@ -369,7 +364,9 @@ class Episode:
             closer = self.dialect.closer(self.replying)
             found = text.find(closer)
             assert self.last_action is not None
-            return Turn(text, tokens, finish, Reading(self.last_action, found + len(closer) if found >= 0 else len(text)))
+            return Turn(
+                text, tokens, finish, Reading(self.last_action, found + len(closer) if found >= 0 else len(text))
+            )
         ids = None if tokens is None else tokens.ids
         reading = self.dialect.read(text, self.config, self.segments, ids=ids, finish=finish)
         if not isinstance(action, _WRITTEN) and not self._says(action, reading):
@@ -428,19 +425,17 @@ class Episode:
             f"{type(action).__name__}: {str(action)[:80]!r}."
         )
 
-    def _append(self, segments: Sequence[Segment]) -> None:
-        self.segments += segments
-        self._transcript += [segment.text for segment in segments]
-
     def _insert(self, segments: Sequence[Segment]) -> None:
         """Records what stands between two turns of the policy."""
-        self._append(segments)
-        self.chars_left -= sum(len(segment.text) for segment in segments)
+        self.segments += segments
+        for segment in segments:
+            self.chars_left -= len(segment.text)
 
     def _place(self) -> Place:
         """Where what follows the policy's turn now stands."""
         room = max(0, min(self.config.max_reply_chars, self.chars_left))
-        first = self.segments[-1].source is Source.POLICY and not self.segments[-1].agent
+        last = self.segments[-1]
+        first = last.source is Source.POLICY and not last.agent
         ends = self.config.solo == "self-help"
         return Place(self.segments, room, first, not self._pending, ends, self._closed)
 
@@ -448,18 +443,18 @@ class Episode:
         self.chars_left -= end
         agent = self.replying
         if tokens is None:
-            self._append([Segment(Source.POLICY, text[:end], self.dialect.ids(text[:end]), agent=agent)])
+            self.segments.append(Segment(Source.POLICY, text[:end], self.dialect.ids(text[:end]), agent=agent))
             return
         ids = tuple(tokens.ids)
         logprobs = tuple(tokens.logprobs or ())
         codec = self.dialect.codec
         count = len(ids) if end == len(text) or codec is None else tokens_covering(self.dialect.text, ids, end)
         kept = self.dialect.text(ids[:count])
-        self._append([Segment(Source.POLICY, kept, ids[:count], logprobs[:count], agent=agent)])
+        self.segments.append(Segment(Source.POLICY, kept, ids[:count], logprobs[:count], agent=agent))
         if count < len(ids):
             # Sampled past the end of the action: in the sampler's context, so in the record, but not the policy's
             # doing.
-            self._append([Segment(Source.TEMPLATE, text[len(kept) :], ids[count:])])
+            self.segments.append(Segment(Source.TEMPLATE, text[len(kept) :], ids[count:]))
 
     def _reply_itself(self, turn: Turn) -> Consult | Answer | Malformed:
         """The policy has written what it is told in a helper's place."""
@@ -518,11 +513,15 @@ class Episode:
         while self._pending and isinstance(self._pending[0][1], str):
             agent, message = self._pending.popleft()
             self._notice(str(message), agent)
-        if self._pending and not self.config.assisted:
-            self.replying, _ = self._pending.popleft()
+        if self._pending and self.config.assisted:
+            self.turn_of = self._pending[0][0]
+            return
+        self.turn_of = POLICY
+        if self._pending:
+            self.replying = self._pending[0][0]
             self._insert(self.dialect.open_reply(self.replying, self._place()))
-        self.turn_of = self._pending[0][0] if self._pending and self.config.assisted else POLICY
-        if self.turn_of == POLICY and self.chars_left <= 0:
+            self._pending.popleft()
+        if self.chars_left <= 0:
             self._finish("max_chars", truncated=True)
 
     def _malformed(self, calls: Sequence[Consult | Malformed], finish: FinishReason) -> None:
@@ -541,10 +540,10 @@ class Episode:
         """A turn that is longer than what is left of the transcript ends the episode; its text is cut, its ids are not."""
         if tokens is None:
             cut = text[: self.chars_left]
-            self._append([Segment(Source.POLICY, cut, self.dialect.ids(cut), agent=self.replying)])
+            self.segments.append(Segment(Source.POLICY, cut, self.dialect.ids(cut), agent=self.replying))
         else:
             logprobs = tuple(tokens.logprobs or ())
-            self._append([Segment(Source.POLICY, text, tuple(tokens.ids), logprobs, agent=self.replying)])
+            self.segments.append(Segment(Source.POLICY, text, tuple(tokens.ids), logprobs, agent=self.replying))
         self.chars_left = 0
         self._finish("max_chars", truncated=True)
 

@@ -40,8 +40,6 @@ FEEDBACK_CLOSE = "</feedback>"
 NOTICE_OPEN, NOTICE_CLOSE = "<notice>", "</notice>"
 BOX_OPEN, BOX_CLOSE = "\\boxed{", "}"
 
-_LONGEST_TAG = 160
-_BOX_START = "\\boxed {"
 # Each alternative starts with a literal character: only then does the engine skip all other text at full speed.
 _TOKEN = re.compile(
     r"""<(?:(?:(?P<open>consult|feedback)\b[^<>]{0,120}|(?P<bare>notice|answer))>
@@ -88,7 +86,7 @@ def escape(text: str) -> str:
 
 
 class ActionParser:
-    """Reads one turn of the policy, whole or piece by piece, in time linear in its length.
+    """Reads one turn of the policy, in time linear in its length.
 
     Args:
         agents: the names that may be consulted.
@@ -113,10 +111,7 @@ class ActionParser:
         self._consults = consults
         self._answers, self._extraction = answers, extraction
         self._ended, self._drafts = ended, drafts
-        self._parts: list[str] = []
-        self._pending = ""
-        self._offset = 0
-        self._open: dict[_Kind, list[_Open]] = {kind: [] for kind in _REASONS}
+        self._open: dict[_Kind, list[_Open]] = {"consult": [], "answer": [], "box": [], "feedback": [], "notice": []}
         """What is open, from the outside in."""
         self._nameless = False
         """Whether there was a consult tag that names no helper."""
@@ -127,13 +122,8 @@ class ActionParser:
         """Where consults, feedbacks and notices stand that are no actions."""
 
     @property
-    def consult_complete(self) -> bool:
-        """Whether a consult tag has closed: nothing behind it belongs to this turn."""
-        return self._consult is not None
-
-    @property
     def consult_end(self) -> int | None:
-        """The position right behind `</consult>`, in characters of the turn; None before it closed."""
+        """The position right behind `</consult>`, behind which nothing belongs to the turn; None where no consult closed."""
         return self._consult[4] if self._consult is not None else None
 
     @property
@@ -141,17 +131,12 @@ class ActionParser:
         """Where the consult that closed begins."""
         return self._consult[1] if self._consult is not None else None
 
-    def feed(self, text: str, *, last: bool = False) -> bool:
-        """Takes the next piece of the turn, or the last one; returns `consult_complete`."""
-        self._parts.append(text)
-        self._scan(self._pending + text, final=last)
-        return self.consult_complete
-
-    def finish(self) -> Consult | Answer | Malformed:
-        """The action that this turn is."""
-        if self._pending:
-            self._scan(self._pending, final=True)
-        text = "".join(self._parts)
+    def parse(self, text: str) -> Consult | Answer | Malformed:
+        """The action that this turn is; a parser reads one."""
+        for match in _TOKEN.finditer(text):
+            self._token(match, match.start(), match.end())
+            if self._consult is not None and self._consults:
+                break
         consult, answer = self._consult, None if self._drafts else self._answer
         marked: Answer | None = None
         if answer is not None:
@@ -206,20 +191,6 @@ class ActionParser:
         if not query.strip():
             return Malformed("the consult is empty: write the question between the tags.", text)
         return Consult(match[1], query.strip(), prefix)
-
-    def _scan(self, text: str, *, final: bool) -> None:
-        position = 0
-        # A tag may be cut by the end of this piece: what could still become one waits for the next.
-        limit = len(text) if final else _safe_end(text)
-        while not (self._consult is not None and self._consults):
-            match = _TOKEN.search(text, position)
-            if match is None or (match.start() >= limit and not final):
-                break
-            position = match.end()
-            self._token(match, self._offset + match.start(), self._offset + match.end())
-        consumed = max(position, limit)
-        self._offset += consumed
-        self._pending = text[consumed:]
 
     def _token(self, match: re.Match[str], start: int, end: int) -> None:
         group, token = match.lastgroup, match.group()
@@ -276,25 +247,6 @@ _NO_PROGRAM = (
 )
 
 
-def _safe_end(text: str) -> int:
-    """The position up to which `text` can be read without knowing what follows."""
-    start = max(0, len(text) - _LONGEST_TAG)
-    tag = text.rfind("<", start)
-    if tag >= 0 and text.find(">", tag) >= 0:
-        tag = -1
-    box = text.rfind("\\", max(start, len(text) - len(_BOX_START)))
-    if box >= 0 and not _BOX_START.startswith(text[box:]):
-        box = -1
-    if tag > box:
-        return tag
-    if box < 0:
-        return len(text)
-    # An escaped backslash is read as a pair, so go back to where the run of backslashes begins.
-    while box > start and text[box - 1] == "\\":
-        box -= 1
-    return box
-
-
 def parse(
     text: str,
     agents: Collection[str] = (),
@@ -306,8 +258,7 @@ def parse(
 ) -> Consult | Answer | Malformed:
     """The action that a whole turn is; see `ActionParser`."""
     parser = ActionParser(agents, consults=consults, answers=answers, extraction=extraction, ended=ended)
-    parser.feed(text, last=True)
-    return parser.finish()
+    return parser.parse(text)
 
 
 def adjacent_consults(
@@ -329,19 +280,13 @@ def adjacent_consults(
     asked = {first.agent}
     while len(asked) < limit:
         parser = ActionParser(agents)
-        parser.feed(text[end:], last=True)
-        action = parser.finish()
+        action = parser.parse(text[end:])
         if not isinstance(action, Consult) or action.prefix.strip() or action.agent in asked:
             break
         asked.add(action.agent)
         more.append(action)
         end += parser.consult_end or 0
     return more, end
-
-
-def may_be_consult(text: str) -> bool:
-    """Whether a text, white space before it aside, may be the beginning of a consult that has not closed yet."""
-    return "<consult".startswith(text.lstrip()[: len("<consult")]) and CONSULT_CLOSE not in text
 
 
 def same_answer(one: Answer, other: Answer, answers: AnswerForm) -> bool:

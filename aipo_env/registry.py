@@ -294,9 +294,9 @@ def make(
         render_mode: None or "ansi".
         seed: used by the first `reset` that brings none.
         options: what `make_game` takes: `agents`, `max_consults`, `max_turns`, `max_chars`, `max_reply_chars`,
-            `consult_cost`, `consult_timeout`, `helper_view`, `leak_filter`, `fan_out`, `extraction`, `consults_in_thought`, `solo`,
-            `dialect`, `observation`, `split`, `prompt`, `solo_prompt`, `reward_fn`, `codec`, `tasks`, and the options of the
-            task family (`data=`, `revision=` and `decontaminate=` for data sets, `parts=` for mix; `choice_seed=` and
+            `consult_cost`, `consult_timeout`, `helper_view`, `leak_filter`, `fan_out`, `extraction`, `consults_in_thought`,
+            `solo`, `dialect`, `observation`, `split`, `prompt`, `solo_prompt`, `reward_fn`, `codec`, `tasks`, and the options
+            of the task family (`data=`, `revision=` and `decontaminate=` for data sets, `parts=` for mix; `choice_seed=` and
             `keep_texts=` for gpqa-diamond; `version=`, `start_date=`, `end_date=`, `time_limit_s=` for livecodebench; `level=`,
             `digits=`, `operators=`, `style=` for rulebook).
 

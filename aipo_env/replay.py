@@ -27,7 +27,18 @@ from aipo_env.trajectory import Segment, Source, Trajectory, numbered_traces
 _ESCAPED = re.compile(r"&lt;(?=/?(?:consult|feedback|answer|notice)\b)", re.IGNORECASE)
 _OWN_ENDS = ("answer", "no_answer", "max_turns", "max_chars")
 """The stop reasons that an episode comes to by itself, never from outside."""
-_FIELDS = ("env_id", "task_id", "seed", "assisted", "self_help", "num_consults", "stop_reason", "verdict", "reward_parts", "reward")
+_FIELDS = (
+    "env_id",
+    "task_id",
+    "seed",
+    "assisted",
+    "self_help",
+    "num_consults",
+    "stop_reason",
+    "verdict",
+    "reward_parts",
+    "reward",
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -187,7 +198,7 @@ def _action(episode: Episode, own: Segment, after: Sequence[Segment], stop_reaso
         return own.text + " "
     if codec is None:
         return own.text
-    beyond = _beyond(understood, after) if episode.dialect.closing else None
+    beyond = _beyond(understood, after) if episode.dialect.closing or own.agent else None
     ids = own.token_ids + (() if beyond is None else beyond.token_ids)
     rest = "" if beyond is None else beyond.text
     decode = episode.dialect.text

@@ -125,9 +125,7 @@ def sample_turns(policy: Policy, envs: Sequence[ConsultEnv], config: Config, rng
             turns[row].append(token)
             logprobs[row].append(logprob)
             asks = envs[row].config.assisted and ">" in policy.codec.decode([token])
-            if token in policy.eos_ids or (
-                asks and envs[row].episode.turn_is_complete(policy.codec.decode(turns[row]))
-            ):
+            if token in policy.eos_ids or (asks and "</consult>" in policy.codec.decode(turns[row])):
                 finish[row] = "stop"
             elif len(turns[row]) == rooms[row]:
                 finish[row] = "length"

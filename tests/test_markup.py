@@ -163,27 +163,17 @@ def test_solo_turns_have_no_consults_and_ignore_answers_inside_self_written_help
     assert isinstance(inside, Malformed)
 
 
-@given(MESSY, st.lists(st.integers(1, 7), max_size=60), st.booleans())
-def test_reading_piece_by_piece_is_reading_at_once(text: str, cuts: list[int], consults: bool) -> None:
-    parser = ActionParser(AGENTS, consults=consults)
-    position = 0
-    for cut in cuts:
-        parser.feed(text[position : position + cut])
-        position += cut
-    parser.feed(text[position:])
-    assert parser.finish() == parse(text, AGENTS, consults=consults)
-
-
-@given(MESSY)
-def test_a_consult_is_complete_exactly_at_its_closing_tag(text: str) -> None:
+@given(MESSY, MESSY)
+def test_a_consult_ends_at_its_closing_tag_whatever_follows(text: str, behind: str) -> None:
     parser = ActionParser(AGENTS)
-    for end, character in enumerate(text, start=1):
-        if parser.feed(character):
-            assert parser.consult_end == end
-            assert text[:end].endswith("</consult>")
-            assert not ActionParser(AGENTS).feed(text[: end - 1])
-            return
-    assert parser.consult_end is None
+    action = parser.parse(text)
+    end = parser.consult_end
+    if end is None:
+        assert not isinstance(action, Consult)
+        return
+    assert text[:end].endswith("</consult>")
+    again = ActionParser(AGENTS)
+    assert (again.parse(text[:end] + behind).__class__, again.consult_end) == (action.__class__, end)
 
 
 @given(MESSY)
@@ -290,17 +280,6 @@ def test_what_is_no_unmarked_program_is_read_as_ever(text: str, consults: bool, 
         assert isinstance(plain, Malformed)
 
 
-@given(PROGRAMS, st.lists(st.integers(1, 7), max_size=60), st.booleans())
-def test_programs_are_read_piece_by_piece_too(text: str, cuts: list[int], consults: bool) -> None:
-    parser = ActionParser(AGENTS, consults=consults, answers="program")
-    position = 0
-    for cut in cuts:
-        parser.feed(text[position : position + cut])
-        position += cut
-    parser.feed(text[position:])
-    assert parser.finish() == parse(text, AGENTS, consults=consults, answers="program")
-
-
 def test_a_structured_program_without_fences_stays_the_answer() -> None:
     for answer in (Answer("print(1)"), Answer("print(1)", "Not this:\n```python\nx\n```\n"), Answer("}{ </answer>")):
         found = parse(render(answer, answers="program"), AGENTS, answers="program")
@@ -356,16 +335,9 @@ def test_a_turn_that_was_cut_says_its_answer_in_so_many_words_or_not_at_all() ->
     )
 
 
-@given(MESSY, st.lists(st.integers(1, 7), max_size=60), st.booleans())
-def test_lenient_turns_are_read_piece_by_piece_too(text: str, cuts: list[int], consults: bool) -> None:
-    parser = ActionParser(AGENTS, consults=consults, extraction="lenient")
-    position = 0
-    for cut in cuts:
-        parser.feed(text[position : position + cut])
-        position += cut
-    parser.feed(text[position:])
-    found = parser.finish()
-    assert found == parse(text, AGENTS, consults=consults, extraction="lenient")
+@given(MESSY, st.booleans())
+def test_lenient_turns_say_what_the_plain_rules_read(text: str, consults: bool) -> None:
+    found = parse(text, AGENTS, consults=consults, extraction="lenient")
     plain = parse(text, AGENTS, consults=consults)
     assert found == plain or isinstance(plain, Malformed)
 

@@ -78,7 +78,16 @@ _OUR_OPTIONS: Final = frozenset(
             "return_token_ids",
             "seed",
         ),
-        *("skip_special_tokens", "stop", "stop_token_ids", "stream", "temperature", "top_logprobs", "top_p", "truncate_prompt_tokens"),
+        *(
+            "skip_special_tokens",
+            "stop",
+            "stop_token_ids",
+            "stream",
+            "temperature",
+            "top_logprobs",
+            "top_p",
+            "truncate_prompt_tokens",
+        ),
         *("use_beam_search",),
     }
 )

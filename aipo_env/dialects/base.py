@@ -126,10 +126,6 @@ class Dialect(Protocol):
         """
         ...
 
-    def is_complete(self, text: str, rules: EpisodeConfig, before: Sequence[Segment]) -> bool:
-        """Whether a turn, of which this is written so far, is over whatever the policy would write behind it."""
-        ...
-
     def render(
         self, action: Consult | Answer | Sequence[Consult], rules: EpisodeConfig, before: Sequence[Segment]
     ) -> str:

@@ -24,7 +24,7 @@ from aipo_env.dialects.base import (
     recorded_reply,
     restored,
 )
-from aipo_env.dialects.thinking import Thought, find_thought, hide_thought, opened_by
+from aipo_env.dialects.thinking import FIRST_LETTERS, Thought, find_thought, hide_thought, opened_by
 from aipo_env.prompts import build_prompt
 from aipo_env.protocol import Answer, Consult, FinishReason, Malformed, Reply
 from aipo_env.trajectory import Segment, Source
@@ -82,17 +82,11 @@ class Tags:
         finish: FinishReason = "stop",
     ) -> Reading:
         """The first complete tag decides, and what is drafted in a thought is no answer; see `markup`."""
-        return self._read(text, rules, before, finish)[0]
-
-    def _read(
-        self, text: str, rules: EpisodeConfig, before: Sequence[Segment], finish: FinishReason
-    ) -> tuple[Reading, bool]:
-        """The reading, and whether a consult has closed."""
         thought = find_thought(text, self._thinks(before) or False)
         if thought is not None and rules.asks and rules.consults_in_thought:
             found = self._read_thought(text, thought, rules, before[0].text)
             if found is not None:
-                return found, True
+                return found
         parser = markup.ActionParser(
             rules.agents,
             consults=rules.asks,
@@ -100,13 +94,12 @@ class Tags:
             extraction=rules.extraction,
             ended=finish == "stop",
         )
-        parser.feed(hide_thought(text, thought), last=True)
-        understood = parser.finish()
+        understood = parser.parse(hide_thought(text, thought))
         if thought is not None:
             understood = restored(understood, text, thought)
         # Behind a complete consult nothing belongs to the turn; an answer turn is kept whole.
         end = len(text) if isinstance(understood, Answer) or parser.consult_end is None else parser.consult_end
-        return self._with_adjacent(understood, text, end, rules), parser.consult_complete
+        return self._with_adjacent(understood, text, end, rules)
 
     def _with_adjacent(
         self, understood: Consult | Answer | Malformed, text: str, end: int, rules: EpisodeConfig
@@ -123,11 +116,10 @@ class Tags:
         start = thought.start
         while True:
             parser = markup.ActionParser(rules.agents, drafts=True)
-            parser.feed(text[start : thought.end], last=True)
+            understood = parser.parse(text[start : thought.end])
             if parser.consult_start is None or parser.consult_end is None:
                 return None
             tag, end = start + parser.consult_start, start + parser.consult_end
-            understood = parser.finish()
             if text[tag:end] not in prompt and (isinstance(understood, Consult) or not text[end:].strip()):
                 if isinstance(understood, Consult):
                     understood = dataclasses.replace(understood, prefix=text[:tag])
@@ -137,16 +129,22 @@ class Tags:
     def _thinks(self, before: Sequence[Segment]) -> str | None:
         """The style of the thought in which the policy's turn begins: the prompt opened it, or a consult stands in it."""
         opened = self._opened(before[0])
-        if opened is None and len(before) == 1:
-            return None
+        policy = Source.POLICY
+        if opened is None:
+            for segment in before:
+                if segment.source is policy and segment.text[:1] in FIRST_LETTERS:
+                    break
+            else:
+                return None
         said: list[str] = []
-        for number in range(len(before) - 1, 0, -1):
+        for number in range(1, len(before)):
             segment = before[number]
-            if segment.source is Source.TEMPLATE and not before[number - 1].text.endswith(markup.CONSULT_CLOSE):
-                break  # a notice to a turn that had ended begins another
-            if segment.source is Source.POLICY:
+            ends = segment.source is Source.TEMPLATE and not segment.agent
+            if ends and not before[number - 1].text.endswith(markup.CONSULT_CLOSE):
+                said = []  # a notice to a turn that had ended begins another
+            if segment.source is policy and not segment.agent:
                 said.append(segment.text)
-        thought = find_thought("".join(reversed(said)), opened or False)
+        thought = find_thought("".join(said), opened or False)
         return None if thought is None or thought.closed else thought.style
 
     def _opened(self, prompt: Segment) -> str | None:
@@ -159,15 +157,6 @@ class Tags:
                 self._tails.clear()
             self._tails[tail] = opened_by(decoded(getattr(self.codec, "spell", self.text), tail) or "")
         return self._tails[tail]
-
-    def is_complete(self, text: str, rules: EpisodeConfig, before: Sequence[Segment]) -> bool:
-        """Behind a consult that closed, unless another may follow it; elsewhere a turn ends where the policy ends it."""
-        if not rules.asks or self.closing not in text:
-            return False
-        reading, closed = self._read(text, rules, before, "stop")
-        if reading.calls:
-            return len(reading.calls) == rules.fan_out or not markup.may_be_consult(text[reading.end :])
-        return closed
 
     def render(
         self, action: Consult | Answer | Sequence[Consult], rules: EpisodeConfig, before: Sequence[Segment]

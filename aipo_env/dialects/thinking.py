@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import string
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -28,6 +29,8 @@ THOUGHTS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 
 # What openers begin and end with: most turns, and most prompts, are none at a glance.
 _FIRST = {opener[0] for opener, _ in THOUGHTS.values()}
+FIRST_LETTERS: Final = frozenset(_FIRST | set(string.whitespace))
+"""What a text begins with that opens with a thought."""
 _LAST = {opener[-1] for opener, _ in THOUGHTS.values()}
 _NO_BREAK = re.compile(r"[^\n]")
 

@@ -153,8 +153,7 @@ class Tools:
         )
         seen = hide_thought(marked, thought)
         end = next((end for end in self.chat.end_texts if seen.endswith(end)), "")
-        parser.feed(seen.removesuffix(end), last=True)
-        understood = parser.finish()
+        understood = parser.parse(seen.removesuffix(end))
         if thought is not None:
             understood = restored(understood, marked, thought)
         if isinstance(understood, Answer):
@@ -162,10 +161,6 @@ class Tools:
             return Reading(Answer(*said), len(text))
         assert isinstance(understood, Malformed)
         return Reading(Malformed(understood.reason.replace("a consult tag", "a call"), text), len(text))
-
-    def is_complete(self, text: str, rules: EpisodeConfig, before: Sequence[Segment]) -> bool:
-        """Never: the policy's end token ends its turn."""
-        return False
 
     def render(
         self, action: Consult | Answer | Sequence[Consult], rules: EpisodeConfig, before: Sequence[Segment]
@@ -232,7 +227,9 @@ class Tools:
             elif segment.source is not Source.TEMPLATE or segment.text.startswith(markup.NOTICE_OPEN):
                 said = segment.text
                 if segment.agent in self._frames:
-                    said = said.removesuffix(self.closer(segment.agent)).removesuffix(self._frames[segment.agent].behind.lead)
+                    said = said.removesuffix(self.closer(segment.agent)).removesuffix(
+                        self._frames[segment.agent].behind.lead
+                    )
                 told.append({"role": "tool", "content": said, "name": segment.agent})
         return told
 
@@ -283,7 +280,11 @@ class Tools:
             marker = self.closer(name)
             content, ids, lead = content + lead + marker, [*ids, *rest, *markup_ids(marker)], ""
             close, rest = close.removeprefix(marker), []
-        given = () if source is not Source.AGENT or self.codec is None else (*(logprobs or ()), *[0.0] * len(ids))[: len(ids)]
+        given = (
+            ()
+            if source is not Source.AGENT or self.codec is None
+            else (*(logprobs or ()), *[0.0] * len(ids))[: len(ids)]
+        )
         segments = [
             Segment(Source.TEMPLATE, head + tail, (*markup_ids(head), *edge)),
             Segment(source, content, tuple(ids), given, agent=agent, mu_known=known),

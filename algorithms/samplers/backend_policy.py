@@ -70,7 +70,9 @@ class BackendPolicy:
             limit = min(limit, self.context_length - len(request.token_ids))
         if limit < 1:
             return TokenAction((), () if self.sampling.logprobs else None, "length")
-        sampling = dataclasses.replace(self.sampling, max_tokens=limit, seed=request.seed, stop=request.stop, stop_ids=request.stop_ids)
+        sampling = dataclasses.replace(
+            self.sampling, max_tokens=limit, seed=request.seed, stop=request.stop, stop_ids=request.stop_ids
+        )
         generation = await self.backend.complete(request.token_ids, sampling)
         ids = generation.token_ids
         if ids is None:

@@ -10,7 +10,6 @@ from aipo_agents.thoughts import split_reasoning
 from aipo_agents.untrusted import neutralise
 from aipo_env.protocol import TextAction, TurnRequest
 
-
 _ROLES: Mapping[str, ChatRole] = {"system": "system", "assistant": "assistant"}
 """A tool's message is the user's here: servers take one only behind a call that they parsed themselves."""
 

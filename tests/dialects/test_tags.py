@@ -80,13 +80,6 @@ def test_programs_of_a_thought_are_drafts() -> None:
     assert play("p", f"<think>{draft}{program}", answers="program") == [INSIDE]
 
 
-def test_a_sampler_stops_behind_a_consult_and_not_behind_a_quotation() -> None:
-    episode = Episode(SumTasks().task(4), f"Ask as in {ASK}. {OPENED}", EpisodeConfig(agents=("verify",)))
-    assert not episode.turn_is_complete(f"I may write {ASK}")
-    assert episode.turn_is_complete(f"I may write {ASK}, so {ASK.replace('1', '2')}")
-    assert not episode.turn_is_complete("</consult>")
-
-
 def test_a_chat_template_may_open_the_thought() -> None:
     markers = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
     codec = TransformersCodec(carrier(THINKING, markers, "<|im_end|>"))
