@@ -112,9 +112,6 @@ async def ask_together(calls: Sequence[Coroutine[object, object, T]]) -> list[T]
     if len(calls) == 1:
         # A task costs more than the rest of a consult.
         return [await calls[0]]
-    if len(calls := list(calls)) == 1:
-        # A task costs more than the rest of a consult.
-        return [await calls[0]]
     tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)

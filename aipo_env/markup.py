@@ -122,14 +122,9 @@ class ActionParser:
         """Where consults, feedbacks and notices stand that are no actions."""
 
     @property
-    def consult_end(self) -> int | None:
-        """The position right behind `</consult>`, behind which nothing belongs to the turn; None where no consult closed."""
-        return self._consult[4] if self._consult is not None else None
-
-    @property
-    def consult_start(self) -> int | None:
-        """Where the consult that closed begins."""
-        return self._consult[1] if self._consult is not None else None
+    def consult_span(self) -> tuple[int, int] | None:
+        """Where the consult that closed begins, and right behind it, where the turn ends; None where none closed."""
+        return None if self._consult is None else (self._consult[1], self._consult[4])
 
     def parse(self, text: str) -> Consult | Answer | Malformed:
         """The action that this turn is; a parser reads one."""
@@ -285,7 +280,8 @@ def adjacent_consults(
             break
         asked.add(action.agent)
         more.append(action)
-        end += parser.consult_end or 0
+        assert parser.consult_span is not None
+        end += parser.consult_span[1]
     return more, end
 
 

@@ -488,28 +488,15 @@ def make_game(
         task_options: options of the task family.
     """
     spec = env_spec(env_id)
-    given = {
-        "max_consults": max_consults,
-        "max_turns": max_turns,
-        "max_chars": max_chars,
-        "max_reply_chars": max_reply_chars,
-        "consult_cost": consult_cost,
-        "helper_view": helper_view,
-        "leak_filter": leak_filter,
-        "fan_out": fan_out,
-        "extraction": extraction,
-        "consults_in_thought": consults_in_thought,
-        "solo": solo,
-    }
-    idle = [n for n, v in {"agents": agents, **given}.items() if v is not None and n in HELPER_RULES]
+    fields = {field.name for field in dataclasses.fields(EpisodeConfig)} - {"agents", "assisted"}
+    given = {name: value for name, value in locals().items() if name in fields and value is not None}
+    idle = [name for name in HELPER_RULES if name in given or (name == "agents" and agents is not None)]
     if idle and not spec.assisted and solo != "self-help":
         raise ConfigurationError(
             f"{spec.id} is solo and asks nobody: {', '.join(idle)} would change nothing. Leave it out, or make the id that "
             "ends in '-consult'."
         )
-    fields = {field.name for field in dataclasses.fields(EpisodeConfig)}
-    rules = {k: v for k, v in spec.options.items() if k in fields - {"agents", "assisted"}}
-    rules |= {k: v for k, v in given.items() if v is not None}
+    rules = {k: v for k, v in spec.options.items() if k in fields} | given
     if tasks is None:
         tasks = make_tasks(env_id, split=split, **task_options)
     elif task_options or split is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import Space
@@ -16,6 +16,8 @@ from gymnasium.vector.utils import create_empty_array
 from gymnasium.wrappers.utils import create_zero_array
 
 from aipo_env.errors import ConfigurationError
+
+T = TypeVar("T")
 
 DEFAULT_CORPUS = (
     r"\boxed{42}",
@@ -30,16 +32,21 @@ PLAIN_CORPUS = tuple(text for text in DEFAULT_CORPUS if "<consult" not in text)
 """Those that may stand inside a structured action."""
 
 
-class Messages(Space[tuple[dict[str, str], ...]]):
-    """All chats: messages with `role` and `content`, and further fields, all of them strings."""
+class _Words(Space[T]):
+    """A space whose members have no array form."""
 
     def __init__(self, seed: int | np.random.Generator | None = None) -> None:
         super().__init__(shape=(), dtype=None, seed=seed)
+        tell_torchrl()
 
     @property
     def is_np_flattenable(self) -> bool:
-        """A chat has no array form."""
+        """Never."""
         return False
+
+
+class Messages(_Words[tuple[dict[str, str], ...]]):
+    """All chats: messages with `role` and `content`, and further fields, all of them strings."""
 
     def sample(self, mask: Any = None, probability: Any = None) -> tuple[dict[str, str], ...]:
         """A chat of one message. `mask` and `probability` are accepted, and unused."""
@@ -65,7 +72,7 @@ class Messages(Space[tuple[dict[str, str], ...]]):
         return isinstance(other, Messages)
 
 
-class Unicode(Space[str]):
+class Unicode(_Words[str]):
     """All strings of at most `max_chars` characters.
 
     Args:
@@ -89,13 +96,7 @@ class Unicode(Space[str]):
             )
         self.max_chars = max_chars
         self.corpus = tuple(corpus)
-        super().__init__(shape=(), dtype=None, seed=seed)
-        tell_torchrl()
-
-    @property
-    def is_np_flattenable(self) -> bool:
-        """Text has no array form."""
-        return False
+        super().__init__(seed)
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         """Draws a string of the corpus. `mask` and `probability` are accepted, as PettingZoo's tests pass them, and unused."""
@@ -128,13 +129,20 @@ def _no_text(space: Unicode) -> str:  # type: ignore[misc] # the first argument 
     return ""
 
 
-@create_empty_array.register
-def _no_texts(space: Unicode, n: int | None = 1, fn: object = None) -> Any:
-    return "" if n is None else ("",) * n
+@create_zero_array.register
+def _no_messages(space: Messages) -> tuple[dict[str, str], ...]:  # type: ignore[misc]
+    return ()
+
+
+@create_empty_array.register(Unicode)
+@create_empty_array.register(Messages)
+def _nothing(space: Space[Any], n: int | None = 1, fn: object = None) -> Any:
+    zero = create_zero_array(space)
+    return zero if n is None else (zero,) * n
 
 
 def tell_torchrl() -> None:
-    """Tells torchrl, where it has been imported, that this space is text; done whenever a space is made.
+    """Tells torchrl, where it has been imported, that these spaces are no tensors; done whenever one is made.
 
     Only an environment that was made before torchrl was imported needs the call.
     """
@@ -143,7 +151,8 @@ def tell_torchrl() -> None:
         return
     from torchrl.data import NonTensor
 
-    def convert(space: Unicode, device: object = None, **_: object) -> object:
-        return NonTensor((), device=device, example_data="")
+    def convert(space: _Words[Any], device: object = None, **_: object) -> object:
+        return NonTensor((), device=device, example_data=create_zero_array(space))
 
-    gym.register_gym_spec_conversion(Unicode)(convert)
+    for kind in (Unicode, Messages):
+        gym.register_gym_spec_conversion(kind)(convert)

@@ -167,13 +167,14 @@ def test_solo_turns_have_no_consults_and_ignore_answers_inside_self_written_help
 def test_a_consult_ends_at_its_closing_tag_whatever_follows(text: str, behind: str) -> None:
     parser = ActionParser(AGENTS)
     action = parser.parse(text)
-    end = parser.consult_end
-    if end is None:
+    if parser.consult_span is None:
         assert not isinstance(action, Consult)
         return
+    _, end = parser.consult_span
     assert text[:end].endswith("</consult>")
     again = ActionParser(AGENTS)
-    assert (again.parse(text[:end] + behind).__class__, again.consult_end) == (action.__class__, end)
+    assert type(again.parse(text[:end] + behind)) is type(action)
+    assert again.consult_span == parser.consult_span
 
 
 @given(MESSY)

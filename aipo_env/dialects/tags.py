@@ -98,7 +98,8 @@ class Tags:
         if thought is not None:
             understood = restored(understood, text, thought)
         # Behind a complete consult nothing belongs to the turn; an answer turn is kept whole.
-        end = len(text) if isinstance(understood, Answer) or parser.consult_end is None else parser.consult_end
+        span = None if isinstance(understood, Answer) else parser.consult_span
+        end = len(text) if span is None else span[1]
         return self._with_adjacent(understood, text, end, rules)
 
     def _with_adjacent(
@@ -117,9 +118,9 @@ class Tags:
         while True:
             parser = markup.ActionParser(rules.agents, drafts=True)
             understood = parser.parse(text[start : thought.end])
-            if parser.consult_start is None or parser.consult_end is None:
+            if parser.consult_span is None:
                 return None
-            tag, end = start + parser.consult_start, start + parser.consult_end
+            tag, end = (start + position for position in parser.consult_span)
             if text[tag:end] not in prompt and (isinstance(understood, Consult) or not text[end:].strip()):
                 if isinstance(understood, Consult):
                     understood = dataclasses.replace(understood, prefix=text[:tag])

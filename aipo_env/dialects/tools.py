@@ -94,6 +94,7 @@ class Tools:
         self._first = names[0]
         self._tools = [_function(name, what) for name, what in self._helpers.items()]
         self._marker = re.compile("|".join(map(re.escape, sorted(chat.markers, key=len, reverse=True))) or r"(?!)")
+        self._between = functools.cache(self._learn_between)
         self.family = self._learn()
         self.max_calls = self.family.max_calls
         self._named = functions(self._tools)
@@ -200,10 +201,7 @@ class Tools:
 
     def end_reply(self, agent: str, place: Place) -> list[Segment]:
         """The template behind the message."""
-        behind = self._frames[agent].behind
-        lead = "" if place.closed else behind.lead
-        close = behind.core + behind.tail if place.last else ""
-        close = close.removeprefix(self.closer(agent)) if place.closed else close
+        lead, close = self._behind(agent, place, closed=place.closed)
         ids = (*self.chat.encode(lead), *self.chat.encode_markup(close))
         return [Segment(Source.TEMPLATE, lead + close, ids, agent=agent)] if lead + close else []
 
@@ -270,27 +268,29 @@ class Tools:
         frame, encode, markup_ids = self._frames[name], self.chat.encode, self.chat.encode_markup
         content = json.dumps(content, ensure_ascii=False)[1:-1] if frame.quotes else content
         head, tail = self._before(name, place)
-        lead, close = frame.behind.lead, frame.behind.core + frame.behind.tail if place.last else ""
+        lead, close = self._behind(name, place, closed=False)
         if ids is None:
             edge, ids, rest = self._share(tail, content, lead)
         else:
             edge, rest = encode(tail), encode(lead)
-        known = logprobs is not None
         if source is Source.AGENT and place.ends and place.last:
-            marker = self.closer(name)
-            content, ids, lead = content + lead + marker, [*ids, *rest, *markup_ids(marker)], ""
-            close, rest = close.removeprefix(marker), []
-        given = (
-            ()
-            if source is not Source.AGENT or self.codec is None
-            else (*(logprobs or ()), *[0.0] * len(ids))[: len(ids)]
-        )
+            content, ids, rest = content + lead + self.closer(name), [*ids, *rest, *markup_ids(self.closer(name))], []
+            lead, close = self._behind(name, place, closed=True)
+        given = list(logprobs or ())
+        if source is Source.AGENT and self.codec is not None:
+            given += [0.0] * (len(ids) - len(given))
         segments = [
             Segment(Source.TEMPLATE, head + tail, (*markup_ids(head), *edge)),
-            Segment(source, content, tuple(ids), given, agent=agent, mu_known=known),
+            Segment(source, content, tuple(ids), tuple(given), agent=agent, mu_known=logprobs is not None),
             Segment(Source.TEMPLATE, lead + close, (*rest, *markup_ids(close))),
         ]
         return [segment for segment in segments if segment.text]
+
+    def _behind(self, name: str, place: Place, *, closed: bool) -> tuple[str, str]:
+        """The template behind a helper's message, less the marker that closes it where that stands already."""
+        behind = self._frames[name].behind
+        close = behind.core + behind.tail if place.last else ""
+        return ("", close.removeprefix(self.closer(name))) if closed else (behind.lead, close)
 
     def _before(self, name: str, place: Place) -> tuple[str, str]:
         """The template before a helper's message: up to its last marker, and the plain characters behind that."""
@@ -427,24 +427,18 @@ class Tools:
         trims = not before.endswith(tab), not behind.startswith(tab)
         return _Frame(self._split(before.removesuffix(tab)), self._split(behind.removeprefix(tab), last=True), trims)
 
-    @functools.cached_property
-    def _betweens(self) -> dict[tuple[str, str], _Glue]:
-        return {}
-
-    def _between(self, one: str, other: str) -> _Glue:
+    def _learn_between(self, one: str, other: str) -> _Glue:
         """What stands between two replies; its first plain characters belong to what stands behind each."""
-        if (one, other) not in self._betweens:
-            replies = ["firstreply", "secondreply"]
-            try:
-                rendered = self._conversation(calls=2, replies=replies, names=[one, other])
-            except ConfigurationError:
-                rendered = self._conversation(calls=1, replies=replies, names=[one, other])
-            before = rendered.partition(replies[1])[0]
-            glue, lead = self._split(before.partition(replies[0])[2]), self._frames[one].behind.lead
-            if not glue.core and glue.tail.startswith(lead):  # a vocabulary that has no markers for replies
-                glue = _Glue(lead, "", glue.tail[len(lead) :])
-            self._betweens[one, other] = glue
-        return self._betweens[one, other]
+        replies = ["firstreply", "secondreply"]
+        try:
+            rendered = self._conversation(calls=2, replies=replies, names=[one, other])
+        except ConfigurationError:
+            rendered = self._conversation(calls=1, replies=replies, names=[one, other])
+        glue = self._split(rendered.partition(replies[1])[0].partition(replies[0])[2])
+        lead = self._frames[one].behind.lead
+        if not glue.core and glue.tail.startswith(lead):  # a vocabulary that has no markers for replies
+            return _Glue(lead, "", glue.tail[len(lead) :])
+        return glue
 
     def _split(self, text: str, *, last: bool = False) -> _Glue:
         """A text of the template cut at its first and last marker; where it has none, and nothing follows, all is its lead."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from aipo_env.episode import EpisodeConfig
 from aipo_env.errors import AipoError
@@ -62,7 +61,8 @@ def check_agent(
         return report.finish()
     _check_names(made, report)
     # A thread of its own: the check may be called where an event loop is running.
-    _in_thread(lambda: _check_replies(made, report, deterministic, timeout, max_block))
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(_check_replies, made, report, deterministic, timeout, max_block).result()
     return report.finish()
 
 
@@ -245,19 +245,3 @@ async def _longest_block(agent: Agent, requests: list[ConsultRequest], timeout: 
     await asyncio.sleep(0.002)
     ticker.cancel()
     return longest
-
-
-def _in_thread(function: Callable[[], None]) -> None:
-    failures: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            function()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=call, name="check-agent")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]

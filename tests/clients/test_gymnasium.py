@@ -35,9 +35,10 @@ WRAPPERS: dict[str, Callable[[Any], gymnasium.Env[Any, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("kind", ["text", "messages"])
 @pytest.mark.parametrize("name", WRAPPERS)
-def test_a_wrapper_s_observations_are_in_its_space(name: str) -> None:
-    env = WRAPPERS[name](aipo_env.make("rulebook-consult"))
+def test_a_wrapper_s_observations_are_in_its_space(name: str, kind: str) -> None:
+    env = WRAPPERS[name](aipo_env.make("rulebook-consult", observation=kind))
     observation, _ = env.reset(seed=0)
     assert observation in env.observation_space
     for turn in TURNS:

@@ -32,6 +32,16 @@ def test_a_wrapped_environment_keeps_its_specs() -> None:
     env.close()
 
 
+def test_a_chat_is_no_tensor_either() -> None:
+    env = GymWrapper(aipo_env.make("rulebook-consult", observation="messages", dialect="tools"))
+    assert isinstance(env.observation_spec["messages"], NonTensor)
+    check_env_specs(env)
+    start = env.reset()
+    after = env.step(start.set("action", "Hm."))["next"]
+    assert [message["role"] for message in after["messages"]] == ["system", "user", "assistant", "tool"]
+    env.close()
+
+
 def test_an_environment_is_made_by_its_id() -> None:
     env = GymEnv("aipo/rulebook-consult-v0", max_turns=3)
     check_env_specs(env)

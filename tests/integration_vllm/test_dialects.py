@@ -55,7 +55,7 @@ def played(
     async def play() -> list[Trajectory]:
         env = at.env("rulebook-consult", path, caller, dialect="tools")
         async with asyncio.timeout(180):
-            found = await aipo_env.rollout(env, watched, 2, group_size=2, seed=5, traces=path).collect()
+            found = await aipo_env.rollout(env, watched, 3, seed=5, traces=path).collect()
         await at.backend.aclose()
         return found
 
@@ -86,7 +86,8 @@ def test_a_call_goes_through_the_server_and_back(
         assert list(trajectory.segments[0].token_ids) == tokens_of(server, problem[:1], tools)
         # So is the text of the whole, though nothing was rendered again.
         whole = caller.tokenizer.apply_chat_template(problem, tools=tools, tokenize=False)
-        assert whole.removesuffix("\n") == trajectory.text
+        assert whole.startswith(trajectory.text)
+        assert whole.removeprefix(trajectory.text) in ("\n", f"{end}\n")  # the limit of tokens may cut the last turn
         # A turn that asks ends with its end token, which the template does not say again.
         own = [s for s in trajectory.segments if s.source is Source.POLICY]
         assert all(s.token_ids[-1] in caller.codec.eos_ids for s in own[:-1])
@@ -118,7 +119,7 @@ def test_its_logprobs_are_those_of_transformers(
                 largest = max(largest, largest_difference(segment.logprobs[sampled], theirs))
                 count += len(theirs)
     print(f"{count} sampled policy tokens: largest difference of a log-probability {largest:.2e}")
-    assert count >= 20
+    assert count >= 10
     assert largest < TOLERANCE
     # The helpers' own ids stand in the tool's message, with their log-probabilities.
     assert known
