@@ -365,6 +365,12 @@ class ConsultGame:
         game.dialect = game.dialect.without_codec()
         return game
 
+    def with_solo(self, solo: Literal["plain", "self-help"]) -> ConsultGame:
+        """The same game with other episodes where nobody answers."""
+        game = copy.copy(self)
+        game.config = dataclasses.replace(game.config, solo=solo)
+        return game
+
     async def aclose(self) -> None:
         """Closes what the game's own helpers hold open (connections, engines)."""
         for name in self.owned:

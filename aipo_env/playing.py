@@ -86,13 +86,12 @@ def turn_request(episode: Episode, *, seed: int, max_tokens: int | None = None) 
     config, dialect = episode.config, episode.dialect
     closing, codec = dialect.closing, dialect.codec
     # With several consults a turn no single string ends one.
-    stop, stop_ids = (closing,) if closing and config.asks and config.fan_out == 1 else (), ()
-    if codec is not None:
-        stop_ids = tuple(sorted(codec.eos_ids))
+    stop = (closing,) if closing and config.asks and config.fan_out == 1 else ()
+    stop_ids: list[int] = [] if codec is None else sorted(codec.eos_ids)
     if episode.replying:
-        stop = (dialect.closer(episode.replying),)
-        if len(ids := dialect.ids(stop[0])) == 1:
-            stop, stop_ids = (), (*stop_ids, *ids)
+        closing = dialect.closer(episode.replying)
+        ids = dialect.ids(closing)
+        stop, stop_ids = ((), [*stop_ids, *ids]) if len(ids) == 1 else ((closing,), stop_ids)
     return TurnRequest(
         transcript=episode.transcript,
         token_ids=tuple(i for segment in episode.segments for i in segment.token_ids) if codec else (),
@@ -102,7 +101,7 @@ def turn_request(episode: Episode, *, seed: int, max_tokens: int | None = None) 
         turn=episode.turn,
         task_id=episode.task.id,
         assisted=config.assisted,
-        stop_ids=stop_ids,
+        stop_ids=tuple(stop_ids),
         replying=episode.replying,
         tell=functools.partial(dialect.messages, episode.prompt, tuple(episode.segments)),
     )

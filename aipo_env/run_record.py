@@ -107,8 +107,8 @@ class RunRecord:
                 "for the run, and play the traces again with aipo_env.replay(traces, env)."
             )
         agents = {name: _Described(name, description) for name, description in self.agents.items()}
-        # A solo environment takes no helpers: it has those of its id.
-        given = agents if env_spec(self.env_id).assisted else None
+        # A solo environment that asks nobody takes no helpers: it has those of its id.
+        given = agents if env_spec(self.env_id).assisted or self.options.get("solo") == "self-help" else None
         return make_game(self.env_id, agents=given, codec=codec, **self.options)  # type: ignore[arg-type]
 
     def differences(self, other: RunRecord) -> list[str]:

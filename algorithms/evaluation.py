@@ -50,6 +50,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Samples each task, alone and, where there are helpers, with help; returns pass@1 (unbiased) and pass@`num_samples`.
 
+    Where the environment's solo rollouts are of self-help, those are a mode of their own beside the plain ones.
+
     Args:
         sampler: of the policy.
         env: made with the policy's tokenizer.
@@ -58,7 +60,9 @@ def evaluate(
         seed: seeds the sampling and the helpers.
         on_episode: called with how many episodes are finished, and how many there are.
     """
-    modes = {"solo": False, "assisted": True} if env.config.assisted else {"solo": False}
+    modes = {"solo": (ConsultEnv(env.game.with_solo("plain")), False)}
+    modes |= {"self_help": (env, False)} if env.config.solo == "self-help" else {}
+    modes |= {"assisted": (env, True)} if env.config.assisted else {}
     metrics: dict[str, float] = {}
     done, total = 0, len(modes) * len(tasks) * num_samples
 
@@ -68,9 +72,9 @@ def evaluate(
         on_episode(done, total)
 
     on_episode(0, total)
-    for name, assisted in modes.items():
+    for name, (played, assisted) in modes.items():
         correct = count_correct(
-            sampler, env, tasks, num_samples=num_samples, seed=seed, assisted=assisted, on_episode=count
+            sampler, played, tasks, num_samples=num_samples, seed=seed, assisted=assisted, on_episode=count
         )
         solved = sum(pass_at_k(num_samples, c, num_samples) for c in correct)
         metrics[f"eval/{name}_pass1"] = sum(correct) / (len(correct) * num_samples)

@@ -101,6 +101,7 @@ def describe(metrics: Mapping[str, float]) -> str:
     """The metrics worth a glance while a run goes on."""
     names = {
         "train/solo_accuracy": "solo",
+        "train/self_help_accuracy": "self-help",
         "train/assisted_accuracy": "assisted",
         "reward": "reward",
         "loss": "loss",

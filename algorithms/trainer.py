@@ -538,7 +538,8 @@ class _Stopped(Exception):
 
 def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
     """Accuracy, consult rate and token counts by source of a batch."""
-    solo = [t for t in trajectories if not t.assisted]
+    own = [t for t in trajectories if t.self_help]
+    solo = [t for t in trajectories if not t.assisted and not t.self_help]
     assisted = [t for t in trajectories if t.assisted]
     metrics: Metrics = {"reward": sum(t.reward for t in trajectories) / max(1, len(trajectories))}
     metrics |= {f"tokens/{source.name.lower()}": sum(t.count(source) for t in trajectories) for source in Source}
@@ -546,7 +547,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
     if sampled:
         # Of what was sampled: an unbiased estimate of the entropy at the sampler's temperature.
         metrics["policy/entropy"] = -sum(sampled) / len(sampled)
-    for name, part in (("solo", solo), ("assisted", assisted)):
+    for name, part in (("solo", solo), ("self_help", own), ("assisted", assisted)):
         if part:
             metrics[f"train/{name}_accuracy"] = sum(t.verdict == "correct" for t in part) / len(part)
     if assisted:

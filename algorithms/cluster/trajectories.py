@@ -58,6 +58,8 @@ def counters(trajectory: Trajectory, sample: TrainingSample) -> dict[str, float]
         OUTCOME: sample.outcome,
         FAULTS: float(sample.faulted),
         "aipo/solo_correct": solo * correct,
+        "aipo/self_help": float(trajectory.self_help),
+        "aipo/self_help_correct": float(trajectory.self_help) * correct,
         "aipo/assisted_correct": (1.0 - solo) * correct,
         "aipo/consults": float(trajectory.num_consults),
         "aipo/helper_errors": float(sum(bool(s.agent) and "could not answer" in s.text for s in notices)),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from aipo_agents.backends.base import ChatBackend, ChatRole, ChatSampling, Message
 from aipo_agents.thoughts import split_reasoning
 from aipo_agents.untrusted import neutralise
+from aipo_env.errors import ConfigurationError
 from aipo_env.protocol import TextAction, TurnRequest
 
 _ROLES: Mapping[str, ChatRole] = {"system": "system", "assistant": "assistant"}
@@ -34,8 +35,13 @@ class ChatPolicy:
         """Samples the next turn.
 
         Raises:
+            ConfigurationError: where the policy is to write a helper's reply, which is no turn of a chat.
             ServiceError: when the backend fails.
         """
+        if request.replying:
+            raise ConfigurationError(
+                "a chat cannot go on with a helper's message: self-help needs a completion backend."
+            )
         messages: list[Message] = []
         for told in request.messages:
             role, text = _ROLES.get(told["role"], "user"), told["content"]

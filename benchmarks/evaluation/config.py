@@ -11,7 +11,7 @@ from aipo_env.markup import Extraction
 from algorithms.servers import Servers
 from benchmarks.evaluation.suites import check_sampling, find_suite
 
-Mode = Literal["solo", "assisted", "both"]
+Mode = Literal["solo", "assisted", "both", "self-help"]
 Backend = Literal["transformers", "vllm"]
 
 
@@ -25,7 +25,8 @@ class EvaluationConfig:
     policy: str = "embedded"
     """ "embedded", "smollm2", or a directory or hub id that transformers loads; with --server it names the tokenizer alone."""
     mode: Mode = "both"
-    """ "solo": nobody answers; "assisted": the helpers do; "both": one run of each."""
+    """ "solo": nobody answers; "assisted": the helpers do; "both": one run of each; "self-help": the policy asks, and
+    writes the replies itself in the helpers' places. A further command with the same --out adds its run to the results."""
     out: Path | str = Path("runs/eval")
     """Folder of results.json, results.md, figures and traces; the same command goes on with what lies there."""
     samples: int | None = None
@@ -111,7 +112,7 @@ class EvaluationConfig:
     @property
     def modes(self) -> tuple[bool, ...]:
         """Whether helpers answer, for each run of a suite."""
-        return {"solo": (False,), "assisted": (True,), "both": (False, True)}[self.mode]
+        return {"solo": (False,), "assisted": (True,), "both": (False, True), "self-help": (False,)}[self.mode]
 
     @property
     def local(self) -> bool:
@@ -168,6 +169,10 @@ class EvaluationConfig:
             raise ConfigurationError(
                 "--chat is for --server, whose model has a tokenizer and a context of its own: give --server and --model, and "
                 "leave out --policy and --context."
+            )
+        if self.chat and self.mode == "self-help":
+            raise ConfigurationError(
+                "--mode self-help continues a helper's message, which no chat can: leave out --chat."
             )
         here = "transformers"
         misplaced: dict[str, object]

@@ -27,11 +27,13 @@ class RunPlan:
     context: int | None
     """Tokens that the model takes, prompt included; None where that is left to the backend."""
     seed: int
+    self_help: bool = False
+    """Whether the policy, alone, writes the helpers' replies itself."""
 
     @property
     def mode(self) -> str:
-        """How episodes are played: "solo" or "assisted"."""
-        return "assisted" if self.assisted else "solo"
+        """How episodes are played: "assisted", "solo" or "self-help"."""
+        return "assisted" if self.assisted else "self-help" if self.self_help else "solo"
 
     @property
     def name(self) -> str:
@@ -93,6 +95,7 @@ def plan_run(
         max_tokens=config.max_tokens_of(suite.name),
         context=own_context if config.context is None else config.context,
         seed=config.seed,
+        self_help=config.mode == "self-help",
     )
 
 

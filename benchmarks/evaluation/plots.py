@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 WIDTH_INCHES = 7.0
 """Shown 700 pixels wide, a point of a font is 1.4 pixels."""
 DPI = 200
-COLOURS = {"solo": "#1f5fa8", "assisted": "#d9730d"}
-MARKERS = {"solo": "o", "assisted": "s"}
+COLOURS = {"solo": "#1f5fa8", "assisted": "#d9730d", "self-help": "#3b8f4d"}
+MARKERS = {"solo": "o", "assisted": "s", "self-help": "^"}
 MOST_BARS = 24
 """Breakdowns with more values are in the tables alone."""
 

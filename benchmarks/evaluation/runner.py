@@ -137,8 +137,10 @@ class _OpenSuite:
         options: dict[str, Any] = {**suite.env_options, **_env_options(config, suite)}
         if config.prompt is not None:
             options["prompt"] = config.prompt
-        elif "prompt" not in options:
+        elif "prompt" not in options and config.mode != "self-help":
             options.setdefault("solo_prompt", "plain")
+        if config.mode == "self-help":
+            options["solo"] = "self-help"
         if config.extraction != "boxed":
             options["extraction"] = config.extraction
         self.suite = suite

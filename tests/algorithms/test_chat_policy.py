@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 import aipo_env
 from aipo_agents.backends import ChatSampling, Generation, Message
+from aipo_env.errors import ConfigurationError
 from aipo_env.playing import turn_request
+from aipo_env.protocol import TurnRequest
 from algorithms.samplers.chat_policy import ChatPolicy
 from tests.helpers import SumTasks
 
@@ -77,3 +81,8 @@ def test_a_limit_of_the_request_is_kept_and_the_problem_is_sent_word_for_word() 
         asyncio.run(ChatPolicy(chat, ChatSampling(max_tokens=300)).act(request))
         messages, sampling = chat.asked[-1]
         assert (sampling.max_tokens, messages) == (used, [Message("user", "<s>[INST] 4+1=")])
+
+
+def test_a_chat_cannot_go_on_with_a_helper_s_message() -> None:
+    with pytest.raises(ConfigurationError, match="completion backend"):
+        asyncio.run(ChatPolicy(Chat(), ChatSampling()).act(TurnRequest("x", replying="verify")))

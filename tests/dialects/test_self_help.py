@@ -14,6 +14,12 @@ from aipo_env.errors import ConfigurationError
 from aipo_env.playing import turn_request
 from aipo_env.protocol import TextAction
 from aipo_env.replay import replay
+from algorithms.evaluation import evaluate
+from algorithms.policies import load_policy
+from algorithms.rollout import LocalSampler
+from algorithms.train_config import SamplingConfig
+from algorithms.trainer import rollout_metrics
+from benchmarks.evaluation import EvaluationConfig, evaluate_policy
 from tests.dialects import codecs
 from tests.helpers import CharacterCodec, Recorder, SumTasks
 
@@ -202,3 +208,37 @@ def test_a_group_has_members_with_help_and_members_with_their_own(tmp_path: Path
     assert sorted(read_traces(path), key=lambda t: t.sample) == [alone, helped]
     assert replay(path, env).mismatches == []
     assert codec.encode_markup(alone.text) == alone.token_ids
+
+
+def test_the_local_policy_writes_in_the_helpers_place_and_training_reports_it_apart() -> None:
+    policy = load_policy("embedded")
+    options = {"prompt": "bare", "style": "terse", "max_consults": 1, "solo": "self-help"}
+    env = aipo_env.make("rulebook-consult", codec=policy.codec, **options)
+    sampler = LocalSampler(policy, SamplingConfig(batch_size=16, max_tokens=120))
+    found = sampler.rollout(env, [0, 1], group_size=6, seed=2, solo_share=0.5)
+    own = [t for t in found if t.self_help]
+    assert len(own) == 6
+    assert all(t.self_help != t.assisted for t in found)
+    # The embedded policy asks often, and closes what it was taught to read.
+    wrote = [s for t in own for s in t.segments if s.source is Source.POLICY and s.agent]
+    assert wrote
+    assert all(len(s.logprobs) == len(s.token_ids) for s in wrote)
+    assert any(s.text.endswith("</feedback>") for s in wrote)
+    assert replay(found, env).mismatches == []
+    metrics = rollout_metrics(found)
+    assert {"train/self_help_accuracy", "train/assisted_accuracy"} <= metrics.keys()
+    assert "train/solo_accuracy" not in metrics
+    measured = evaluate(sampler, env, [0], num_samples=1, seed=0)
+    assert {f"eval/{mode}_pass1" for mode in ("solo", "self_help", "assisted")} <= measured.keys()
+
+
+def test_an_evaluation_has_a_run_of_it_beside_the_others(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"out": tmp_path, "num_tasks": 2, "samples": 2}
+    evaluate_policy(EvaluationConfig("rulebook", mode="solo", **common))
+    found = evaluate_policy(EvaluationConfig("rulebook", mode="self-help", **common))
+    assert found.complete
+    assert [run["mode"] for run in found.results["runs"]] == ["solo", "self-help"]
+    assert all(t.self_help for t in read_traces(tmp_path / "traces" / "rulebook.self-help.jsonl"))
+    assert "| self-help |" in (tmp_path / "results.md").read_text("utf-8")
+    with pytest.raises(ConfigurationError, match="no chat can"):
+        EvaluationConfig("rulebook", mode="self-help", chat=True, server="http://x/v1", model="m")

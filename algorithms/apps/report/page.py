@@ -194,7 +194,7 @@ def _samples(run: TrainingRun, index: int, num_runs: int) -> str:
 def _transcript(trajectory: Trajectory) -> str:
     right = trajectory.verdict == "correct"
     facts = [
-        "with helpers" if trajectory.assisted else "solo",
+        "with helpers" if trajectory.assisted else "self-help" if trajectory.self_help else "solo",
         f"{trajectory.num_consults} consult{'' if trajectory.num_consults == 1 else 's'}",
         f"reward {trajectory.reward:g}",
         trajectory.stop_reason,
