@@ -10,6 +10,7 @@ from aipo_env.consulting import run_sync
 from aipo_env.episode import Episode
 from aipo_env.errors import GradingError
 from aipo_env.game import ConsultGame
+from aipo_env.playing import turn_request
 from aipo_env.protocol import FinishReason, TokenAction
 from aipo_env.rollout import EpisodeSeeds
 from aipo_env.trajectory import Trajectory
@@ -95,12 +96,12 @@ class _Draft:
 
     def extend(self, ids: Sequence[int], logprobs: Sequence[float | None] | None, eos_ids: Collection[int]) -> None:
         """Takes of what was generated what belongs to the turn."""
-        dialect = self.episode.dialect
+        text, request = self.episode.dialect.text, turn_request(self.episode, seed=0)
         for place, token in enumerate(ids):
             self.ids.append(token)
             self.logprobs.append(None if logprobs is None else logprobs[place])
-            closes = bool(dialect.closing) and dialect.closing[-1:] in dialect.text([token])
-            if token in eos_ids or (closes and self.episode.turn_is_complete(dialect.text(self.ids))):
+            ended = token in eos_ids or token in request.stop_ids
+            if ended or any(stop[-1] in text([token]) and stop in text(self.ids) for stop in request.stop):
                 self.finish = "stop"
                 return
         if not ids:
