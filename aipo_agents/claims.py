@@ -7,8 +7,10 @@ unreadable, any other ends a piece of mathematics. What a piece means is read by
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from aipo_agents.prose import IS, rewrite
@@ -18,54 +20,26 @@ from aipo_env.grading.units import canonical_unit, unit_size
 MAX_CLAIMS: Final = 20
 MAX_UNIT_WORDS: Final = 6
 
-_BEFORE: Final = frozenset(
-    word_list(
-        """of plus minus times by over between from twice half double thrice than square cube squared average root sum
-    difference product quotient divided multiplied added subtracted percent less"""
-    )
-)
-_AFTER: Final = frozenset(word_list("plus minus times divided multiplied over mod modulo to than increased decreased"))
-_SCALES: Final = frozenset(word_list("hundred thousand million billion squared cubed"))
+_WORDS: Final[dict[str, list[str]]] = json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
+_BEFORE: Final = frozenset[str](_WORDS["carry on before a piece"])
+_AFTER: Final = frozenset[str](_WORDS["carry on behind a piece"])
+_SCALES: Final = frozenset[str](_WORDS["scales"])
 """Words that carry on a calculation, so that the piece beside them is no whole claim: `the root of 16 = 4`."""
 
 _NAMING: Final = frozenset(("of", "by", "from", "to"))
-_CALCULATING: Final = frozenset(
-    word_list(
-        """root half third quarter fourth fifth square cube average mean median sum difference product quotient percent
-    fraction digit digits factor factors divisors multiple multiples divided multiplied increased decreased
-    remainder power ratio number logarithm reciprocal inverse double twice part tenth eighth sixth one out times
-    more less"""
-    )
-)
+_CALCULATING: Final = frozenset[str](_WORDS["calculate before of"])
 """`a total of 3+4 = 7` names what is calculated, unless one of these stands before "of"."""
 
-_LEADING: Final = frozenset(
-    word_list("so is are have has get gets gives yields becomes thus then hence therefore that equals was or and")
-)
+_LEADING: Final = frozenset[str](_WORDS["before a negative number"])
 """Behind these a minus sign begins a negative number; behind other words it subtracts from what they name."""
 
-_CONNECTIVES: Final = frozenset(word_list("so then thus hence therefore that and or if is let"))
+_CONNECTIVES: Final = frozenset[str](_WORDS["connectives"])
 
-_CLAUSE: Final = frozenset(
-    word_list(
-        """so and is are was were has have had if then because since which that but when where while he she they it we
-    you gives yields yield becomes makes need needs get gets will would can thus hence therefore"""
-    )
-)
+_CLAUSE: Final = frozenset[str](_WORDS["of a sentence"])
 """Words of a sentence, as opposed to those of a unit."""
 
-_SHORT_WORDS: Final = frozenset(
-    word_list(
-        """is so if we of to in it at as be by do no or an my us go he me on up am cm mm km kg mg ml dm hr ft lb oz hz vs
-    yd mi"""
-    )
-)
-_FUNCTIONS: Final = frozenset(
-    word_list(
-        """sqrt root abs sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh log ln exp gcd lcm
-    floor ceil max min binom factorial mod pi theta alpha beta gamma"""
-    )
-)
+_SHORT_WORDS: Final = frozenset[str](_WORDS["short words"])
+_FUNCTIONS: Final = frozenset[str](_WORDS["functions"])
 _ENGLISH: Final = frozenset(word_list("sec floor ceil max min root exp mod abs factorial"))
 """Functions that are words as well: read as functions before a bracket only."""
 
@@ -302,7 +276,6 @@ def _add_words(runs: list[list[Piece]], words: Sequence[Piece], following: Piece
     if (
         texts[-1] in _BEFORE
         or (compound and unit_size(canonical_unit(texts[0])) is not None)  # `2 hours 30 minutes`
-        or (texts[-1] == "and" and bool(run) and _lone_number(run))
         or (
             following is not None
             and following.kind == "operator"
@@ -315,12 +288,6 @@ def _add_words(runs: list[list[Piece]], words: Sequence[Piece], following: Piece
     elif following is not None:
         begin.append(Piece("prose", "", following.start, following.start))
     runs.append(begin)
-
-
-def _lone_number(run: Sequence[Piece]) -> bool:
-    """A piece that ends with a number and claims nothing: `3` in `3 and 4 = 7`."""
-    kinds = [piece.kind for piece in run]
-    return "number" in kinds[-2:] and "relation" not in kinds and "is" not in kinds
 
 
 def _brackets(pieces: Sequence[Piece]) -> tuple[set[int], dict[int, int]]:

@@ -10,10 +10,12 @@ used.)
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from aipo_agents.entries import Entry
@@ -24,16 +26,9 @@ KEYWORD_WEIGHT: Final = 2
 MAX_QUERY_TOKENS: Final = 200
 SHAPE_WEIGHT: Final = 0.5
 
-_STOPWORDS: Final = frozenset(
-    {
-        "a", "an", "and", "any", "are", "as", "at", "be", "by", "can", "could", "did", "do", "does", "for",
-        "from", "give", "given", "has", "have", "how", "i", "if", "in", "is", "it", "its", "me", "my", "need",
-        "of", "on", "or", "our", "please", "should", "show", "so", "state", "tell", "than", "that", "the",
-        "their", "them", "then", "there", "these", "they", "this", "to", "us", "use", "using", "want", "was",
-        "we", "what", "when", "where", "which", "who", "why", "will", "with", "would", "you", "your", "about",
-        "explain", "find", "help", "know", "question",
-    }
-)  # fmt: skip
+_STOPWORDS: Final = frozenset[str](
+    json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))["stop words of a search"]
+)
 _SIGN: Final = re.compile(r"\\?[a-z]+|[0-9]+|[-+*/^=!|±√(<>]")
 _NAMES: Final = frozenset(
     words("sin cos tan cot sec csc arcsin arccos arctan log ln exp sqrt gcd lcm mod lim det floor ceil abs max min")

@@ -10,7 +10,7 @@ import itertools
 import re
 
 from aipo_env.grading.units import UNIT_WORDS
-from aipo_env.grading.vocabulary import NUMBER_WORDS, SCALES, introduces
+from aipo_env.grading.vocabulary import NUMBER_WORDS, SCALES, TABLES, introduces
 
 MAX_TEXT = 400_000
 """Only this many characters at the end of a text are searched."""
@@ -43,20 +43,8 @@ _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s{0,4}\{|[}*_]")
 _BEFORE = re.compile(
     r"(?:^|([=≈]|[=-]>|(?<![\d#])(?<![\d#]\s):|[A-Za-z:]\s\()|(?<!\d)(?:,|;)|([A-Za-z]+)\s*[:,]?)[\s$]*$"
 )
-_BEFORE_VALUE = frozenset(
-    """
-    is are was were be equals equal to makes make made gets get got has have had costs cost pays pay paid earns
-    earn earned spends spend spent needs need sold sells sell bought buys buy ate left takes take took gives give
-    receives weighs saves saved answer result value total therefore thus so hence then which altogether s by find obtain
-    """.split()  # noqa: SIM905
-)
-_OPERATIONS = frozenset(
-    """
-    of times plus minus by over root square squared cubed cube power than and or half hundred thousand million
-    billion percent dozen divided multiplied doubled tripled doubling tripling squaring cubing halving halved
-    multiplying dividing adding subtracting factorial mod modulo base exponent k grand ten
-    """.split()  # noqa: SIM905
-)
+_BEFORE_VALUE = frozenset[str](TABLES["before a stated value"])
+_OPERATIONS = frozenset[str](TABLES["operations"])
 _CHANGES = (_OPERATIONS | NUMBER_WORDS) - {"of", "by", "over", "and", "one"}
 _CALCULATES = re.compile(
     r"\b(?:squared?|cubed?|roots?|power|divided|multiplied|inverse|reciprocal|factorial|negative"
@@ -71,11 +59,7 @@ _DEGREE = re.compile(r"(?:\s*\b(?:about|approximately|roughly|exactly|only|just)
 _TOTAL_OF = re.compile(
     r"\b(?:an?|total)\s+(?:\w{1,20}\s+)?(?:total|average|sum|profit|cost|speed|price)\s+of[\s$]*$", re.IGNORECASE
 )
-_AFTER = frozenset(
-    """
-    in on at for per each every from after before by total altogether left because since as and so
-    """.split()  # noqa: SIM905
-)
+_AFTER = frozenset[str](TABLES["after a stated value"])
 _UNIT_TOO = frozenset((*SCALES, "per", "percent", "degrees", "square", "cubic"))
 _DOUBT = re.compile(
     r"\b(?:not|no|neither|nor|never|cannot|false|wrong|incorrect|unless|except|excluded?|impossible|least|most|less|more|fewer|than"

@@ -18,17 +18,12 @@ _DECIMAL_COMMA = re.compile(r"-?(?:0,(?!0*$)\d+|\d+,(?!0*$)(?:\d{1,2}|\d{4,}))")
 
 
 def other_readings(gold_text: str, gold: Node, answer_text: str, answer: Node) -> list[tuple[Node, Node]]:
-    """Readings of a comma other than the usual one: ``0,5`` as a decimal, ``101,202`` as a list."""
+    """Other readings of ``0,5``, a decimal, of letters behind a number, a unit, and of a logarithm without a base."""
     readings: list[tuple[Node, Node]] = []
     for text, other, first in ((gold_text, answer, True), (answer_text, gold, False)):
         reading: Node | None = None
         if _DECIMAL_COMMA.fullmatch(text) and not isinstance(other, Sequence):
             reading = parse(text.replace(",", "."))
-        elif "," in text and isinstance(other, Sequence):
-            try:
-                reading = parse(text, thousands=False)
-            except Unreadable:
-                continue
         elif isinstance(other, Quantity):
             reading = _with_unit(text, other.unit)
         elif isinstance(other, Num) and (spaced := _SPACED_UNIT.fullmatch(text)) is not None:

@@ -6,30 +6,13 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from aipo_env.grading.vocabulary import COUNTED, DESCRIBING, SCALES
+from aipo_env.grading.vocabulary import COUNTED, DESCRIBING, SCALES, TABLES
 
-_SPELLINGS = {
-    "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "m": "m meter metre",
-    "km": "km kilometer kilometre", "in": "in inch inches inche", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile",
-    "kg": "kg kilogram", "g": "g gram", "mg": "mg milligram", "lb": "lb pound", "oz": "oz ounce",
-    "s": "s sec second", "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month",
-    "year": "yr year", "l": "l liter litre", "ml": "ml milliliter millilitre",
-    "$": "$ dollar usd", "cent": "cent", "mi/h": "mph", "km/h": "kph kmh kmph",
-    "deg": "deg degree", "rad": "rad radian", "%": "% percent pct",
-    "celsius": "celsius", "fahrenheit": "fahrenheit", "unit": "unit",
-    "n": "newton", "j": "joule", "w": "watt", "v": "volt", "hz": "hz hertz",
-}  # fmt: skip
-# Size in the smallest unit of each dimension; all exact.
-_SIZES = {
-    "time": {"s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800},
-    "length": {"mm": 10, "cm": 100, "m": 10_000, "km": 10_000_000, "in": 254, "ft": 3048, "yd": 9144, "mi": 16_093_440},
-    "mass": {"mg": 1, "g": 1000, "kg": 1_000_000},
-    "weight": {"oz": 1, "lb": 16},
-    "volume": {"ml": 1, "l": 1000},
-    "money": {"cent": 1, "$": 100},
+# Sizes are in the smallest unit of each dimension; all exact.
+_DIMENSIONS: dict[str, tuple[str, int]] = {
+    unit: (name, size) for name, sizes in TABLES["unit sizes"].items() for unit, size in sizes.items()
 }
-_DIMENSIONS = {unit: (name, size) for name, sizes in _SIZES.items() for unit, size in sizes.items()}
-_CANONICAL = {word: name for name, words in _SPELLINGS.items() for word in words.split()}
+_CANONICAL: dict[str, str] = {word: name for name, words in TABLES["unit spellings"].items() for word in words.split()}
 UNIT_WORDS = frozenset(
     {word for name in _CANONICAL if name.isalpha() for word in (name, name + "s")}
     | {"square", "cubic", "times", "yuan", "euro", "euros", "inches", "feet"}

@@ -124,7 +124,7 @@ CANNOT_TELL = {
     "2x+3=7": "cannot tell: whether it holds depends on x; add a value such as x=2 to test",
     "x=5": "cannot tell: it says what x is; give the equation to test it in as well",
     "the root of 25 = 5": "cannot tell: I cannot read 'of 25': unexpected 'of'",
-    "3 and 4 = 7": "cannot tell: I cannot read 'and 4': unexpected 'and'",
+    "3 and 4 = 7": "cannot tell: nothing says how 4 makes 7",
     "eval(1)=1": "cannot tell: I cannot read 'eval(1)': unexpected 'eval'",
     # conditions of real solutions: not claims that one side is another form of the other
     "2n+1=3n-6": "cannot tell: whether it holds depends on n; add a value such as n=2 to test",
