@@ -7,39 +7,37 @@ unreadable, any other ends a piece of mathematics. What a piece means is read by
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from aipo_agents.prose import IS, rewrite
+from aipo_agents.text import WORDS
 from aipo_agents.text import words as word_list
 from aipo_env.grading.units import canonical_unit, unit_size
 
 MAX_CLAIMS: Final = 20
 MAX_UNIT_WORDS: Final = 6
 
-_WORDS: Final[dict[str, list[str]]] = json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
-_BEFORE: Final = frozenset[str](_WORDS["carry on before a piece"])
-_AFTER: Final = frozenset[str](_WORDS["carry on behind a piece"])
-_SCALES: Final = frozenset[str](_WORDS["scales"])
+_BEFORE: Final = frozenset[str](WORDS["carry on before a piece"])
+_AFTER: Final = frozenset[str](WORDS["carry on behind a piece"])
+_SCALES: Final = frozenset[str](WORDS["scales"])
 """Words that carry on a calculation, so that the piece beside them is no whole claim: `the root of 16 = 4`."""
 
 _NAMING: Final = frozenset(("of", "by", "from", "to"))
-_CALCULATING: Final = frozenset[str](_WORDS["calculate before of"])
+_CALCULATING: Final = frozenset[str](WORDS["calculate before of"])
 """`a total of 3+4 = 7` names what is calculated, unless one of these stands before "of"."""
 
-_LEADING: Final = frozenset[str](_WORDS["before a negative number"])
+_LEADING: Final = frozenset[str](WORDS["before a negative number"])
 """Behind these a minus sign begins a negative number; behind other words it subtracts from what they name."""
 
-_CONNECTIVES: Final = frozenset[str](_WORDS["connectives"])
+_CONNECTIVES: Final = frozenset[str](WORDS["connectives"])
 
-_CLAUSE: Final = frozenset[str](_WORDS["of a sentence"])
+_CLAUSE: Final = frozenset[str](WORDS["of a sentence"])
 """Words of a sentence, as opposed to those of a unit."""
 
-_SHORT_WORDS: Final = frozenset[str](_WORDS["short words"])
-_FUNCTIONS: Final = frozenset[str](_WORDS["functions"])
+_SHORT_WORDS: Final = frozenset[str](WORDS["short words"])
+_FUNCTIONS: Final = frozenset[str](WORDS["functions"])
 _ENGLISH: Final = frozenset(word_list("sec floor ceil max min root exp mod abs factorial"))
 """Functions that are words as well: read as functions before a bracket only."""
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from aipo_agents.middleware.base import Middleware
 from aipo_agents.request_key import RequestKey, key_digest
+from aipo_agents.text import WORDS
 from aipo_env.errors import ConfigurationError
 from aipo_env.protocol import Agent, ConsultRequest, Reply
 
@@ -17,13 +18,7 @@ _FORMAL: Final = re.compile(r"[0-9;:+*/=()!?@#~&$^.\s-]*[0-9][0-9;:+*/=()!?@#~&$
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _FACT: Final = re.compile(r"[0-9+*/^().-]*[0-9)]\s*=\s*([0-9]+)")
 
-_OPPOSITES: Final = (
-    ("increases", "decreases"), ("greater", "less"), ("more", "fewer"), ("largest", "smallest"),
-    ("maximum", "minimum"), ("positive", "negative"), ("even", "odd"), ("add", "subtract"),
-    ("sum", "difference"), ("product", "quotient"), ("multiply", "divide"), ("numerator", "denominator"),
-    ("left", "right"), ("first", "last"), ("all", "none of"), ("always", "never"),
-    ("parallel", "perpendicular"), ("equal", "unequal"), ("is", "is not"), ("are", "are not"),
-)  # fmt: skip
+_OPPOSITES: Final[dict[str, str]] = WORDS["opposites"]
 
 
 class NoisyAgent(Middleware):
@@ -123,7 +118,7 @@ def change_number(text: str, rng: random.Random) -> str:
 
 
 def _change_word(text: str, rng: random.Random) -> str:
-    swaps = {**dict(_OPPOSITES), **{b: a for a, b in _OPPOSITES}}
+    swaps = {**_OPPOSITES, **{b: a for a, b in _OPPOSITES.items()}}
     pattern = "|".join(sorted(map(re.escape, swaps), key=len, reverse=True))
     matches = list(re.finditer(rf"\b(?:{pattern})\b", text))
     if not matches:

@@ -24,9 +24,6 @@ _FRACTION_WORDS: Final = re.compile(
     rf"|\b(?P<half>half)\s+(?:of\s+)?(?:{_DETERMINER})?{_AHEAD}",
     re.IGNORECASE,
 )
-_MULTIPLES: Final = {"twice": "2", "double": "2", "thrice": "3", "triple": "3"}
-_MULTIPLE: Final = re.compile(rf"\b({'|'.join(_MULTIPLES)})\s+(?:of\s+)?(?:{_DETERMINER})?{_AHEAD}", re.IGNORECASE)
-_TIMES: Final = re.compile(rf"\b({'|'.join(_NUMBER_WORDS)})\s+times\s+{_AHEAD}", re.IGNORECASE)
 _OF: Final = re.compile(
     rf"(%|[0-9]\s?/\s?[0-9]+\)?|\\frac\{{?[0-9]+\}}?\{{?[0-9]+\}}?)\s+of\s+(?:{_DETERMINER})?{_AHEAD}"
 )
@@ -95,8 +92,6 @@ def rewrite(query: str) -> tuple[str, list[str]]:
     text = _NAMED.sub(lambda m: f"({m[2]}{_NAMED_OPERATORS[m[1].lower()]}{m[3]})", text)
     text = _OF.sub(r"\1 * ", text)
     text = _FRACTION_WORDS.sub(_fraction, text)
-    text = _MULTIPLE.sub(lambda m: f"{_MULTIPLES[m[1].lower()]} * ", text)
-    text = _TIMES.sub(lambda m: f"{_NUMBER_WORDS[m[1].lower()]} * ", text)
     text = _OPERATOR_WORD.sub(lambda m: f"{m[1]} {_OPERATOR_WORDS[m[2].lower()]} ", text)
     return _IS.sub(f" {IS} ", _EQUALS.sub(" = ", text)), marks
 

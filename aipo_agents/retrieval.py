@@ -10,25 +10,21 @@ used.)
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from aipo_agents.entries import Entry
-from aipo_agents.text import words
+from aipo_agents.text import WORDS, words
 
 TITLE_WEIGHT: Final = 3
 KEYWORD_WEIGHT: Final = 2
 MAX_QUERY_TOKENS: Final = 200
 SHAPE_WEIGHT: Final = 0.5
 
-_STOPWORDS: Final = frozenset[str](
-    json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))["stop words of a search"]
-)
+_STOPWORDS: Final = frozenset[str](WORDS["stop words of a search"])
 _SIGN: Final = re.compile(r"\\?[a-z]+|[0-9]+|[-+*/^=!|±√(<>]")
 _NAMES: Final = frozenset(
     words("sin cos tan cot sec csc arcsin arccos arctan log ln exp sqrt gcd lcm mod lim det floor ceil abs max min")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
+from typing import Any, Final
 
 from aipo_env.errors import ConfigurationError
 
@@ -10,6 +13,8 @@ _WHOLE = re.compile(r"[.!?](?=\s)|(?<!\d)[.!?]\Z|\n")  # "x = 3." may be half of
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 
+WORDS: Final[dict[str, Any]] = json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
+"""Lists of words that rules go by."""
 MIN_CHARS = 40
 """Shorter replies say nothing."""
 

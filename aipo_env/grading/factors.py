@@ -12,6 +12,7 @@ from fractions import Fraction
 from aipo_env.grading.lexer import RELATIONS, Token, Unreadable
 from aipo_env.grading.literals import MINUS_ONE, read_number, times
 from aipo_env.grading.nodes import Call, Matrix, Mul, Node, Num, Pow, Quantity, Relation, Sequence, Sym, Text
+from aipo_env.grading.vocabulary import TABLES
 
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"])
 _SYSTEMS = frozenset(["cases", "aligned", "align", "align*", "gathered", "split", "dcases", "rcases"])
@@ -26,13 +27,7 @@ NO_FACTOR = frozenset(
     r"\pm \mp \forall \rfloor \rceil \rangle \} \to \pmod \choose \circ \end".split()  # noqa: SIM905
 )
 """Commands with which no factor starts."""
-_SYMBOLS = frozenset(
-    """
-    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega pi
-    Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar partial nabla infty aleph top intercal star dagger
-    angle triangle square odot parallelogram perp parallel cong sim dots ldots cdots checkmark
-    """.split()  # noqa: SIM905
-)
+_SYMBOLS = frozenset[str](TABLES["symbols"])
 MAX_LEVEL = 40
 MAX_POSTFIXES = 12
 END = Token("end of text", "")

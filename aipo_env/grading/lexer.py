@@ -64,12 +64,8 @@ _WORDS = {
 }  # fmt: skip
 
 
-def tokenize(text: str, *, thousands: bool = True) -> list[Token]:
-    """Return the tokens of a cleaned text.
-
-    Args:
-        text: the output of `clean`.
-        thousands: read ``1,234`` outside brackets as one number.
+def tokenize(text: str) -> list[Token]:
+    """Return the tokens of a cleaned text; outside brackets ``1,234`` is one number.
 
     Raises:
         Unreadable: if a character has no place in an answer, or there are too many tokens.
@@ -77,7 +73,7 @@ def tokenize(text: str, *, thousands: bool = True) -> list[Token]:
     tokens: list[Token] = []
     position, spaced, depth = 0, False, 0
     while position < len(text):
-        if thousands and depth == 0 and text[position].isdigit():
+        if depth == 0 and text[position].isdigit():
             grouped = _THOUSANDS.match(text, position)
             if grouped is not None:
                 tokens.append(Token("number", grouped.group().replace(",", ""), spaced))

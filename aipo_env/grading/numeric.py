@@ -30,7 +30,6 @@ from aipo_env.grading.nodes import (
     children,
     walk,
 )
-from aipo_env.grading.quadrature import integrate
 from aipo_env.grading.trees import has_variables, mentions, rebuilt
 
 MAX_RANGE = 2_000
@@ -225,7 +224,14 @@ class Evaluator:
         if any(end.imag for end in ends):
             return None
         self.approximate = True
-        return integrate(lambda x: to_complex(self._bound_value(body, index, complex(x))), ends[0].real, ends[1].real)
+        value, error = self.numbers.functions.quad(
+            lambda x: self._bound_value(body, index, x),
+            [end.real for end in ends],
+            error=True,
+            method="gauss-legendre",
+            maxdegree=4,
+        )
+        return value if error <= 1e-11 * max(abs(value), 1e-3) else None
 
     def _bound_value(self, body: Node, index: str, value: Value) -> Value:
         """The value of a tree where an index has this value."""

@@ -44,18 +44,17 @@ _RANGE = re.compile(
 _SET_OPERATORS = {"\\cup": "cup", "\\cap": "cap", "\\setminus": "setminus", "\\triangle": "xor"}
 
 
-def parse(text: str, *, thousands: bool = True, own: frozenset[str] | None = frozenset()) -> Node:
+def parse(text: str, *, own: frozenset[str] | None = frozenset()) -> Node:
     """Parse a cleaned answer.
 
     Args:
         text: the output of `clean`.
-        thousands: read ``1,234`` outside brackets as one number.
         own: words that may be units besides the known ones; None for a gold, whose words are trusted.
 
     Raises:
         Unreadable: if the text is outside the grammar.
     """
-    parser = _Parser(tokenize(text, thousands=thousands), own)
+    parser = _Parser(tokenize(text), own)
     node = parser.conditional()
     if parser.peek() is not END:
         raise Unreadable("trailing")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from aipo_env.grading.vocabulary import TABLES
+
 
 class Verdict(enum.StrEnum):
     """Why an answer counts or does not count; only ``CORRECT`` earns a reward."""
@@ -35,23 +37,8 @@ class Grade:
     """The answer that was graded, or None when none was found."""
 
 
-_WHY = {
-    "integer": "two whole numbers", "identical": "the same text", "same": "the same expression", "empty": "an empty answer",
-    "guard": "refused before it was read", "unreadable": "not mathematics that is read", "budget": "not decided in its time",
-    "gold": "the gold is not read", "number": "two numbers", "expression": "values at several points", "text": "words",
-    "letters": "letters side by side", "clock": "times of the day", "list": "items in any order", "tuple": "items in order",
-    "set": "members of two sets", "interval": "sets of real numbers", "sequence": "lists or brackets of two kinds",
-    "relation": "equations or inequalities", "assignment": "the value behind a name", "unit": "values with units",
-    "percent": "a percent sign on one side", "where": "what holds for a range of variables", "matrix": "entries of matrices",
-    "vector": "a vector and its entries", "cases": "entries of cases",
-    "figure": "names of figures", "said_twice": "one value said twice",
-    "constant_of_integration": "functions up to a constant", "unevaluated": "the answer restates the question",
-    "choice": "letters of a choice", "extract": "no answer in the text",
-}  # fmt: skip
-
-
 def explain(rule: str) -> str:
     """Return in words what `Grade.rule` says: what was compared, from the outside in, and the finer name of the rule."""
-    steps = [_WHY.get(part.partition(".")[0], part) for part in rule.split("/")]
+    steps = [TABLES["rules in words"].get(part.partition(".")[0], part) for part in rule.split("/")]
     finer = rule.rpartition("/")[2].partition(".")[2].replace("_", " ").replace(".", ", ")
     return ": ".join(dict.fromkeys(steps)) + (f" ({finer})" if finer else "")

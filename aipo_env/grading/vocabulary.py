@@ -81,18 +81,7 @@ def number_in_words(words: str) -> Fraction | None:
 # ------------------------------------------------------------------------------------------------------
 
 _STARTERS = "so thus hence therefore then and we have get obtain find finally"
-_NOUNS = """
-answer area amount angle average base chance circumference coordinate coordinates cost degree determinant diameter difference
-dimension dimensions distance domain equation expression formula fraction height hypotenuse intercept interval
-largest least length limit maximum mean measure median minimum mode odds perimeter polygon polynomial
-price probability product profit quantity quotient radius range ratio rectangle remainder result return set
-largest smallest slope speed sphere sum surface temperature time total value values variable vector volume
-weight width year years greatest final simplified exact required desired only numerical correct minimal maximal possible
-"""
-_FRACTIONAL_WORDS = (
-    "digit digits factor factors half part parts piece pieces portion portions quarter quarters root roots"
-)
-_SUBJECTS = _NOUNS + " ".join(COUNTED - set(_FRACTIONAL_WORDS.split()))
+_SUBJECTS = " ".join({*TABLES["subjects"], *(COUNTED - {*TABLES["fractional words"]})})
 _JOINTS = "the a an our its this that these of for in to which there it all such his her their"
 _VERBS = "is are was equals equal be has have gets makes costs gives get"
 _DEGREE = "approximately exactly about roughly to simply just therefore thus also then"
