@@ -10,6 +10,7 @@ AipoError
 ├── DataNotFoundError (FileNotFoundError)  a data set that is neither local nor downloadable here
 ├── DataFormatError (ValueError)      a data or trace file whose rows are not what they should be
 ├── StorageError (OSError)            a folder or file that cannot be written: a full disk, no permission
+├── OutOfMemoryError (MemoryError)    a run that takes more memory than there is
 ├── MissingDependencyError (ImportError)   an optional package that this call needs
 ├── ServiceError (ConnectionError)  a model server that is down, overloaded, or talks nonsense
 └── GradingError (RuntimeError)       the grading machinery itself failed; never a wrong answer
@@ -69,6 +70,10 @@ class DataFormatError(AipoError, ValueError):
 
 class StorageError(AipoError, OSError):
     """A folder or file that cannot be written: the disk is full, or it may not be written to."""
+
+
+class OutOfMemoryError(AipoError, MemoryError):
+    """A run that takes more memory than its device has; the message says what takes it."""
 
 
 class MissingDependencyError(AipoError, ImportError):

@@ -22,6 +22,7 @@ from algorithms.train_config import TrainConfig
 @command(
     "aipo train --env-options level 2 style terse prompt bare --steps 150 --out runs/mine",
     "aipo train --config run.toml --objective.agent-loss mask --out runs/mask  # the file, with one thing changed",
+    "aipo train --policy Qwen/Qwen2.5-1.5B-Instruct --env math-consult --device cuda --plan --memory 24  # does it fit?",
     "aipo train --backend openrlhf --help  # on a cluster",
 )
 def train(
@@ -29,6 +30,8 @@ def train(
     config: Annotated[TrainConfig, FLAT] = TrainConfig(),
     backend: Literal["local", "openrlhf"] = "local",
     tracker: tuple[str, ...] = ("tensorboard",),
+    plan: bool = False,
+    memory: float | None = None,
     quiet: bool = False,
     json: bool = False,
     config_file: ConfigFile = None,
@@ -42,6 +45,8 @@ def train(
         config: of the run.
         backend: "openrlhf" trains on a cluster; all other flags are then those of algorithms/aipo_openrlhf.py.
         tracker: who is told the metrics beside metrics.jsonl: any of tensorboard, wandb, trackio.
+        plan: trains nothing; says what memory the run would take, and what to change where it does not fit. Exits with 1 then.
+        memory: with --plan, GiB of the device; what it has free if left out.
         quiet: no bar; words on standard error alone, for errors, problems of the run and evaluations that take long.
         json: one JSON object at the end: "out", "step", and "metrics" of the last step.
         config_file: is among the options already (`aipo_env.parsing`).
@@ -62,6 +67,14 @@ def train(
         )
     check_trackers(tracker)
     quiet_libraries()
+    if memory is not None and not (plan and memory > 0):
+        raise ConfigurationError(
+            f"--memory is how many GiB --plan counts with, got {memory:g} {'' if plan else 'without it'}."
+        )
+    if plan:
+        from algorithms.memory_plan import show
+
+        return show(config, memory, json=json)
     trainer = Trainer(config)
     if trainer.policy.tiny and "OMP_NUM_THREADS" not in os.environ:
         # On matrices this small threads wait for each other longer than they compute.

@@ -14,8 +14,9 @@ from aipo_env.trace_files import lock_file
 
 CONFIG, METRICS, TRACES, CHECKPOINTS = "config.json", "metrics.jsonl", "traces.jsonl", "checkpoints"
 TRAINING_DATA = "training_data.json"
-_ELSEWHERE = ("steps", "out")
-"""Settings that may differ where a run goes on: more steps is how it does, and where it lies does not matter."""
+_ELSEWHERE = ("steps", "out", "micro_batch_size", "recompute")
+"""Settings that may differ where a run goes on: more steps is how it does, where it lies does not matter, and what saves memory
+without another result may be what lets it go on."""
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from algorithms import batch as batches
 from algorithms.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, save_checkpoint
 from algorithms.evaluation import evaluate
 from algorithms.logprobs import token_logprobs
+from algorithms.memory_plan import explained
 from algorithms.objective import combine_metrics, objective_loss
 from algorithms.policies import Policy, load_policy
 from algorithms.policies.adapters import add_adapter, has_adapter, remove_adapter, without_adapter
@@ -139,9 +140,10 @@ class Trainer:
     def train_step(self) -> tuple[Metrics, list[Trajectory]]:
         """One batch of rollouts and the update(s) on it; returns metrics and the trajectories."""
         started = time.perf_counter()
-        trajectories = self.collect()
-        sampled = time.perf_counter()
-        metrics = self.update(trajectories)
+        with explained(self.config, self.model, self.env):
+            trajectories = self.collect()
+            sampled = time.perf_counter()
+            metrics = self.update(trajectories)
         finished = time.perf_counter()
         self.step += 1
         self.num_rollouts += len(trajectories)

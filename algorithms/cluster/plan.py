@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from aipo_env.errors import ConfigurationError, unknown_id
 
@@ -236,7 +237,15 @@ def model_shape(model: str) -> ModelShape:
     path = Path(model) / "config.json"
     if not path.exists():
         raise unknown_id("model", model, MODELS, "Or name a folder that holds a model's config.json.")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    return shape_of(json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def shape_of(config: Mapping[str, Any], source: str) -> ModelShape:
+    """The shape that a model's configuration describes.
+
+    Raises:
+        ConfigurationError: for one that is not that of a decoder; it names the source.
+    """
     try:
         heads = int(config["num_attention_heads"])
         return ModelShape(
@@ -250,19 +259,24 @@ def model_shape(model: str) -> ModelShape:
             tied=bool(config.get("tie_word_embeddings", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"{path} does not describe a decoder whose size is known here: {error!r}.") from error
+        raise ConfigurationError(
+            f"{source} does not describe a decoder whose size is known here: {error!r}."
+        ) from error
+
+
+def activation_bytes(shape: ModelShape, tokens: int, width: int = 2, *, recompute: bool) -> int:
+    """What a pass keeps for the backward pass; where layers are computed again, their inputs, and one layer whole at a time."""
+    layer = width * tokens * (8 * shape.hidden + 4 * shape.mlp)
+    return width * tokens * shape.hidden * shape.layers + layer if recompute else shape.layers * layer
 
 
 def _training_memory(run: RunShape, shape: ModelShape, given: Assumptions) -> dict[str, float]:
     size, shards, tokens = shape.parameters, run.training_gpus, run.micro_tokens
-    # Recomputing activations: the inputs of all layers are kept, and one layer is whole at a time.
-    kept = 2 * tokens * shape.hidden * shape.layers
-    layer = 2 * tokens * (8 * shape.hidden + 4 * shape.mlp)
     return {
         "weights": 2 * size / (shards if run.zero_stage == 3 else 1) / GIB,
         "gradients": 2 * size / shards / GIB,
         "optimizer": 0.0 if run.offload_optimizer else 12 * size / shards / GIB,
-        "activations": (kept + layer) / GIB,
+        "activations": activation_bytes(shape, tokens, recompute=True) / GIB,
         "logits": given.logit_bytes * tokens * shape.vocabulary / GIB,
         "overhead": given.trainer_overhead_gib,
     }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 EMBEDDED = Path(__file__).parent / "embedded"
+TINY = 10_000_000
 POLICIES = ("embedded", "smollm2")
 """Names that need no path: the tiny policy in this package, and SmolLM2-135M-Instruct."""
 
@@ -42,8 +43,8 @@ class Policy:
 
     @property
     def tiny(self) -> bool:
-        """Whether it is of the embedded one's kind: below ten million parameters."""
-        return bool(self.model.num_parameters() < 10_000_000)
+        """Whether it is of the embedded one's kind: below `TINY` parameters."""
+        return bool(self.model.num_parameters() < TINY)
 
     def save(self, folder: Path) -> None:
         """Writes the model and its tokenizer as `transformers` does; of a model with an adapter (`adapters`) that one alone."""

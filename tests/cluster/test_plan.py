@@ -108,9 +108,9 @@ def test_a_model_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan_command(RunShape(model="1.5b", prompts_per_step=32, group_size=8, helper_gpus=4)) == 0
+    assert plan_command(run=RunShape(model="1.5b", prompts_per_step=32, group_size=8, helper_gpus=4)) == 0
     shown = capsys.readouterr().out
     assert "logits" in shown
     assert "tokens a second" in shown
-    assert plan_command(RunShape(gpus=1)) == 1
+    assert plan_command(run=RunShape(gpus=1)) == 1
     assert "training needs" in capsys.readouterr().out
