@@ -219,7 +219,7 @@ def test_a_group_whose_samples_never_wait_is_numbered() -> None:
 
 
 def test_helpers_of_a_group_answer_at_the_same_time() -> None:
-    SlowEcho.running = SlowEcho.most = 0
+    SlowEcho.running, SlowEcho.most, SlowEcho.expected = 0, 0, 5
     rules = config(agents=("knowledge=tests.cluster.faulty_helpers:SlowEcho",))
     responses = play(ScriptedEngine(CODEC, ask_then_answer), rules, num_samples=5)
     assert SlowEcho.most == 5
