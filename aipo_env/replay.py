@@ -196,9 +196,11 @@ def _action(episode: Episode, own: Segment, after: Sequence[Segment], stop_reaso
     if last and stop_reason == "max_chars" and not after and len(own.text) <= episode.chars_left:
         # A text that was too long was cut to what was left: one more character makes it too long again.
         return own.text + " "
+    beyond = _beyond(understood, after) if codec is not None and (episode.dialect.closing or own.agent) else None
+    cut = isinstance(understood, Malformed) or bool(own.agent)
+    ran_out = last and stop_reason == "length" and cut and after in ([], [beyond])
     if codec is None:
-        return own.text
-    beyond = _beyond(understood, after) if episode.dialect.closing or own.agent else None
+        return TextAction(own.text, "length" if ran_out else "stop")
     ids = own.token_ids + (() if beyond is None else beyond.token_ids)
     rest = "" if beyond is None else beyond.text
     decode = episode.dialect.text
@@ -206,7 +208,6 @@ def _action(episode: Episode, own: Segment, after: Sequence[Segment], stop_reaso
         # Ids that the environment made of a text need not decode to it.
         return own.text
     logprobs = own.logprobs + (0.0,) * (len(ids) - len(own.token_ids)) if own.logprobs else None
-    ran_out = last and stop_reason == "length" and isinstance(understood, Malformed) and after in ([], [beyond])
     return TokenAction(ids, logprobs, "length" if ran_out else "stop")
 
 

@@ -7,6 +7,7 @@ A marker that stands there is one, in a code fence too. Every reader runs in tim
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -140,7 +141,8 @@ def _json(text: str, name: str = "") -> object:
 def _query(arguments: object, name: str) -> str:
     """The query among a call's arguments: the one of that name, or the only text."""
     if isinstance(arguments, str):
-        arguments = _json(arguments, name)
+        with contextlib.suppress(_Unusable):
+            arguments = _json(arguments, name)
     if not isinstance(arguments, dict):
         raise _Unusable('the arguments of the call are no object: {"query": "..."} was expected.', name)
     texts = [value for value in arguments.values() if isinstance(value, str)]

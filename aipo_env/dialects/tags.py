@@ -121,7 +121,8 @@ class Tags:
             if parser.consult_span is None:
                 return None
             tag, end = (start + position for position in parser.consult_span)
-            if text[tag:end] not in prompt and (isinstance(understood, Consult) or not text[end:].strip()):
+            quoted = text[tag:end] in prompt or markup.escape(text[tag:end]) in prompt
+            if not quoted and (isinstance(understood, Consult) or not text[end:].strip()):
                 if isinstance(understood, Consult):
                     understood = dataclasses.replace(understood, prefix=text[:tag])
                 return self._with_adjacent(understood, text, end, rules)

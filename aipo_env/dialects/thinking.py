@@ -84,10 +84,14 @@ def find_thought(
 
 
 def hide_thought(text: str, thought: Thought | None) -> str:
-    """The turn with blanks for its thought; line breaks and all positions stay."""
-    if thought is None:
-        return text
-    return text[: thought.start] + _NO_BREAK.sub(" ", text[thought.start : thought.end]) + text[thought.end :]
+    """The turn with blanks for its thought, and all of gpt-oss's; line breaks and all positions stay."""
+    spans = [] if thought is None else [(thought.start, thought.end)]
+    if "<|channel|>analysis" in text:
+        found = read_messages(text)
+        spans += [(one.start, one.end) for one in found if one.channel == "analysis" and not one.recipient]
+    for start, end in spans:
+        text = text[:start] + _NO_BREAK.sub(" ", text[start:end]) + text[end:]
+    return text
 
 
 def _harmony_thought(text: str, *, opened: bool) -> Thought | None:

@@ -97,6 +97,11 @@ class Tools:
         self._between = functools.cache(self._learn_between)
         self.family = self._learn()
         self.max_calls = self.family.max_calls
+        before, closer = self._frames[self._first].before, self.closer(self._first)
+        header = self._marker.match(before.core)
+        self._next = f"{self._end}{before.lead}{header[0] if header else before.core}"
+        opener = re.escape(closer.replace("/", "", 1)) if "/" in closer else "(?!)"
+        self._replies = re.compile(f"{opener}.*?(?:{re.escape(closer)}|\\Z)", re.DOTALL)
         self._named = functions(self._tools)
 
     # -- what is said -------------------------------------------------------------------------------------------------
@@ -135,33 +140,38 @@ class Tools:
     ) -> Reading:
         """A turn with calls asks, wherever they stand; one without answers as in the tags, behind its thought."""
         marked = text if ids is None else self.chat.spell(ids, SPELLED)
+        # A chat that the policy makes up behind its turn is no part of it.
+        if (at := marked.find(self._next)) >= 0:
+            marked = marked[: at + len(self._end)]
+        whole = len(marked) if ids is None else len(text)
         thought = find_thought(marked, self._opened or False, until=self.family.markers[:1])
         drafted = 0 if thought is None else thought.end
 
         def counts(call: Call) -> bool:
             if call.start >= drafted:
                 return True
-            quoted = marked[call.start : call.end] in before[0].text
+            said = marked[call.start : call.end]
+            quoted = said in before[0].text or self.chat.foreign(said) in before[0].text
             return rules.consults_in_thought and not call.problem and not quoted
 
         found = [call for call in self.family.calls(marked) if counts(call)] if rules.asks else []
         if found:
             calls = _asked(found, rules, marked)
             first = next((call for call in calls if isinstance(call, Consult)), None)
-            return Reading(first if first is not None else Malformed(calls[0].reason, text), len(text), calls)  # type: ignore[union-attr]
+            return Reading(first if first is not None else Malformed(calls[0].reason, text), whole, calls)  # type: ignore[union-attr]
         parser = markup.ActionParser(
             rules.agents, consults=False, answers=rules.answers, extraction=rules.extraction, ended=finish == "stop"
         )
-        seen = hide_thought(marked, thought)
+        seen = self._replies.sub(lambda reply: " " * len(reply[0]), hide_thought(marked, thought))
         end = next((end for end in self.chat.end_texts if seen.endswith(end)), "")
         understood = parser.parse(seen.removesuffix(end))
         if thought is not None:
             understood = restored(understood, marked, thought)
         if isinstance(understood, Answer):
             said = understood.text.replace(SPELLED, ""), understood.prefix.replace(SPELLED, "")
-            return Reading(Answer(*said), len(text))
+            return Reading(Answer(*said), whole)
         assert isinstance(understood, Malformed)
-        return Reading(Malformed(understood.reason.replace("a consult tag", "a call"), text), len(text))
+        return Reading(Malformed(understood.reason.replace("a consult tag", "a call"), text), whole)
 
     def render(
         self, action: Consult | Answer | Sequence[Consult], rules: EpisodeConfig, before: Sequence[Segment]

@@ -17,7 +17,7 @@ CASES = Path(__file__).parent / "cases"
 ROWS = [
     (path.stem, json.loads(line))
     for path in sorted(CASES.glob("*.jsonl"))
-    if path.stem != "thinking"
+    if path.stem not in ("thinking", "turns")
     for line in path.read_text("utf-8").splitlines()
 ]
 IN_JSON = {"hermes", "mistral-v3", "mistral-v11", "mistral-v13", "harmony", "deepseek-v3", "deepseek-v31", "llama-json"}

@@ -106,6 +106,7 @@ def test_a_reply_that_is_cut_is_no_reply_and_one_that_only_ends_is_closed_for_it
         write(env, "It is", finish)
         assert env.episode.stop_reason == reason
         assert env.episode.segments[-1].source is (Source.POLICY if reason else Source.TEMPLATE)
+        assert replay([env.trajectory], env).mismatches == []
     assert closing(env) in env.episode.segments[-1].text
     # An answer in it is none: it is another's word.
     env, _ = make(dialect, name)
