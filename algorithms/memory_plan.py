@@ -1,7 +1,7 @@
 """What memory a run of `aipo train` takes, worked out before it starts, and what to change where it does not fit.
 
 The parameters are counted on the model itself, made without memory; the rest is arithmetic on its shape, shared with
-`aipo plan`. `python -m benchmarks.memory_plan` compares it with what tiny runs take on a CPU.
+`aipo plan`. `python -m tests.algorithms.measure_memory` compares it with what tiny runs take on a CPU.
 """
 
 from __future__ import annotations

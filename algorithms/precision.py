@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,12 +17,11 @@ from aipo_env.installation import install_command
 from algorithms.train_config import TrainConfig
 
 
-def lower(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
-    """Casts parameters of a model to bf16, but for those that its class keeps in fp32; buffers (rotary frequencies) stay."""
-    kept = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
-    names = {id(parameter): set(name.split(".")) for name, parameter in model.named_parameters()}
-    for parameter in parameters:
-        if not kept & names[id(parameter)]:
+def lower(model: nn.Module) -> None:
+    """Casts a model to bf16, but for adapters and what its class keeps in fp32; buffers (rotary frequencies) stay too."""
+    kept = {"lora_A", "lora_B", *(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
+    for name, parameter in model.named_parameters():
+        if not kept & set(name.split(".")):
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
@@ -33,7 +32,7 @@ class TrainedWeights:
 
     Args:
         model: its trained parameters are those that require a gradient.
-        bfloat16: casts the model to bf16; trained adapters on it stay in fp32.
+        bfloat16: casts the model to bf16, as `lower` does.
         with_masters: whether weights that are cast keep masters.
     """
 
@@ -41,12 +40,9 @@ class TrainedWeights:
         weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.masters: dict[str, nn.Parameter] = dict(weights)
         if bfloat16:
-            adapters = [parameter for name, parameter in weights.items() if "lora_" in name]
-            if with_masters and not adapters:
+            if with_masters:
                 self.masters = {name: nn.Parameter(parameter.data.float()) for name, parameter in weights.items()}
-            lower(model, [parameter for parameter in model.parameters() if all(parameter is not a for a in adapters)])
-            for parameter in adapters:
-                parameter.data = parameter.data.float()
+            lower(model)
         self._pairs = list(zip(weights.values(), self.masters.values(), strict=True))
         for weight, _ in self._pairs:
             if weight.dtype == torch.bfloat16:

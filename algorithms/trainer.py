@@ -6,7 +6,6 @@ updates as one that was not, to the bit; where something keeps rollouts waiting,
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import json
@@ -38,7 +37,7 @@ from algorithms.logprobs import token_logprobs
 from algorithms.memory_plan import explained
 from algorithms.objective import combine_metrics, objective_loss
 from algorithms.policies import Policy, load_policy
-from algorithms.policies.adapters import add_adapter, has_adapter, remove_adapter, without_adapter
+from algorithms.policies.adapters import add_adapter, remove_adapter, without_adapter
 from algorithms.policies.loading import default_learning_rate, in_bfloat16
 from algorithms.precision import TrainedWeights, make_optimizer, recomputing, rounding, set_learning_rate
 from algorithms.rollout import LocalSampler
@@ -122,7 +121,10 @@ class Trainer:
                 f"a policy needs parameters that are trained, but all of {self.policy.name} are frozen (requires_grad=False); "
                 "unfreeze some."
             )
-        self._reference = self._reference_model() if config.objective.kl_coef > 0 else None
+        self._reference: torch.nn.Module | None = None
+        """What the policy began with; below an adapter it is still there."""
+        if config.objective.kl_coef > 0:
+            self._reference = self.model if config.lora.rank else copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = make_optimizer(config, self.weights)
         self.step = 0
         """Optimizer batches done."""
@@ -208,7 +210,10 @@ class Trainer:
         )
         # With one update the current policy is the old one: no pass is spent on it.
         old = self._logprobs(self.model, parts) if config.updates_per_batch > 1 else None
-        reference = self._reference_logprobs(self._reference, parts) if self._reference is not None else None
+        reference = None
+        if self._reference is not None:
+            with without_adapter(self.model):
+                reference = self._logprobs(self._reference, parts)
         self._set_learning_rate()
         sums: list[dict[str, Tensor]] = []
         grad_norm = 0.0
@@ -432,17 +437,6 @@ class Trainer:
     @torch.no_grad()
     def _logprobs(self, model: torch.nn.Module, parts: Sequence[batches.MicroBatch]) -> list[Tensor]:
         return [self._token_logprobs(model, part) for part in parts]
-
-    def _reference_model(self) -> torch.nn.Module:
-        """What the policy began with; below an adapter that is still there."""
-        if has_adapter(self.model):
-            return self.model
-        reference: torch.nn.Module = copy.deepcopy(self.model)
-        return reference.requires_grad_(False).eval()
-
-    def _reference_logprobs(self, reference: torch.nn.Module, parts: Sequence[batches.MicroBatch]) -> list[Tensor]:
-        with without_adapter(self.model) if reference is self.model else contextlib.nullcontext():
-            return self._logprobs(reference, parts)
 
     def _set_learning_rate(self) -> None:
         config = self.config

@@ -78,6 +78,9 @@ def add_adapter(policy: Policy, lora: LoraConfig, seed: int) -> None:
             f"lora.targets {' '.join(lora.targets)} takes in the embedding or the output layer. They may be one weight, which "
             "an adapter on one of them would part; leave them out."
         )
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     # The name that `load_policy` takes; a folder's wherever it is read from.
     base = str(Path(policy.name).absolute()) if Path(policy.name).is_dir() else policy.name
     model.peft_config["default"].base_model_name_or_path = base
@@ -107,7 +110,10 @@ def remove_adapter(folder: Path) -> None:
 
 @contextlib.contextmanager
 def without_adapter(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, a model is what it was before its adapter."""
+    """Inside, a model is what it was before its adapter, if it has one."""
+    if not has_adapter(model):
+        yield
+        return
     model.disable_adapters()
     try:
         yield

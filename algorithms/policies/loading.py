@@ -114,7 +114,7 @@ def load_policy(name: str, device: str = "cpu", *, dtype: Dtype = "float32") -> 
     if in_bfloat16(dtype, policy.tiny, device):
         from algorithms.precision import lower
 
-        lower(model, list(model.parameters()))
+        lower(model)
     model.to(device)
     return policy
 

@@ -143,8 +143,13 @@ def test_rollouts_sample_with_the_adapter_and_the_reference_is_without(tmp_path:
         torch.testing.assert_close(learner[index][own], part.behaviour_logprobs_T[own], rtol=1e-4, atol=1e-4)
         assert not torch.allclose(learner[index], start[index], atol=1e-2)
     assert trainer._reference is not None
-    for index, reference in enumerate(trainer._reference_logprobs(trainer._reference, parts)):
-        assert torch.equal(reference, start[index])
+    assert trainer._reference is trainer.model
+    with without_adapter(trainer.model):
+        for reference, expected in zip(trainer._logprobs(trainer._reference, parts), start, strict=True):
+            assert torch.equal(reference, expected)
+    metrics = trainer.update(trajectories)
+    # k3 of what was sampled, at the first pass of this update.
+    assert metrics["policy/reference_kl"] > 1e-4
 
 
 def run(tmp_path: Path, rows: int | None = None, **lora: Any) -> Trainer:

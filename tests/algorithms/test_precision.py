@@ -246,7 +246,7 @@ def test_learning_rates_are_set_in_place_where_they_are_tensors() -> None:
 def test_what_a_class_keeps_in_fp32_stays() -> None:
     model = copy.deepcopy(tiny_policy().model)
     model._keep_in_fp32_modules_strict = {"q_proj"}
-    lower(model, list(model.parameters()))
+    lower(model)
     kept = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.float32}
     assert kept == {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)}
 

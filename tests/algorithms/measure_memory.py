@@ -1,4 +1,4 @@
-"""What `aipo train --plan` says beside what tiny runs take on a CPU under Linux: `python -m benchmarks.memory_plan`."""
+"""What `aipo train --plan` says beside what tiny runs take on a CPU under Linux: `python -m tests.algorithms.measure_memory`."""
 
 from __future__ import annotations
 
