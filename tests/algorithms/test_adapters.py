@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from aipo_env import Source, read_traces
+from aipo_env import Source, read_traces, to_training_sample
 from aipo_env.cli import main
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from algorithms.batch import micro_batches
@@ -136,7 +137,8 @@ def test_rollouts_sample_with_the_adapter_and_the_reference_is_without(tmp_path:
     for _ in range(3):
         trainer.train_step()
     trajectories = trainer.collect()
-    parts = micro_batches(trajectories, torch.zeros(len(trajectories)), 8, pad_id=0)
+    samples = [to_training_sample(trajectory) for trajectory in trajectories]
+    parts = micro_batches(samples, np.zeros(len(samples)), 8, pad_id=0)
     learner, start = trainer._logprobs(trainer.model, parts), full._logprobs(full.model, parts)
     for index, part in enumerate(parts):
         own = part.sources_T == Source.POLICY
