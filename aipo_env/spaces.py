@@ -44,6 +44,14 @@ class _Words(Space[T]):
         """Never."""
         return False
 
+    def to_jsonable(self, sample_n: Iterable[T]) -> list[Any]:
+        """They are JSON already."""
+        return list(sample_n)
+
+    def from_jsonable(self, sample_n: list[Any]) -> list[T]:
+        """The inverse of `to_jsonable`; chats are lists then."""
+        return list(sample_n)
+
 
 class Messages(_Words[tuple[dict[str, str], ...]]):
     """All chats: messages with `role` and `content`, and further fields, all of them strings."""
@@ -59,14 +67,6 @@ class Messages(_Words[tuple[dict[str, str], ...]]):
             isinstance(m, dict) and {"role", "content"} <= m.keys() and all(isinstance(v, str) for v in m.values())
             for m in x
         )
-
-    def to_jsonable(self, sample_n: Iterable[Sequence[dict[str, str]]]) -> list[Any]:
-        """Chats are JSON already."""
-        return [list(chat) for chat in sample_n]
-
-    def from_jsonable(self, sample_n: list[Any]) -> list[tuple[dict[str, str], ...]]:
-        """The inverse of `to_jsonable`."""
-        return [tuple(chat) for chat in sample_n]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Messages)
@@ -105,14 +105,6 @@ class Unicode(_Words[str]):
     def contains(self, x: Any) -> bool:
         """Whether `x` is a string that is short enough."""
         return isinstance(x, str) and len(x) <= self.max_chars
-
-    def to_jsonable(self, sample_n: Iterable[str]) -> list[str]:
-        """Strings are JSON already."""
-        return list(sample_n)
-
-    def from_jsonable(self, sample_n: list[Any]) -> list[str]:
-        """The inverse of `to_jsonable`."""
-        return [str(x) for x in sample_n]
 
     def __repr__(self) -> str:
         return f"Unicode(max_chars={self.max_chars})"

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 from aipo_env.dialects import harmony
 from aipo_env.errors import ConfigurationError
@@ -40,32 +40,6 @@ class Call:
     """Why it is no usable call, worded for the policy."""
 
 
-class Family(Protocol):
-    """A syntax of calls."""
-
-    @property
-    def name(self) -> str:
-        """The key in `FAMILIES`."""
-
-    @property
-    def markers(self) -> tuple[str, ...]:
-        """The texts that its reader gives a meaning, the opener of a call first; empty where the whole turn is the call."""
-
-    @property
-    def max_calls(self) -> int | None:
-        """Calls that one turn may hold; None for any number."""
-
-    def calls(self, text: str) -> list[Call]:
-        """All calls of one turn in order, complete or broken."""
-
-    def render(self, calls: Sequence[tuple[str, str]]) -> str:
-        """The text of (function, query) pairs; `calls` is its inverse.
-
-        Raises:
-            ConfigurationError: for a query that the syntax cannot say, or more calls than a turn may hold.
-        """
-
-
 class _Unusable(Exception):
     """Why what stands there is no usable call."""
 
@@ -79,11 +53,13 @@ _Found = tuple[str, str, int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Syntax:
-    """A family, put together from how it delimits calls, reads one and writes one."""
+class Family:
+    """A syntax of calls, put together from how it delimits calls, reads one and writes one."""
 
     name: str
+    """The key in `FAMILIES`."""
     markers: tuple[str, ...]
+    """The texts that its reader gives a meaning, the opener of a call first; empty where the whole turn is the call."""
     blocks: Callable[[str], Iterator[tuple[int, int, int, int, bool]]]
     """Where calls stand in a turn: start, start and end of what is to be read, end, whether it was finished."""
     read: Callable[[str], Iterator[_Found]]
@@ -93,8 +69,10 @@ class _Syntax:
     """What stands before the first and behind the last call of a turn."""
     between: str = "\n"
     max_calls: int | None = None
+    """Calls that one turn may hold; None for any number."""
 
     def calls(self, text: str) -> list[Call]:
+        """All calls of one turn in order, complete or broken."""
         found: list[Call] = []
         for start, inner, inner_end, end, finished in self.blocks(text):
             if not finished:
@@ -114,6 +92,11 @@ class _Syntax:
         return found
 
     def render(self, calls: Sequence[tuple[str, str]]) -> str:
+        """The text of (function, query) pairs; `calls` is its inverse.
+
+        Raises:
+            ConfigurationError: for a query that the syntax cannot say, or more calls than a turn may hold.
+        """
         if not calls or len(calls) > (self.max_calls or len(calls)):
             raise ConfigurationError(
                 f"{self.name}: a turn calls 1 to {self.max_calls or 'any number of'} functions, got {len(calls)}."
@@ -218,13 +201,13 @@ def _marked(
     read: Callable[[str], tuple[str, str]],
     write: Callable[[str, str], str],
     *further: str,
-) -> _Syntax:
+) -> Family:
     """A family with one call between two markers."""
 
     def one(text: str) -> Iterator[_Found]:
         yield *read(text), len(text)
 
-    return _Syntax(
+    return Family(
         name,
         (opener, closer, *further),
         _between(re.escape(opener), re.escape(closer)),
@@ -288,7 +271,7 @@ def _deepseek_read(body: str) -> tuple[str, str]:
     return name, _query(_json(rest, name), name)
 
 
-def _deepseek(name: str, head: str, tail: str) -> _Syntax:
+def _deepseek(name: str, head: str, tail: str) -> Family:
     def write(function: str, query: str) -> str:
         return f"{_CALL}{head.format(function)}{_dumps({'query': query}, _DEEPSEEK)}{tail}{_CALL_END}"
 
@@ -299,7 +282,7 @@ def _deepseek(name: str, head: str, tail: str) -> _Syntax:
     return dataclasses.replace(one, blocks=outer, write=write, around=_DEEPSEEK[2:4], between=between)
 
 
-def _gemma(name: str, opener: str, closer: str, quote: str) -> _Syntax:
+def _gemma(name: str, opener: str, closer: str, quote: str) -> Family:
     head = re.compile(rf"\s*call:({_NAME})\{{")
     key = re.compile(r"[{,]\s*(\w{1,64})\s*:\s*\Z")
 
@@ -462,14 +445,14 @@ def _mistral_read(text: str) -> Iterator[_Found]:
         yield *_object_call(_json(text[start:position])), position + closed
 
 
-def _mistral(name: str, form: str, further: tuple[str, ...] = ()) -> _Syntax:
+def _mistral(name: str, form: str, further: tuple[str, ...] = ()) -> Family:
     markers = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "</s>")
 
     def write(function: str, query: str) -> str:
         return form.format(function, _dumps({"query": query}, markers))
 
     used = tuple(marker for marker in markers if marker in form or marker == markers[0])
-    return _Syntax(name, used, _mistral_blocks, _mistral_read, write, between="")
+    return Family(name, used, _mistral_blocks, _mistral_read, write, between="")
 
 
 # gpt-oss
@@ -523,12 +506,12 @@ FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
                 around=("[TOOL_CALLS] [", "]"),
                 between=", ",
             ),
-            _Syntax("harmony", harmony.MARKERS, _harmony_blocks, _harmony_read, _harmony_write, max_calls=1),
+            Family("harmony", harmony.MARKERS, _harmony_blocks, _harmony_read, _harmony_write, max_calls=1),
             _deepseek("deepseek-v3", "function<｜tool▁sep｜>{}\n```json\n", "\n```"),
             _deepseek("deepseek-v31", "{}<｜tool▁sep｜>", ""),
             _gemma("gemma4", "<|tool_call>", "<tool_call|>", '<|"|>'),
             _gemma("functiongemma", "<start_function_call>", "<end_function_call>", "<escape>"),
-            _Syntax(
+            Family(
                 "lfm",
                 _LFM,
                 _between(*map(re.escape, _LFM)),
@@ -537,7 +520,7 @@ FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
                 around=(f"{_LFM[0]}[", f"]{_LFM[1]}"),
                 between=", ",
             ),
-            _Syntax(
+            Family(
                 "llama-json",
                 (),
                 _whole(r'\s*(?P<call><\|python_tag\|>|\{\s*"(?:name|type|function)"\s*:)'),
@@ -545,7 +528,7 @@ FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
                 lambda name, query: f'{{"name": "{name}", "parameters": {_dumps({"query": query})}}}',
                 max_calls=1,
             ),
-            _Syntax(
+            Family(
                 "pythonic",
                 (),
                 _whole(rf"\s*(?P<call>\[\s*{_NAME}\()"),

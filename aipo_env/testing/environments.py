@@ -62,13 +62,12 @@ def check_consult_env(env: str | gymnasium.Env[Any, Any]) -> list[str]:
         )
         return report.finish()
     checks = [
-        _check_gymnasium,
         _check_steps,
         _check_seeds,
         _check_leaks,
         _check_modes,
         _check_tokens,
-        _check_pettingzoo,
+        _check_other_checks,
     ]
     if given.config.assisted:
         checks.append(_check_markup)
@@ -192,17 +191,6 @@ def _plain(steps: Sequence[_Step]) -> str:
     return json.dumps(
         [[{**o, "consult_mask": list(map(int, o["consult_mask"]))}, *rest] for o, *rest in steps], default=repr
     )
-
-
-def _check_gymnasium(env: ConsultEnv, report: Report) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            check_env(env, skip_render_check=True)
-    except Exception as error:
-        report.expect(
-            False, f"gymnasium.utils.env_checker.check_env refuses it: {type(error).__name__}: {str(error)[:300]}"
-        )
 
 
 def _check_steps(env: ConsultEnv, report: Report) -> None:
@@ -379,11 +367,12 @@ def _check_tokens(env: ConsultEnv, report: Report) -> None:
         pass
 
 
-def _check_pettingzoo(env: ConsultEnv, report: Report) -> None:
+def _check_other_checks(env: ConsultEnv, report: Report) -> None:
     game: ConsultGame = _again(env)[0].game
     tests: dict[str, Callable[[], object]] = {
-        "api_test": lambda: api_test(AECConsultEnv(game), num_cycles=20),
-        "parallel_api_test": lambda: parallel_api_test(ParallelConsultEnv(game), num_cycles=20),
+        "gymnasium.utils.env_checker.check_env": lambda: check_env(env, skip_render_check=True),
+        "pettingzoo.test.api_test": lambda: api_test(AECConsultEnv(game), num_cycles=20),
+        "pettingzoo.test.parallel_api_test": lambda: parallel_api_test(ParallelConsultEnv(game), num_cycles=20),
     }
     for name, test in tests.items():
         try:
@@ -391,4 +380,4 @@ def _check_pettingzoo(env: ConsultEnv, report: Report) -> None:
                 warnings.simplefilter("ignore")
                 test()
         except Exception as error:
-            report.expect(False, f"pettingzoo.test.{name} refuses it: {type(error).__name__}: {str(error)[:300]}")
+            report.expect(False, f"{name} refuses it: {type(error).__name__}: {str(error)[:300]}")
