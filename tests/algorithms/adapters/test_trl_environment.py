@@ -1,0 +1,109 @@
+"""Helpers as tools: the class by itself, and in TRL's own tool loop with a tiny model that was taught one conversation."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import get_json_schema
+
+from algorithms.adapters.trl_environment import environment_factory, grade_answers, task_rows
+from tests.algorithms.vocabularies import qwen
+
+trl = pytest.importorskip("trl", reason="the tool loop is TRL's")
+OPTIONS = {"level": 2, "operators": "@", "style": "terse", "agents": {"knowledge": lambda query: "a@b is 17"}}
+
+
+def test_each_helper_is_a_tool_with_a_schema() -> None:
+    tools = environment_factory("rulebook-consult", level=2)
+    env = tools()
+    assert [name for name in dir(tools) if not name.startswith("_")] == ["knowledge", "reasoning", "reset", "verify"]
+    schema = get_json_schema(env.verify)["function"]  # type: ignore[attr-defined]
+    assert schema["name"] == "verify"
+    assert "checks a step" in schema["description"]
+    assert list(schema["parameters"]["properties"]) == ["query"]
+
+
+def test_a_task_is_asked_about_answered_and_graded() -> None:
+    env = environment_factory("rulebook-consult", max_consults=1, consult_cost=0.25, **OPTIONS)()
+    prompt = env.reset(7, prompt=[], other=1)
+    task = env._game.task(7)
+    assert task.problem in prompt
+    assert "<consult" not in prompt
+    assert env.knowledge("a@b?") == "a@b is 17"  # type: ignore[attr-defined]
+    assert "consults" in env.knowledge("again?")  # type: ignore[attr-defined]
+    graded = [grade_answers([[{"content": text}]], [env])[0] for text in (f"\\boxed{{{task.gold}}}", "\\boxed{x}", "")]
+    assert graded == [0.75, -0.25, -0.25]
+    env.reset(8)
+    assert grade_answers([[{}]], [env]) == [0.0]
+
+
+def teach(model: Qwen3ForCausalLM, context: list[int], answer: list[int]) -> torch.Tensor:
+    ids = torch.tensor([context + answer])
+    labels = torch.tensor([[-100] * len(context) + answer])
+    loss: torch.Tensor = model(input_ids=ids, labels=labels).loss
+    return loss
+
+
+def test_in_trls_own_tool_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model calls the tool, TRL asks our helper, masks the reply, and goes on; the environment grades what it says."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    tokenizer = qwen()
+    tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, head_dim=16, max_position_embeddings=1024, tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )  # fmt: skip
+    factory = environment_factory("rulebook-consult", **OPTIONS)
+    gold = factory._game.task(7).gold
+    args: dict[str, Any] = {
+        "output_dir": str(tmp_path), "max_steps": 1, "per_device_train_batch_size": 4, "num_generations": 4,
+        "max_completion_length": 200, "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none",
+        "disable_tqdm": True, "save_strategy": "no", "dataloader_pin_memory": False, "chat_template_kwargs": {"enable_thinking": False},
+    }  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = trl.GRPOTrainer(
+            model,
+            grade_answers,
+            trl.GRPOConfig(**args),
+            trl.trainer.grpo_trainer.Dataset.from_list(task_rows([7] * 4)),
+            processing_class=tokenizer,
+            environment_factory=factory,
+        )
+        call = '<tool_call>\n{"name": "knowledge", "arguments": {"query": "rule?"}}\n</tool_call><|im_end|>'
+        asks, says = (tokenizer(text)["input_ids"] for text in (call, f"\\boxed{{{gold}}}<|im_end|>"))
+        # The contexts are those that TRL itself builds.
+        env = factory()
+        trainer._batch_environments = [None]
+        [prompt], _, _ = trainer._tokenize_prompts([[{"role": "user", "content": env.reset(7)}]])
+        reply = trainer._get_tool_suffix_ids([{"role": "tool", "name": "knowledge", "content": "a@b is 17"}])
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(80):
+            optimizer.zero_grad()
+            loss = teach(model, prompt, asks) + teach(model, prompt + asks + reply, says)
+            loss.backward()
+            optimizer.step()
+            if loss < 2e-3:
+                break
+        model.train()
+        batch = trainer._generate_and_score_completions(task_rows([7] * 4))
+        for row in range(4):
+            ids = batch["completion_ids"][row][batch["completion_mask"][row] > 0].tolist()
+            assert ids == asks + reply + says
+            masked = batch["tool_mask"][row][: len(ids)].tolist()
+            assert masked == [1] * len(asks) + [0] * len(reply) + [1] * len(says)
+        assert trainer._metrics["train"]["rewards/grade_answers/mean"] == [1.0]
+        assert trainer._metrics["train"]["tools/call_frequency"] == [1.0]
+        assert trainer._metrics["train"]["tools/failure_frequency"] == [0.0]
+        trainer.train()
+        assert trainer.state.global_step == 1
