@@ -1,4 +1,4 @@
-"""Helpers as tools: the class by itself, and in TRL's own tool loop with a tiny model that was taught one conversation."""
+"""Helpers as tools: the class by itself, and in TRL's own tool loop, where a script stands for the sampling alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import get_json_schema
 
@@ -42,24 +41,16 @@ def test_a_task_is_asked_about_answered_and_graded() -> None:
     assert grade_answers([[{}]], [env]) == [0.0]
 
 
-def teach(model: Qwen3ForCausalLM, context: list[int], answer: list[int]) -> torch.Tensor:
-    ids = torch.tensor([context + answer])
-    labels = torch.tensor([[-100] * len(context) + answer])
-    loss: torch.Tensor = model(input_ids=ids, labels=labels).loss
-    return loss
-
-
 def test_in_trls_own_tool_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model calls the tool, TRL asks our helper, masks the reply, and goes on; the environment grades what it says."""
+    """A call is parsed, our helper asked, its reply masked, the last message graded: TRL's code, on Qwen's own template."""
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     tokenizer = qwen()
     tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
-    torch.manual_seed(0)
     model = Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=2, head_dim=16, max_position_embeddings=1024, tie_word_embeddings=True,
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, tie_word_embeddings=True,
             eos_token_id=tokenizer.eos_token_id,
         )
     )  # fmt: skip
@@ -82,19 +73,14 @@ def test_in_trls_own_tool_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         )
         call = '<tool_call>\n{"name": "knowledge", "arguments": {"query": "rule?"}}\n</tool_call><|im_end|>'
         asks, says = (tokenizer(text)["input_ids"] for text in (call, f"\\boxed{{{gold}}}<|im_end|>"))
-        # The contexts are those that TRL itself builds.
-        env = factory()
-        trainer._batch_environments = [None]
-        [prompt], _, _ = trainer._tokenize_prompts([[{"role": "user", "content": env.reset(7)}]])
+        contexts: list[list[int]] = []
+
+        def written(prompts: list[list[int]], *args: Any, **options: Any) -> tuple[list[list[int]], None]:
+            contexts.extend(prompts)
+            return [list(says if "a@b is 17" in tokenizer.decode(ids[-40:]) else asks) for ids in prompts], None
+
+        monkeypatch.setattr(trainer, "_generate_single_turn", written)
         reply = trainer._get_tool_suffix_ids([{"role": "tool", "name": "knowledge", "content": "a@b is 17"}])
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-        for _ in range(80):
-            optimizer.zero_grad()
-            loss = teach(model, prompt, asks) + teach(model, prompt + asks + reply, says)
-            loss.backward()
-            optimizer.step()
-            if loss < 2e-3:
-                break
         model.train()
         batch = trainer._generate_and_score_completions(task_rows([7] * 4))
         for row in range(4):
@@ -102,6 +88,7 @@ def test_in_trls_own_tool_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert ids == asks + reply + says
             masked = batch["tool_mask"][row][: len(ids)].tolist()
             assert masked == [1] * len(asks) + [0] * len(reply) + [1] * len(says)
+        assert factory._game.task(7).problem in tokenizer.decode(contexts[0])
         assert trainer._metrics["train"]["rewards/grade_answers/mean"] == [1.0]
         assert trainer._metrics["train"]["tools/call_frequency"] == [1.0]
         assert trainer._metrics["train"]["tools/failure_frequency"] == [0.0]
