@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
-import dataclasses
 import logging
 import math
 import os
@@ -49,10 +48,13 @@ async def consult(agent: Agent, request: ConsultRequest, timeout: float | None =
         request: what it is asked.
         timeout: seconds the helper has; None for no limit.
     """
-    if timeout is not None and request.deadline is None:
-        request = dataclasses.replace(request, deadline=timeout)
-    if request.hints and not getattr(agent, "uses_hints", False):
-        request = dataclasses.replace(request, hints=())
+    asked = request
+    hints = asked.hints if asked.hints and getattr(agent, "uses_hints", False) else ()
+    deadline = timeout if asked.deadline is None else asked.deadline
+    # `dataclasses.replace` would cost as much as reading the turn.
+    request = ConsultRequest(
+        asked.query, asked.transcript, asked.task_id, asked.seed, deadline, asked.confidential, hints
+    )
     outer = _limit.get()
     try:
         async with asyncio.timeout(timeout) as scope:

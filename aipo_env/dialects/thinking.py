@@ -85,8 +85,11 @@ def find_thought(
 
 def hide_thought(text: str, thought: Thought | None) -> str:
     """The turn with blanks for its thought, and all of gpt-oss's; line breaks and all positions stay."""
+    analysis = "<|channel|>analysis" in text
+    if thought is None and not analysis:
+        return text
     spans = [] if thought is None else [(thought.start, thought.end)]
-    if "<|channel|>analysis" in text:
+    if analysis:
         found = read_messages(text)
         spans += [(one.start, one.end) for one in found if one.channel == "analysis" and not one.recipient]
     for start, end in spans:
