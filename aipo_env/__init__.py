@@ -1,7 +1,18 @@
-"""Reasoning tasks as environments in which asking for help is an action.
+"""Reasoning tasks as Gymnasium and PettingZoo environments in which asking helpers is an action.
 
-import aipo_env
-env = aipo_env.make("math500-consult")
+    env = aipo_env.make("rulebook-consult")
+    observation, info = env.reset(seed=0)
+    observation, reward, terminated, truncated, info = env.step('<consult agent="verify">17+25=43</consult>')
+
+Ten names to begin with:
+
+    make, make_aec, make_parallel, make_vec   an environment by its id, as Gymnasium, PettingZoo or many at once have it
+    pprint_registry                           prints the ids
+    rollout                                   plays episodes with a policy, in the order in which they end
+    register_env, register_agent              tasks and helpers of your own
+    Consult, Reply                            what the policy asks a helper, and what that answers
+
+Tasks, rewards and rules are options of `make`; `aipo --help` is the command line, and `algorithms` the learner.
 """
 
 from aipo_env.advantages import sample_advantages
@@ -33,6 +44,7 @@ from aipo_env.registry import (
     make_parallel,
     make_tasks,
     make_vec,
+    pprint_registry,
     register_agent,
     register_env,
 )
@@ -83,6 +95,7 @@ __all__ = [
     "make_parallel",
     "make_tasks",
     "make_vec",
+    "pprint_registry",
     "read_traces",
     "register_agent",
     "register_env",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from aipo_env.console import command, print_json
-from aipo_env.registry import env_spec, list_envs
+from aipo_env.registry import env_spec, list_envs, pprint_registry
 
 
 @command("aipo envs", "aipo envs --json | jq -r '.[].id'")
@@ -16,21 +16,11 @@ def envs(*, json: bool = False) -> int:
     Args:
         json: one JSON list of id, description, whether helpers answer, and the splits.
     """
-    specs = [env_spec(env_id) for env_id in list_envs()]
-    if json:
-        print_json(
-            [{"id": s.id, "description": s.description, "assisted": s.assisted, "splits": s.splits} for s in specs]
-        )
+    if not json:
+        pprint_registry()
         return 0
-    width = max(len(s.id) for s in specs)
-    kinds = {
-        "for training (the split train)": [s for s in specs if "train" in s.splits],
-        "for evaluation alone": [s for s in specs if s.splits and "train" not in s.splits],
-        "splits not known": [s for s in specs if not s.splits],
-    }
-    for title, members in kinds.items():
-        lines = [f"{s.id:<{width}}  {s.description}{' (also test)' * (s.splits[1:] != ())}" for s in members]
-        print("\n".join([f"# {title}", *lines]) if lines else "", end="\n" * bool(lines))
+    specs = [env_spec(env_id) for env_id in list_envs()]
+    print_json([{"id": s.id, "description": s.description, "assisted": s.assisted, "splits": s.splits} for s in specs])
     return 0
 
 

@@ -31,7 +31,7 @@ ConfigFile = Annotated[
 
 def new_app(name: str, **options: Any) -> App:
     """A parser of our style: `--agents verify knowledge`, and help as the docstrings have it."""
-    style = Parameter(consume_multiple=True, negative_iterable=(), allow_leading_hyphen=False)
+    style = Parameter(consume_multiple=True, negative_iterable=(), allow_leading_hyphen=False, allow_repeating=True)
     return App(name=name, default_parameter=style, version_flags=(), config=_from_file, **options)
 
 
@@ -124,8 +124,10 @@ def _by_key(arguments: Sequence[str], app: App) -> list[str]:
 def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Adds the options of the file that `--config` names; a dictionary is merged by key, and a table in it is dotted keys."""
     tables = {table.name: (table, table.tokens[:]) for table in arguments if _is_dictionary(table)}
-    for token in [token for argument in arguments if argument.name == "--config" for token in argument.tokens]:
-        path = Path(token.value).expanduser()
+    files = [token.value for argument in arguments if argument.name == "--config" for token in argument.tokens]
+    if len(files) > 1:
+        raise ConfigurationError(f"--config names one file, got {', '.join(files)}. Put all options into one of them.")
+    for path in (Path(file).expanduser() for file in files):
         for table, _ in tables.values():
             table.tokens.clear()
         Dict(_read(path), source=str(path), use_commands_as_keys=False)(app, commands, arguments)

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
 import os
+import sys
+import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import gymnasium
 import pettingzoo
@@ -155,10 +158,26 @@ def list_envs() -> list[str]:
     return sorted(_envs)
 
 
+def pprint_registry() -> None:
+    """Prints the ids that `make` takes: those with a training split, and those that are for evaluation alone."""
+    specs = [env_spec(env_id) for env_id in list_envs()]
+    width = max(len(s.id) for s in specs)
+    kinds = {
+        "for training (the split train)": [s for s in specs if "train" in s.splits],
+        "for evaluation alone": [s for s in specs if s.splits and "train" not in s.splits],
+        "splits not known": [s for s in specs if not s.splits],
+    }
+    for title, members in kinds.items():
+        lines = [f"{s.id:<{width}}  {s.description}{' (also test)' * (s.splits[1:] != ())}" for s in members]
+        print("\n".join([f"# {title}", *lines]) if lines else "", end="\n" * bool(lines))
+
+
 def env_spec(env_id: str) -> EnvSpec:
     """The registered environment with this id; UnknownIdError names the nearest."""
     _load_plugins()
     name = str(env_id).removeprefix("aipo/").removesuffix("-v0")
+    if ":" in name and name not in _envs:
+        return _own_env(name)
     if name not in _envs:
         # "rg.chain_sum" is how Gymnasium spells "rg/chain_sum".
         name = next((known for known in _envs if gymnasium_id(known) == gymnasium_id(name)), name)
@@ -173,6 +192,21 @@ def env_spec(env_id: str) -> EnvSpec:
             raise _broken[broken].with_traceback(None)
         also = f" Not loaded: {', '.join(_broken)} (aipo doctor says why)." if _broken else ""
         raise unknown_id("environment id", env_id, _envs, "`aipo envs` lists them all." + also)
+    return _envs[name]
+
+
+def _own_env(path: str) -> EnvSpec:
+    """What "module:ID" or "module:TaskFamily" names: importing the module may register the id, and a family gets helpers."""
+    module, _, name = path.partition(":")
+    _module(module)
+    if name not in _envs:
+        found = _import(path)
+        if isinstance(found, EnvSpec):
+            register_env(found)
+            return found
+        splits = _BOTH if callable(found) and "split" in inspect.signature(found).parameters else ()
+        register_env(EnvSpec(path, path, assisted=True, description="a task family of your own", splits=splits))
+        name = path
     return _envs[name]
 
 
@@ -261,9 +295,11 @@ def make_tasks(env_id: str, *, split: str | None = None, **options: Any) -> Task
     known = set(inspect.signature(family).parameters)
     merged = {k: v for k, v in spec.options.items() if k in known} | options
     if unknown := merged.keys() - known:
+        near = difflib.get_close_matches(min(unknown), sorted(known | RULES), n=1)
         raise UnknownOptionError(
-            f"{env_id} has no option {', '.join(sorted(unknown))} (got an unexpected keyword argument {min(unknown)!r}). Its "
-            f"task family takes {', '.join(sorted(known))}; the options of every environment are in help(aipo_env.make)."
+            f"{env_id} has no option {', '.join(sorted(unknown))} (got an unexpected keyword argument {min(unknown)!r}). "
+            + "".join(f"Did you mean {name!r}? " for name in near)
+            + f"Its task family takes {', '.join(sorted(known))}; every environment {', '.join(sorted(RULES))}."
         )
     if split is not None:
         merged["split"] = split
@@ -278,13 +314,112 @@ def _task_set(tasks: object, where: str) -> TaskSet:
     return tasks
 
 
+class GameOptions(TypedDict, total=False):
+    """What `make` and its siblings can be told about the game; an editor completes it."""
+
+    agents: Mapping[str, AgentLike | None] | Sequence[str] | None
+    """The helpers: names of registered ones, or a mapping from name to agent, function or import path. The default is verify,
+    knowledge and reasoning, embedded, without model or network. None stands for a helper that the caller plays (`make_aec`,
+    `make_parallel`)."""
+    max_consults: int | None
+    """Consults that are answered (4)."""
+    max_turns: int | None
+    """Turns of the policy (8)."""
+    max_chars: int | None
+    """Characters behind the prompt (100,000)."""
+    max_reply_chars: int | None
+    """Characters of one reply of a helper; longer ones are cut (8,000)."""
+    consult_cost: float | None
+    """Subtracted from the reward for each consult (0)."""
+    consult_timeout: float | None
+    """Seconds a helper has to answer (60); None for no limit."""
+    helper_view: Literal["transcript", "query"] | None
+    """Whether a helper sees the "transcript" beside the query, or the "query" alone ("transcript")."""
+    leak_filter: bool | None
+    """Whether a helper's reply that states the gold answer is held back, and a notice takes its place (False)."""
+    fan_out: int | None
+    """Consults, of different helpers, that one turn may carry (1)."""
+    extraction: Extraction | None
+    """What marks a value as the answer: "boxed" for a box or an answer tag alone, "lenient" for phrases too."""
+    consults_in_thought: bool | None
+    """Whether a consult counts that stands in the policy's `<think>` (True)."""
+    solo: Literal["plain", "self-help"] | None
+    """What an episode without help is: "plain", or "self-help", in which the policy writes the helpers' replies itself in their
+    places."""
+    dialect: DialectLike
+    """How actions and replies look: "tags", the model's own "tools" calls, "auto" for the latter where the tokenizer's chat
+    template allows it, one of the entry points `aipo.dialects`, or a class like these."""
+    observation: Literal["text", "messages"]
+    """"messages" gives the policy a chat beside the text: role and content of each message."""
+    split: str | None
+    """Of the task family."""
+    prompt: str | None
+    """"consult", "plain", "bare", or a text of your own with {problem} and {agents}."""
+    solo_prompt: str | None
+    """The prompt of episodes without help (the same)."""
+    reward_fn: RewardFunction | str | None
+    """`(task, answer, grade) -> float or {part: float}`, or its import path, instead of 1 for a correct answer."""
+    codec: TokenCodec | None
+    """A tokenizer adapter; makes the record token-exact and `TokenAction` possible."""
+    tasks: TaskSet | None
+    """A task family of your own, in place of the one of the id."""
+
+
+class Options(GameOptions, total=False):
+    """`GameOptions`, and those of the task families here; another family's own ones pass as well."""
+
+    data: str | os.PathLike[str] | None
+    """Of data sets: a local copy."""
+    revision: str | None
+    """Of data sets: the hub's."""
+    keep: str
+    """Of data sets: the rows that are used."""
+    rates: str | os.PathLike[str] | None
+    """Of data sets: measured pass rates, for `keep`."""
+    decontaminate: Any
+    """Of training sets: what copies of test problems are looked for."""
+    problem: str | None
+    """Of `dataset`: the field of the problem; so `answer`."""
+    answer: str | None
+    answer_type: str
+    """Of `dataset`: how answers are compared: math, integer, choice, exact, code."""
+    parts: str | Mapping[str, Any]
+    """Of `mix`: ids and weights."""
+    choice_seed: int
+    """Of gpqa-diamond: the order of the choices."""
+    keep_texts: bool
+    """Of gpqa-diamond: whether its texts may be written down."""
+    version: str | None
+    """Of livecodebench, as the dates between which contests count, `start_date` and `end_date`."""
+    start_date: str | None
+    end_date: str | None
+    time_limit_s: float
+    """Of livecodebench: seconds a program has for a test."""
+    level: int
+    """Of rulebook: how hard, 1 to 4; with `digits`, `operators` and `style`, "words" or "terse"."""
+    digits: int
+    operators: Sequence[str] | None
+    style: Literal["words", "terse"]
+    config: Mapping[str, Any] | None
+    """Of rg/...: what reasoning-gym's data set takes."""
+
+
+RULES = frozenset(GameOptions.__annotations__)
+"""The names of the options that every environment takes."""
+HELPER_RULES = (
+    "agents", "max_consults", "max_reply_chars", "consult_cost", "helper_view", "leak_filter", "fan_out",
+    "consults_in_thought",
+)  # fmt: skip
+"""Options that say something about helpers, and so nothing where nobody is asked."""
+
+
 def make(
     env_id: str,
     *,
     action_mode: ActionMode = "text",
     render_mode: str | None = None,
     seed: int | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> ConsultEnv:
     """Makes a Gymnasium environment.
 
@@ -293,12 +428,7 @@ def make(
         action_mode: "text" or "structured".
         render_mode: None or "ansi".
         seed: used by the first `reset` that brings none.
-        options: what `make_game` takes: `agents`, `max_consults`, `max_turns`, `max_chars`, `max_reply_chars`,
-            `consult_cost`, `consult_timeout`, `helper_view`, `leak_filter`, `fan_out`, `extraction`, `consults_in_thought`,
-            `solo`, `dialect`, `observation`, `split`, `prompt`, `solo_prompt`, `reward_fn`, `codec`, `tasks`, and the options
-            of the task family (`data=`, `revision=` and `decontaminate=` for data sets, `parts=` for mix; `choice_seed=` and
-            `keep_texts=` for gpqa-diamond; `version=`, `start_date=`, `end_date=`, `time_limit_s=` for livecodebench; `level=`,
-            `digits=`, `operators=`, `style=` for rulebook).
+        options: `Options`: of the game, and of the task family.
 
     Raises:
         UnknownIdError: naming the nearest known id.
@@ -324,7 +454,7 @@ def make_aec(
     action_mode: ActionMode = "text",
     render_mode: str | None = None,
     seed: int | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> AECConsultEnv:
     """Makes a PettingZoo AEC environment, in which the policy and its helpers take turns.
 
@@ -365,8 +495,7 @@ def make_parallel(
     action_mode: ActionMode = "text",
     render_mode: str | None = None,
     seed: int | None = None,
-    fan_out: int | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> ParallelConsultEnv:
     """Makes a PettingZoo Parallel environment: one tick takes the replies of all helpers that one turn consulted.
 
@@ -378,11 +507,10 @@ def make_parallel(
         action_mode: the policy's, "text" or "structured".
         render_mode: None, "ansi" or "human".
         seed: used by the first `reset` that brings none.
-        fan_out: consults that one turn may carry; all helpers by default.
-        options: as for `make_aec`.
+        options: as for `make_aec`; one turn may consult all helpers, unless there is `fan_out`.
     """
-    game = make_game(env_id, fan_out=fan_out, **options)
-    if fan_out is None and "fan_out" not in env_spec(env_id).options:
+    game = make_game(env_id, **options)
+    if options.get("fan_out") is None and "fan_out" not in env_spec(env_id).options:
         game.config = dataclasses.replace(game.config, fan_out=max(1, len(game.agent_names)))
     return ParallelConsultEnv(
         game,
@@ -403,7 +531,7 @@ def make_vec(
     render_mode: str | None = None,
     seed: int | Sequence[int | None] | None = None,
     allow_test_split: bool = False,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> ConsultVectorEnv:
     """Makes a vector environment: episodes that step together and whose helpers are asked at the same time.
 
@@ -423,88 +551,33 @@ def make_vec(
     )
 
 
-HELPER_RULES = (
-    "agents", "max_consults", "max_reply_chars", "consult_cost", "helper_view", "leak_filter", "fan_out",
-    "consults_in_thought",
-)  # fmt: skip
-"""Options that say something about helpers, and so nothing where nobody is asked."""
-
-
-def make_game(
-    env_id: str,
-    *,
-    agents: Mapping[str, AgentLike | None] | Sequence[str] | None = None,
-    max_consults: int | None = None,
-    max_turns: int | None = None,
-    max_chars: int | None = None,
-    max_reply_chars: int | None = None,
-    consult_cost: float | None = None,
-    consult_timeout: float | None = 60.0,
-    helper_view: Literal["transcript", "query"] | None = None,
-    leak_filter: bool | None = None,
-    fan_out: int | None = None,
-    extraction: Extraction | None = None,
-    consults_in_thought: bool | None = None,
-    solo: Literal["plain", "self-help"] | None = None,
-    dialect: DialectLike = "tags",
-    observation: Literal["text", "messages"] = "text",
-    split: str | None = None,
-    prompt: str | None = None,
-    solo_prompt: str | None = None,
-    reward_fn: RewardFunction | None = None,
-    codec: TokenCodec | None = None,
-    tasks: TaskSet | None = None,
-    **task_options: Any,
-) -> ConsultGame:
+def make_game(env_id: str, **options: Unpack[Options]) -> ConsultGame:
     """Tasks, helpers and rules of an environment id: what its faces (Gymnasium, PettingZoo, vector, rollouts) share.
 
     Args:
         env_id: as for `make`.
-        agents: the helpers: names of registered ones, or a mapping from name to agent, function or import path. The
-            default is verify, knowledge and reasoning, embedded, without model or network. None stands for a helper that
-            the caller plays (`make_aec`, `make_parallel`).
-        max_consults: consults that are answered (4).
-        max_turns: turns of the policy (8).
-        max_chars: characters behind the prompt (100,000).
-        max_reply_chars: characters of one reply of a helper; longer ones are cut (8,000).
-        consult_cost: subtracted from the reward for each consult (0).
-        consult_timeout: seconds a helper has to answer; None for no limit.
-        helper_view: whether a helper sees the "transcript" beside the query, or the "query" alone ("transcript").
-        leak_filter: whether a helper's reply that states the gold answer is held back, and a notice takes its place (False).
-        fan_out: consults, of different helpers, that one turn may carry (1).
-        extraction: what marks a value as the answer: "boxed" for a box or an answer tag alone, "lenient" for phrases too.
-        consults_in_thought: whether a consult counts that stands in the policy's `<think>` (True).
-        solo: what an episode without help is: "plain", or "self-help", in which the policy writes the helpers' replies itself
-            in their places.
-        dialect: how actions and replies look: "tags", the model's own "tools" calls, "auto" for the latter where the
-            tokenizer's chat template allows it, one of the entry points `aipo.dialects`, or a class like these.
-        observation: "messages" gives the policy a chat beside the text: role and content of each message.
-        split: of the task family.
-        prompt: "consult", "plain", "bare", or a text of your own with {problem} and {agents}.
-        solo_prompt: the prompt of episodes without help (the same).
-        reward_fn: `(task, answer, grade) -> float or {part: float}`, instead of 1 for a correct answer.
-        codec: a tokenizer adapter; makes the record token-exact and `TokenAction` possible.
-        tasks: a task family of your own, in place of the one of the id.
-        task_options: options of the task family.
+        options: as for `make`.
     """
     spec = env_spec(env_id)
-    fields = {field.name for field in dataclasses.fields(EpisodeConfig)} - {"agents", "assisted"}
-    given = {name: value for name, value in locals().items() if name in fields and value is not None}
-    idle = [name for name in HELPER_RULES if name in given or (name == "agents" and agents is not None)]
-    if idle and not spec.assisted and solo != "self-help":
+    given: dict[str, Any] = {n: v for n, v in options.items() if v is not None}
+    idle = [n for n in given if n in HELPER_RULES]
+    if idle and not spec.assisted and given.get("solo") != "self-help":
         raise ConfigurationError(
             f"{spec.id} is solo and asks nobody: {', '.join(idle)} would change nothing. Leave it out, or make the id that "
             "ends in '-consult'."
         )
-    rules = {k: v for k, v in spec.options.items() if k in fields} | given
-    if tasks is None:
-        tasks = make_tasks(env_id, split=split, **task_options)
-    elif task_options or split is not None:
+    fields = {field.name for field in dataclasses.fields(EpisodeConfig)} - {"agents", "assisted"}
+    rules = {k: v for k, v in spec.options.items() if k in fields} | {
+        k: given[k] for k in given.keys() & fields & RULES
+    }
+    task_options = {n: v for n, v in given.items() if n not in RULES}
+    if (tasks := given.get("tasks")) is None:
+        tasks = make_tasks(env_id, split=given.get("split"), **task_options)
+    elif task_options or "split" in given:
         raise ConfigurationError("tasks= brings its own options; do not pass split or task options beside it.")
     _task_set(tasks, "tasks")
-    if agents is None:
-        # A task family may know which helpers make sense for it.
-        agents = getattr(tasks, "default_agents", None) or spec.options.get("agents", DEFAULT_AGENTS)
+    # A task family may know which helpers make sense for it.
+    agents = given.get("agents", getattr(tasks, "default_agents", None) or spec.options.get("agents", DEFAULT_AGENTS))
     if isinstance(agents, str):
         raise ConfigurationError(
             f"agents is a list of names or a mapping, got the text {agents!r}; write agents=[{agents!r}]."
@@ -514,17 +587,18 @@ def make_game(
     )
     # Nobody answers in a solo episode; its helpers are only names in the prompt.
     helpers = {n: _agent(a, n) for n, a in named.items() if a is not None} if spec.assisted else {}
+    reward_fn = given.get("reward_fn")
     return ConsultGame(
         tasks,
         {name: agent for name, (agent, _) in helpers.items()},
         EpisodeConfig(agents=tuple(named), assisted=spec.assisted, **rules),
-        prompt=prompt if prompt is not None else spec.options.get("prompt", "consult"),
-        solo_prompt=solo_prompt if solo_prompt is not None else spec.options.get("solo_prompt"),
-        consult_timeout=consult_timeout,
-        reward_fn=reward_fn,
-        codec=codec,
-        dialect=dialect,
-        observation=observation,
+        prompt=given.get("prompt", spec.options.get("prompt", "consult")),
+        solo_prompt=given.get("solo_prompt", spec.options.get("solo_prompt")),
+        consult_timeout=options.get("consult_timeout", 60.0),
+        reward_fn=_import(reward_fn) if isinstance(reward_fn, str) else reward_fn,
+        codec=given.get("codec"),
+        dialect=given.get("dialect", "tags"),
+        observation=given.get("observation", "text"),
         env_id=spec.id,
         owned=[name for name, (_, made) in helpers.items() if made],
     )
@@ -576,10 +650,19 @@ def _specs(loaded: object, entry: importlib.metadata.EntryPoint) -> list[EnvSpec
 def _import(path: str) -> Any:
     module, _, name = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        return getattr(_module(module), name)
+    except AttributeError as error:
+        raise ConfigurationError(f"{module} has no {name!r}; expected 'package.module:Name'.") from error
+
+
+def _module(name: str) -> types.ModuleType:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # behind all that is installed
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
         raise ConfigurationError(
-            f"cannot import {path!r} ({error}); expected 'package.module:Name' of something installed or in {os.getcwd()}."
+            f"cannot import {name!r} ({error}); expected the module of something installed or in {os.getcwd()}."
         ) from error
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import TypeVar
 
 from aipo_env.errors import ConfigurationError
-from aipo_env.registry import HELPER_RULES, env_spec, list_envs, make_game
+from aipo_env.registry import HELPER_RULES, RULES, env_spec, list_envs
 from aipo_env.tasks.base import TaskSet, is_for_evaluation
 
 _Value = TypeVar("_Value")
@@ -69,7 +68,7 @@ def evaluation_env(
     if eval_env is None or eval_env == env_id:
         # What is left out of the training tasks is no matter of the test tasks.
         return env_id, {**{n: v for n, v in options.items() if n not in ("keep", "rates")}, **eval_options}
-    rules = inspect.signature(make_game).parameters.keys() - {"split", "tasks"}
+    rules = RULES - {"split", "tasks"}
     if not env_spec(eval_env).assisted:
         rules -= set(HELPER_RULES)
     return eval_env, {**{name: value for name, value in options.items() if name in rules}, **eval_options}

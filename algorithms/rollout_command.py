@@ -97,6 +97,7 @@ def rollout(
         json: one JSON object at the end: "traces", and accuracy, consults and cut episodes of "assisted" and "solo" ones.
         config_file: is among the options already (`aipo_env.parsing`).
     """
+    from algorithms.policies.loading import warn_unreadable
     from algorithms.progress import quiet_libraries
 
     if check and servers.server is not None:
@@ -105,7 +106,7 @@ def rollout(
     options: dict[str, Any] = dict(env_options or {})
     if policy == "embedded":
         # It reads bare problems and nothing else.
-        options = {"prompt": "bare", "style": "terse"} | options
+        options = {"prompt": "bare"} | ({"style": "terse"} if "rulebook" in env else {}) | options
     options["agents"] = servers.agents(agents)
     traces = out / "traces.jsonl"
     max_in_flight = max_in_flight or (256 if servers.server is not None else 16)
@@ -124,6 +125,7 @@ def rollout(
         turns = BackendPolicy(servers.policy(), load_codec(policy), sampling)
     turns.name = f"{turns.backend.model}, temperature {temperature:g}"
     made = aipo_env.make(env, codec=turns.codec, **options)
+    warn_unreadable(policy, made)
     total = made.tasks.num_tasks
 
     async def play() -> tuple[list[str], int]:

@@ -82,7 +82,7 @@ class TrainConfig:
     """One training run on one machine."""
 
     env: str = "rulebook-consult"
-    """Environment id; the solo rollouts of a group use the same tasks and the same prompt."""
+    """Environment id, or "module:TaskFamily" or "module:ID" of your own; solo rollouts have the same tasks and prompt."""
     env_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
     """Options of `aipo_env.make` (level, max_consults, prompt, data, ...)."""
     eval_env: str | None = None
@@ -94,7 +94,8 @@ class TrainConfig:
     agents: tuple[str, ...] = ()
     """The helpers, each "name" or "name=package.module:Class"; empty for the environment's default."""
     policy: str = "embedded"
-    """ "embedded", "smollm2", or a directory or hub id that `transformers` loads."""
+    """ "embedded" (it reads digits, A to X, `@#~&` and `+;=` alone), "smollm2", or a directory or hub id that `transformers`
+    loads."""
     dtype: Dtype = "auto"
     """Of the policy's weights. "bfloat16" keeps fp32 masters, which AdamW moves. "auto" is "bfloat16" on GPUs for policies of
     ten million parameters and more, and "float32" else."""

@@ -38,7 +38,7 @@ from algorithms.memory_plan import explained
 from algorithms.objective import combine_metrics, objective_loss
 from algorithms.policies import Policy, load_policy
 from algorithms.policies.adapters import add_adapter, remove_adapter, without_adapter
-from algorithms.policies.loading import default_learning_rate, in_bfloat16
+from algorithms.policies.loading import default_learning_rate, in_bfloat16, warn_unreadable
 from algorithms.precision import TrainedWeights, make_optimizer, recomputing, rounding, set_learning_rate
 from algorithms.rollout import LocalSampler
 from algorithms.run_folder import (
@@ -96,6 +96,7 @@ class Trainer:
                 "'-consult', or solo_share=1."
             )
         self.env = aipo_env.make(config.env, codec=self.policy.codec, **options)
+        warn_unreadable(config.policy, self.env)
         aipo_env.require_training_split(self.env.tasks, config.env, allow_test_split=config.allow_test_split)
         evaluated = env_spec(config.eval_env or config.env)
         if evaluated.splits and "test" not in evaluated.splits:

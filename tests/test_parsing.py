@@ -82,6 +82,11 @@ def test_true_and_false_and_texts_that_look_like_flags(tmp_path: Path) -> None:
     assert parse(rollout, ["--no-solo", "--config", str(path)], "aipo rollout").keywords["solo"] is False
 
 
+def test_the_last_one_counts() -> None:
+    config = config_of("--steps", "3", "--betas", "0.1", "0.2", "--steps", "4", "--betas", "0.3", "0.4")
+    assert (config.steps, config.betas) == (4, (0.3, 0.4))
+
+
 def test_a_table_inside_a_dictionary_is_its_dotted_keys(tmp_path: Path) -> None:
     path = tmp_path / "eval.toml"
     path.write_text('suite = "rulebook"\n[env_options]\nmax_consults = 2\n[env_options.rulebook]\nlevel = 3\n')
@@ -132,7 +137,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
             config_of("--config", str(tmp_path / name))
     with pytest.raises(ConfigurationError, match="--config requires an argument"):
         config_of("--config", "--steps")
-    with pytest.raises(ConfigurationError, match="--config specified multiple times"):
+    with pytest.raises(ConfigurationError, match="--config names one file"):
         config_of("--config", "a.toml", "--config=b.toml")
     (tmp_path / "empty.yaml").write_text("")
     assert config_of("--seed", "1", "--config", str(tmp_path / "empty.yaml")).seed == 1

@@ -1,4 +1,4 @@
-"""README's map and links are right. Its code and commands are run by tests/docs/test_pages.py."""
+"""README's links and the map in CONTRIBUTING are right. Its code and commands are run by tests/docs/test_pages.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_every_file_that_the_map_names_exists() -> None:
-    tree = re.search(r"```\naipo_env/.*?```", README, re.DOTALL)
+    tree = re.search(r"```\naipo_env/.*?```", CONTRIBUTING, re.DOTALL)
     assert tree is not None
     folder = ""
     for line in tree.group().splitlines()[1:-1]:
@@ -26,3 +27,9 @@ def test_every_file_that_the_map_names_exists() -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_it_is_read_in_one_sitting() -> None:
+    assert len(README.splitlines()) <= 200
+    order = ("aipo_env.make(", "## What is learnt", "## Two commands", "## Ways to use it")
+    assert [README.index(part) for part in order] == sorted(README.index(part) for part in order)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +18,14 @@ from algorithms.train_config import Dtype
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from aipo_env import ConsultEnv
+
 EMBEDDED = Path(__file__).parent / "embedded"
 TINY = 10_000_000
 POLICIES = ("embedded", "smollm2")
 """Names that need no path: the tiny policy in this package, and SmolLM2-135M-Instruct."""
+READABLE = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWX@#~&+;=")
+"""The characters of problems and answers that the embedded policy learnt; all others are noise to it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,6 +58,20 @@ class Policy:
         else:
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def warn_unreadable(policy: str, env: ConsultEnv, num_tasks: int = 8) -> None:
+    """Says which characters of the first tasks' prompts and answers the embedded policy never learnt; it scores 0 on such."""
+    if policy != "embedded":
+        return
+    number = num_tasks if env.tasks.num_tasks is None else min(num_tasks, env.tasks.num_tasks)
+    texts = (env.make_episode(index).transcript + env.game.task(index).gold for index in range(number))
+    if unread := sorted(set("".join(texts)) - READABLE):
+        logging.getLogger("aipo_env").warning(
+            "the embedded policy cannot read %s, which tasks of %s hold: it knows digits, A to X, @#~& and +;= alone. Put "
+            "problems so (style terse for rulebook), with the option prompt bare, or choose another policy.",
+            " ".join(map(repr, unread)) if len(unread) < 9 else repr("".join(unread)), env.game.env_id,
+        )  # fmt: skip
 
 
 def policy_source(name: str) -> str | os.PathLike[str]:

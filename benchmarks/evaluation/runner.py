@@ -12,6 +12,7 @@ from aipo_env.console import repeats_collapsed
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.registry import AgentLike
+from algorithms.policies.loading import warn_unreadable
 from algorithms.run_folder import trained_on, write_whole
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.episodes import RunEpisodes
@@ -145,6 +146,7 @@ class _OpenSuite:
             options["extraction"] = config.extraction
         self.suite = suite
         self.env: ConsultEnv = metered(aipo_env.make(suite.env_id, codec=codec, agents=named, **options))
+        warn_unreadable(config.policy, self.env)
         assert isinstance(self.env.game, MeteredGame)
         self.game: MeteredGame = self.env.game
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from aipo_env.errors import ConfigurationError, unknown_id
+from aipo_env.registry import env_spec
 from aipo_env.training_split import training_sets
 
 AnswerKind = Literal["value", "choice", "program"]
@@ -101,7 +102,11 @@ SUITES: Mapping[str, Suite] = {
 
 
 def find_suite(name: str) -> Suite:
-    """The suite of this name, or a training set, whose pass rates are measured; UnknownIdError names the nearest."""
+    """The suite of this name, or a training set or "module:TaskFamily"; UnknownIdError names the nearest."""
+    if ":" in name:
+        spec = env_spec(name)
+        split = {"split": "test"} if "test" in spec.splits else {}
+        return Suite(name, name, spec.id, 8, 1.0, 1.0, 512, "your own: as in training", env_options=split)
     if name not in SUITES and name in training_sets():
         return Suite(
             name, name, f"{name}-consult", 8, 1.0, 1.0, 4_096, "8 samples at temperature 1: open-r1 (compute_pass_rate.py)",

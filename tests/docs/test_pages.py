@@ -56,9 +56,11 @@ def test_repair_35_python_blocks_type_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "line"), [pytest.param(p, line, id=f"{_name(p)}: {line}") for p in PAGES for line in commands(p)]
+    ("page", "line"),
+    [pytest.param(p, line, id=f"{_name(p)}: {line}") for p in PAGES for line in commands(p) if p.name != "own_task.md"],
 )
 def test_commands_parse(page: Path, line: str) -> None:
+    # Those of own_task.md need its file; tests/training runs them.
     name, *arguments = shlex.split(line, comments=True)
     if not arguments or arguments == ["--help"] or "--config" in arguments or "openrlhf" in arguments:
         assert name in known_commands()
