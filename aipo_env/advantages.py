@@ -72,6 +72,7 @@ def sample_advantages(
         overlong: longest response and buffer of `overlong_penalty`.
     """
     counted_S = np.array([not sample.faulted for sample in samples], bool)
+    rewards_S: Floats
     kept = [sample for sample in samples if not sample.faulted]
     rewards_S, outcomes_S = (np.array([getattr(s, name) for s in kept], np.float32) for name in ("reward", "outcome"))
     groups_S, tokens_S = (np.array([getattr(s, name) for s in kept], np.int64) for name in ("group", "policy_tokens"))
@@ -189,12 +190,12 @@ def _centered(
 ) -> Floats:
     """The rewards less what they are compared with."""
     rewards_S, group_S, size_S = _groups(rewards_S, compared_S)
-    centered_S = rewards_S - _group_sum(rewards_S, group_S) / size_S
+    centered_S: Floats = rewards_S - _group_sum(rewards_S, group_S) / size_S
     # Equal rewards must cancel exactly, which the rounded mean of, say, three times 0.1 does not.
     centered_S = np.where(_has_spread(rewards_S, group_S), centered_S, np.zeros_like(centered_S))
     if estimator == "leave_one_out":
         # R_i - mean_{j != i} R_j = (R_i - mean R) n / (n - 1)
-        return centered_S * size_S / np.maximum(size_S - 1, 1)
+        centered_S = centered_S * size_S / np.maximum(size_S - 1, 1)
     return centered_S - token_moments(centered_S, num_tokens_S)[0] if estimator == "mean_whitened" else centered_S
 
 

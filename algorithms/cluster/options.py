@@ -9,8 +9,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from aipo_env.advantages import AgentBaseline, PolicyBaseline
 from aipo_env.errors import ConfigurationError
-from algorithms.config import OWN_FIELDS, AgentBaseline, ObjectiveConfig, PolicyBaseline
+from algorithms.config import OWN_FIELDS, ObjectiveConfig
 
 CONFIG_VARIABLE = "AIPO_CLUSTER_CONFIG"
 """The environment variable that carries the config to Ray's workers."""
