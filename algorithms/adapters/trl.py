@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from datasets import Dataset
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -90,7 +90,7 @@ class AIPOTrainer(GRPOTrainer):  # type: ignore[misc]
             rollout_func=lambda prompts, trainer: trainer._roll_out(),
             **options,
         )
-        self._ends = codec.eos_ids.union(self.eos_token_ids)
+        self._ends = codec.eos_ids.union(self.eos_token_ids)  # type: ignore[has-type]
         # Generation may stop where a consult ends; a turn without help goes on behind it.
         closing = self.games[True].dialect.closing or ""
         marker = codec.encode_tag(closing)
@@ -109,14 +109,14 @@ class AIPOTrainer(GRPOTrainer):  # type: ignore[misc]
         for name, value in rollout_metrics(self.trajectories).items():
             self._metrics["train" if self.model.training else "eval"][name].append(value)
         policy_S, agent_S = sample_advantages(
-            gather_object(self._samples),
+            gather_object(self._samples),  # type: ignore[has-type]
             "mean" if self.scale_rewards == "none" else "mean_std",
             policy_baseline=self.objective.policy_baseline,
             agent_baseline=self.objective.agent_baseline,
         )
         mask_BC = batch["completion_mask"].bool()
         agent_BC, mu_BC = torch.zeros_like(mask_BC), torch.zeros_like(mask_BC, dtype=torch.float32)
-        for row, sample in enumerate(self._samples):
+        for row, sample in enumerate(self._samples):  # type: ignore[has-type]
             sources, mu = sample.sources[sample.completion], sample.mu_logprobs[sample.completion]
             agent_BC[row, : len(sources)] = torch.from_numpy(sources == Source.AGENT)
             mu_BC[row, : len(mu)] = torch.from_numpy(mu)
@@ -166,7 +166,7 @@ class AIPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return found
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        loss = super()._compute_loss(model, inputs)
+        loss: Tensor = super()._compute_loss(model, inputs)
         new_BC, agent_BC = self._logprobs_BC, inputs["agent_mask"]
         old_BC = inputs.get("old_per_token_logps", new_BC)
         advantages_BC = inputs["agent_advantages"][:, None].expand_as(new_BC)
@@ -176,9 +176,9 @@ class AIPOTrainer(GRPOTrainer):  # type: ignore[misc]
         # N: the policy's tokens of the whole optimizer step, as TRL divides its own sums; TRL counts those generated at once.
         parts = self.current_gradient_accumulation_steps if self.model.training else 1
         if self.loss_type == "dr_grpo":
-            return loss + term / (len(agent_BC) * self.max_completion_length * parts)
+            return loss + term / (len(agent_BC) * self.max_completion_length * parts)  # type: ignore[no-any-return]
         count = inputs["num_items_in_batch"].clamp(min=1.0) / self.args.steps_per_generation
-        return loss + term * self.accelerator.num_processes / (count * parts)
+        return loss + term * self.accelerator.num_processes / (count * parts)  # type: ignore[no-any-return]
 
 
 def environment(reward: list[float | None], **_: object) -> list[float | None]:

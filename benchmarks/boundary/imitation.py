@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from aipo_env import markup
+from aipo_env import TrainingSample, markup
+from aipo_env.advantages import Floats
 from aipo_env.rollout import EpisodeSeeds
 from aipo_env.tasks.rulebook import evaluate_expansion, expand
 from aipo_env.trajectory import Segment, Source, Trajectory
@@ -40,10 +38,8 @@ class ImitationTrainer(Trainer):
             for sample in range(size)
         ]
 
-    def _advantages(
-        self, trajectories: Sequence[Trajectory]
-    ) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
-        ones_S = torch.ones(len(trajectories))  # imitation does not ask whether the teacher was right
+    def _advantages(self, samples: Sequence[TrainingSample]) -> tuple[Floats, Floats]:
+        ones_S = np.ones(len(samples), np.float32)  # imitation does not ask whether the teacher was right
         return ones_S, ones_S
 
     def _demonstrate(self, task_index: int, group: int, sample: int) -> Trajectory:
@@ -82,10 +78,8 @@ class MixedGroupTrainer(ImitationTrainer):
         shown = [self._demonstrate(t, group, sample) for group, t in enumerate(tasks) for sample in range(first, size)]
         return sorted([*own, *shown], key=lambda t: (t.group, t.sample))
 
-    def _advantages(
-        self, trajectories: Sequence[Trajectory]
-    ) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
-        return Trainer._advantages(self, trajectories)
+    def _advantages(self, samples: Sequence[TrainingSample]) -> tuple[Floats, Floats]:
+        return Trainer._advantages(self, samples)
 
 
 def solution(expression: str, rng: np.random.Generator | None = None) -> list[str]:
