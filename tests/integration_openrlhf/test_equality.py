@@ -10,7 +10,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,13 +121,25 @@ def single_machine(
         ),
         policy=own,
     )
-    weights = [] if moved is None else [moved]
-    step = SimpleNamespace(
-        param_groups=[{"lr": 0.0}], step=lambda: own.model.load_state_dict(weights.pop()) if weights else None
-    )
-    trainer.optimizer = step  # type: ignore[assignment]
+    trainer.optimizer = moves = Moves(own.model, [] if moved is None else [moved])
     trainer.update(batch)
-    return {name: parameter.grad for name, parameter in own.model.named_parameters() if parameter.grad is not None}
+    return moves.gradients
+
+
+class Moves(torch.optim.Optimizer):
+    """Puts given weights in the place of a model's, step by step, and changes nothing when there are none left.
+
+    The trainer frees its gradients; those of the last step are in `gradients`.
+    """
+
+    def __init__(self, model: torch.nn.Module, weights: list[dict[str, Tensor]]) -> None:
+        super().__init__(model.parameters(), {"lr": 0.0})
+        self.model, self.weights = model, weights
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        self.gradients = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+        if self.weights:
+            self.model.load_state_dict(self.weights.pop())
 
 
 def relative_difference(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
