@@ -33,6 +33,8 @@ from aipo_env.grading.nodes import (
 from aipo_env.grading.trees import has_variables, mentions, rebuilt
 
 MAX_RANGE = 2_000
+MAX_MAGNITUDE = 1 << 16
+"""Exponent in base 2 that a number may have: a function of a larger one takes as many bits of pi or of log 2, and no clock stops that."""
 
 
 POINTS = 5
@@ -103,6 +105,8 @@ class Evaluator:
         self.budget.spend(1 if isinstance(value, Fraction) else 3)
         magnitude = self.numbers.magnitude(value)
         if magnitude is not None:
+            if abs(magnitude) > MAX_MAGNITUDE:
+                raise NoValue("size")
             self.largest, self.smallest = max(self.largest, magnitude), min(self.smallest, magnitude)
         return value
 
