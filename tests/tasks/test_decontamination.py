@@ -203,22 +203,22 @@ def test_the_command_finds_copies_and_exits_with_1(
     folder = write_small_data(tmp_path)
     copied = {"problem": "find the least n", "answer": "25", "solution": ""}
     write_jsonl(folder / "deepscaler" / "train.jsonl", [*TRAINING_ROWS["deepscaler"], copied])
-    assert data("check", "deepscaler", "math500,aime24", folder) == 1
+    assert data("check", train="deepscaler", against="math500,aime24", data=folder) == 1
     out = capsys.readouterr().out
     assert "deepscaler: 2 problems" in out
     assert "aime24 (3 problems): 1 copies" in out
     assert "math500 (1 problems): 0 copies" in out
     assert "deepscaler/1 is aime24/60 (equal, 100%)" in out
-    assert data("check", "deepscaler", "math500", folder) == 0
+    assert data("check", train="deepscaler", against="math500", data=folder) == 0
     capsys.readouterr()
-    assert data("check", "deepscaler", data=folder, json=True) == 1
+    assert data("check", train="deepscaler", data=folder, json=True) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["copies"] == [
         {"task": "deepscaler/1", "test_set": "aime24", "test_id": "aime24/60", "how": "equal", "share": 1.0}
     ]
     assert set(found["against"]) >= {"math500", "gpqa-diamond"}
     with pytest.raises(ConfigurationError, match="rulebook has no end"):
-        data("check", "rulebook", "math500")
+        data("check", train="rulebook", against="math500")
 
 
 def test_gsm8k_trains_on_next_to_nothing_of_its_test(data_folder: Path) -> None:
