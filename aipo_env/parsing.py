@@ -125,8 +125,6 @@ def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     """Adds the options of the file that `--config` names; a dictionary is merged by key, and a table in it is dotted keys."""
     tables = {table.name: (table, table.tokens[:]) for table in arguments if _is_dictionary(table)}
     files = [token.value for argument in arguments if argument.name == "--config" for token in argument.tokens]
-    if len(files) > 1:
-        raise ConfigurationError(f"--config names one file, got {', '.join(files)}. Put all options into one of them.")
     for path in (Path(file).expanduser() for file in files):
         for table, _ in tables.values():
             table.tokens.clear()

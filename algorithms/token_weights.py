@@ -27,7 +27,7 @@ from algorithms.batch import MicroBatch
 from algorithms.config import AGENT_LOSS_FIELDS, ObjectiveConfig
 from algorithms.objective import AgentTokens, agent_coefficient
 from algorithms.token_facts import LOGPROBS_KEY, Coefficients
-from algorithms.train_config import SamplingConfig, TrainConfig
+from algorithms.train_config import LoraConfig, SamplingConfig, TrainConfig
 
 _NEVER = -1e4
 """A log-probability whose exponential is 0."""
@@ -174,5 +174,8 @@ def _config(row: dict[str, Any]) -> TrainConfig:
             "betas": tuple(values["betas"]),
             "objective": ObjectiveConfig(**objective),
             "sampling": SamplingConfig(**values["sampling"]),
+            "lora": LoraConfig(
+                **{name: tuple(v) if name == "targets" else v for name, v in values.get("lora", {}).items()}
+            ),
         }
     )

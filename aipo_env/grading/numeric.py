@@ -34,7 +34,7 @@ from aipo_env.grading.trees import has_variables, mentions, rebuilt
 
 MAX_RANGE = 2_000
 MAX_MAGNITUDE = 1 << 16
-"""Exponent in base 2 that a number may have: a function of a larger one takes as many bits of pi or of log 2, and no clock stops that."""
+"""Exponent in base 2 that a number may have: functions of larger ones take as many bits of pi, and no clock stops that."""
 
 
 POINTS = 5
