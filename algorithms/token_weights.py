@@ -166,6 +166,9 @@ def _config(row: dict[str, Any]) -> TrainConfig:
         raise ValueError(
             f"agent_loss={objective['agent_loss']!r} is registered by code of the run, which is not loaded here"
         )
+    lora: dict[str, Any] = dict(values.get("lora", {}))
+    if "targets" in lora:
+        lora["targets"] = tuple(lora["targets"])
     return TrainConfig(
         **{
             **values,
@@ -174,8 +177,6 @@ def _config(row: dict[str, Any]) -> TrainConfig:
             "betas": tuple(values["betas"]),
             "objective": ObjectiveConfig(**objective),
             "sampling": SamplingConfig(**values["sampling"]),
-            "lora": LoraConfig(
-                **{name: tuple(v) if name == "targets" else v for name, v in values.get("lora", {}).items()}
-            ),
+            "lora": LoraConfig(**lora),
         }
     )
