@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from aipo_env.errors import ConfigurationError
-from aipo_env.registry import HELPER_RULES, RULES, env_spec, list_envs
+from aipo_env.make_options import HELPER_RULES, RULES
+from aipo_env.registry import env_spec, list_envs
 from aipo_env.tasks.base import TaskSet, is_for_evaluation
 
 _Value = TypeVar("_Value")

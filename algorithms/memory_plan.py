@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,7 +169,9 @@ def available(device: str) -> float:
     """GiB that a device has free: a GPU, or this machine."""
     if torch.device(device).type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0]) / GIB
-    with Path("/proc/meminfo").open() as file:
+    if not (meminfo := Path("/proc/meminfo")).exists():  # macOS: what there is, since nothing says what is free
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    with meminfo.open() as file:
         return float(next(line.split()[1] for line in file if line.startswith("MemAvailable:"))) * 1024 / GIB
 
 
@@ -183,7 +186,8 @@ def describe(config: TrainConfig, subject: Subject, gib: float) -> str:
     lines.append(f"{_gib(peak(found))} of {_gib(gib)} GiB are taken: it {'fits' if fits else 'does not fit'}.")
     if not fits:
         options, size = changes(config, subject, gib)
-        lines.append(f"! With {' '.join(options)} it takes {_gib(size)} GiB.")
+        if options:
+            lines.append(f"! With {' '.join(options)} it takes {_gib(size)} GiB.")
         if size > gib:
             lines.append("! A smaller policy, a larger GPU, or several of them (docs/cluster.md) would do.")
     return "\n".join(lines)

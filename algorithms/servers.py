@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aipo_agents.backends.redaction import check_base_url
 from aipo_env.errors import ConfigurationError
-from aipo_env.registry import DEFAULT_AGENTS, AgentLike, parse_agents
+from aipo_env.make_options import AgentLike
+from aipo_env.registry import DEFAULT_AGENTS, parse_agents
 
 if TYPE_CHECKING:
     from aipo_agents.backends.openai_server import OpenAIServer

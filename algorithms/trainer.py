@@ -24,7 +24,8 @@ import aipo_env
 from aipo_env.advantages import Floats, informative_groups, sample_advantages
 from aipo_env.errors import ConfigurationError
 from aipo_env.leaks import HELD_BACK
-from aipo_env.registry import AgentLike, env_spec, parse_agents
+from aipo_env.make_options import AgentLike
+from aipo_env.registry import env_spec, parse_agents
 from aipo_env.tasks.curriculum import Curriculum
 from aipo_env.trace_files import FAULTS
 from aipo_env.training_sample import TrainingSample, to_training_sample

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aipo_env.episode import EpisodeConfig
 from aipo_env.errors import AipoError
+from aipo_env.make_options import AgentLike
 from aipo_env.protocol import Agent, ConsultRequest, Reply
-from aipo_env.registry import AgentLike, make_agent
+from aipo_env.registry import make_agent
 from aipo_env.testing.report import Report, shown
 
 ORDINARY = ("17+25=43", "What is the derivative of x^2?", "473@128")

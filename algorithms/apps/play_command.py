@@ -16,8 +16,9 @@ from aipo_env.episode import POLICY
 from aipo_env.errors import ConfigurationError, MissingDependencyError
 from aipo_env.game import describe
 from aipo_env.installation import install_command
+from aipo_env.make_options import AgentLike
 from aipo_env.parsing import FLAT
-from aipo_env.registry import AgentLike, env_spec
+from aipo_env.registry import env_spec
 from algorithms.apps.play.person import Person
 from algorithms.apps.play.session import PlaySession, check_role
 from algorithms.rollout_command import load_codec

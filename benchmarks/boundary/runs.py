@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aipo_agents.noise import NoisyAgent
-from aipo_env.registry import AgentLike, make, make_agent
+from aipo_env.make_options import AgentLike
+from aipo_env.registry import make, make_agent
 from algorithms import evaluation
 from algorithms.policies import Policy, load_policy
 from algorithms.rollout import LocalSampler

@@ -11,7 +11,7 @@ import aipo_env
 from aipo_env.console import repeats_collapsed
 from aipo_env.errors import ConfigurationError, ServiceError
 from aipo_env.gym_env import ConsultEnv
-from aipo_env.registry import AgentLike
+from aipo_env.make_options import AgentLike
 from algorithms.policies.loading import warn_unreadable
 from algorithms.run_folder import trained_on, write_whole
 from benchmarks.evaluation.config import EvaluationConfig
