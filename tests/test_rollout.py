@@ -782,7 +782,7 @@ def test_another_run_is_not_mixed_in(tmp_path: Path, change: dict[str, Any], mes
     before = path.read_bytes()
     options: dict[str, Any] = {"env": make_sums, "policy": Script(), **change}
     policy = options.pop("policy")
-    with pytest.raises(ConfigurationError, match=rf"traces\.jsonl.*{message}.*another\s+file \(traces="):
+    with pytest.raises(ConfigurationError, match=rf"traces\.jsonl.*{message}.*another\s+place"):
         run(options.pop("env")(), policy, 2, group_size=2, traces=path, **options)
     assert not policy.requests
     assert path.read_bytes() == before
