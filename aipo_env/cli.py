@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from aipo_env.console import interrupted
 from aipo_env.errors import AipoError, MissingDependencyError, StorageError, unknown_id
-from aipo_env.installation import DISTRIBUTION, install_command, requirements
+from aipo_env.installation import COMMON_NAMES, DISTRIBUTION, install_command, require_own, requirements
 
 COMMAND_GROUP = "aipo.commands"
 Command = Callable[..., object]
@@ -91,6 +91,9 @@ def _extra_with(module: str) -> str | None:
 
 
 def _load(entry: importlib.metadata.EntryPoint) -> Command:
+    package = entry.module.partition(".")[0]
+    if package in COMMON_NAMES and entry.dist is not None and entry.dist.name == DISTRIBUTION:
+        require_own(package)
     try:
         command: Command = entry.load()
     except ModuleNotFoundError as error:

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Literal
 
 from aipo_env.errors import AipoError, ConfigurationError
-from aipo_env.installation import DISTRIBUTION, install_command, requirements
+from aipo_env.installation import (
+    COMMON_NAMES,
+    DISTRIBUTION,
+    ROOT,
+    doubly_installed,
+    install_command,
+    require_own,
+    requirements,
+)
 
 Status = Literal["ok", "absent", "broken"]
 """Works; is optional and not here; should work and does not."""
@@ -60,7 +68,7 @@ def examine(*, offline: bool = False, timeout: float = 5.0) -> list[Finding]:
         offline: asks no server.
         timeout: seconds for a server to answer.
     """
-    findings = [_python(), _requirements(""), *map(_requirements, EXTRAS), *_accelerators(), _vllm()]
+    findings = [_python(), _requirements(""), _names(), *map(_requirements, EXTRAS), *_accelerators(), _vllm()]
     findings += [_grading(), _sandbox(), *_policies(), *_plug_ins(), _local_data()]
     findings.append(_hub(offline, timeout))
     return findings
@@ -118,6 +126,21 @@ def _requirements(extra: str) -> Finding:
         what = f" ({EXTRAS[extra]})" if extra else ""
         return Finding("installed", name, "absent" if extra else "broken", f"lacks {', '.join(missing)}{what}", install)
     return Finding("installed", name, "ok", (f"{DISTRIBUTION} {own}, " if not extra else "") + ", ".join(here))
+
+
+def _names() -> Finding:
+    """Whether our packages of common names are ours."""
+
+    def check() -> str:
+        for name in COMMON_NAMES:
+            require_own(name)
+        if others := doubly_installed():
+            raise AipoError(
+                "; ".join(f"{name} is a package of {', '.join(found)} too" for name, found in others.items())
+            )
+        return f"{', '.join(COMMON_NAMES)} are those of {DISTRIBUTION}"
+
+    return _tried("installed", "names", check, f"Give {DISTRIBUTION} an environment of its own.")
 
 
 def _installed(package: str) -> tuple[str, str] | None:
@@ -210,10 +233,8 @@ def _sandbox() -> Finding:
 
 
 def _policies() -> Iterator[Finding]:
-    spec = importlib.util.find_spec("algorithms")
-    folders = [Path(p) for p in (spec.submodule_search_locations or [])] if spec is not None else []
-    weights = next((p for f in folders if (p := f / "policies" / "embedded" / "model.safetensors").exists()), None)
-    if weights is None:
+    weights = ROOT / "algorithms" / "policies" / "embedded" / "model.safetensors"
+    if not weights.exists():
         yield Finding("works here", "policy embedded", "broken", "its weights are not installed", "Install aipo again.")
     else:
         yield Finding("works here", "policy embedded", "ok", f"{weights.stat().st_size / 2**20:.1f} MiB of weights")

@@ -11,7 +11,7 @@ AipoError
 ├── DataFormatError (ValueError)      a data or trace file whose rows are not what they should be
 ├── StorageError (OSError)            a folder or file that cannot be written: a full disk, no permission
 ├── OutOfMemoryError (MemoryError)    a run that takes more memory than there is
-├── MissingDependencyError (ImportError)   an optional package that this call needs
+├── MissingDependencyError (ImportError)   a package that this call needs and that is not here
 ├── ServiceError (ConnectionError)  a model server that is down, overloaded, or talks nonsense
 └── GradingError (RuntimeError)       the grading machinery itself failed; never a wrong answer
 
@@ -77,7 +77,7 @@ class OutOfMemoryError(AipoError, MemoryError):
 
 
 class MissingDependencyError(AipoError, ImportError):
-    """An optional package that this call needs is not installed."""
+    """A package that this call needs is not installed, or another one stands in its place."""
 
 
 class ServiceError(AipoError, ConnectionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import shlex
 import urllib.parse
@@ -12,11 +13,40 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aipo_env.errors import MissingDependencyError
+
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 DISTRIBUTION = "aipo-rl"
 """The distribution's name. `aipo` on the package index is another project's."""
+COMMON_NAMES = ("algorithms", "benchmarks")
+"""Those of its packages whose names others use as well."""
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder in which all its packages stand."""
+
+
+def require_own(package: str) -> None:
+    """Refuses to go on where Python finds another package, or a folder, in the place of one of ours.
+
+    Raises:
+        MissingDependencyError: with what was found, where ours is, and how to come to it.
+    """
+    spec = importlib.util.find_spec(package)
+    found = next(iter((spec.submodule_search_locations or [spec.origin or ""]) if spec else []), "nothing")
+    if Path(found).resolve() != ROOT / package:
+        raise MissingDependencyError(
+            f"expected the package {package!r} of {DISTRIBUTION} in {ROOT / package}, but Python finds {found} first. Start "
+            f"from another folder or take that one off PYTHONPATH; if it was installed, give {DISTRIBUTION} an environment "
+            "of its own."
+        )
+
+
+def doubly_installed() -> dict[str, list[str]]:
+    """Packages of ours that other distributions installed too, over the same files or beside them: name and distributions."""
+    owners = importlib.metadata.packages_distributions()
+    others = {name: sorted(set(owners.get(name, ())) - {DISTRIBUTION}) for name in COMMON_NAMES}
+    return {name: found for name, found in others.items() if found}
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -68,6 +98,5 @@ def _origin() -> dict[str, Any] | None:
     try:
         text = importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
-        clone = Path(__file__).resolve().parent.parent
-        return {"url": clone.as_uri(), "dir_info": {"editable": True}}
+        return {"url": ROOT.as_uri(), "dir_info": {"editable": True}}
     return json.loads(text) if text else None

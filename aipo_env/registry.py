@@ -32,7 +32,7 @@ from aipo_env.episode import EpisodeConfig
 from aipo_env.errors import ConfigurationError, MissingDependencyError, UnknownOptionError, unknown_id
 from aipo_env.game import ActionMode, ConsultGame
 from aipo_env.gym_env import ConsultEnv
-from aipo_env.installation import install_command
+from aipo_env.installation import COMMON_NAMES, DISTRIBUTION, install_command
 from aipo_env.make_options import HELPER_RULES, RULES, AgentLike, Options
 from aipo_env.parallel_env import ParallelConsultEnv
 from aipo_env.playing import PolicyLike
@@ -557,8 +557,10 @@ def _module(name: str) -> types.ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
+        taken = (error.name or "").partition(".")[0]
         raise ConfigurationError(
             f"cannot import {name!r} ({error}); expected the module of something installed or in {os.getcwd()}."
+            + (f" {taken!r} is a package of {DISTRIBUTION}: give yours another name." if taken in COMMON_NAMES else "")
         ) from error
 
 

@@ -153,3 +153,77 @@ def test_repair_00_an_environment_is_not_built_over_a_foreign_folder(clone: Path
     assert done.returncode != 0
     assert "not made by this Makefile" in done.stderr + done.stdout
     assert (folder / "kept").exists()
+
+
+def aipo(folder: Path, *arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs `aipo` in a folder, which Python searches first; then `path`, then this tree."""
+    places = [str(place) for place in (path, ROOT) if place is not None]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(places)}
+    command = [sys.executable, "-m", "aipo_env.cli", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("in_path", [True, False], ids=["on PYTHONPATH", "in the current folder"])
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("algorithms/__init__.py", "train"),
+        ("algorithms/commands.py", "train"),
+        ("algorithms/__init__.py", "eval"),
+        ("benchmarks/__init__.py", "eval"),
+        ("benchmarks.py", "compare"),
+    ],
+)
+def test_another_package_in_the_place_of_ours_is_told(tmp_path: Path, file: str, command: str, in_path: bool) -> None:
+    foreign, here = tmp_path / "foreign", tmp_path / "here"
+    here.mkdir()
+    found = foreign / file
+    found.parent.mkdir(parents=True, exist_ok=True)
+    found.write_text("")
+    if found.parent != foreign:
+        (found.parent / "__init__.py").touch()
+    done = aipo(here if in_path else foreign, command, "--help", path=foreign if in_path else None)
+    name = file.partition("/")[0].removesuffix(".py")
+    assert done.stderr == (
+        f"aipo: expected the package '{name}' of aipo-rl in {ROOT / name}, but Python finds {foreign / file.split('/')[0]} "
+        "first. Start from another folder or take that one off PYTHONPATH; if it was installed, give aipo-rl an environment "
+        "of its own.\n"
+    )
+    assert done.returncode == 2
+
+
+def test_what_a_command_does_not_need_may_be_anybodys(tmp_path: Path) -> None:
+    for name in ("algorithms", "benchmarks"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").touch()  # a folder alone is no package, and ours comes first
+    assert aipo(tmp_path, "eval", "--help").returncode == 0
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    assert aipo(tmp_path, "train", "--help").returncode == 0
+    overview = aipo(tmp_path, "--help").stdout
+    assert re.search(
+        r"^  eval +\(cannot be loaded: MissingDependencyError: expected the package 'benchmarks'", overview, re.M
+    )
+    assert re.search(r"^  train +[A-Z]", overview, re.M)
+
+
+def test_the_doctor_names_another_package_of_our_names(tmp_path: Path) -> None:
+    (tmp_path / "site" / "algorithms").mkdir(parents=True)
+    (tmp_path / "site" / "algorithms" / "sorting.py").touch()
+    info = tmp_path / "site" / "sorts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sorts\nVersion: 1.0\n")
+    (info / "RECORD").write_text("algorithms/sorting.py,,\n")
+    script = "from aipo_env.doctor import _names; print(_names())"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path / 'site'}"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    assert "status='broken', detail='AipoError: algorithms is a package of sorts too'" in done.stdout, done.stderr
+
+
+def test_a_package_of_ones_own_that_has_our_name_is_told(tmp_path: Path) -> None:
+    (tmp_path / "algorithms").mkdir()
+    (tmp_path / "algorithms" / "search.py").write_text("depth = 3\n")
+    (tmp_path / "mine.py").write_text("from algorithms.search import depth\n")
+    done = aipo(tmp_path, "train", "--env", "mine:Tasks", "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert "cannot import 'mine' (No module named 'algorithms.search')" in done.stderr
+    assert "'algorithms' is a package of aipo-rl: give yours another name." in done.stderr
