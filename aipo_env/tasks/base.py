@@ -40,8 +40,8 @@ class TaskSet(Protocol):
 
     A family may have more: `split`, "train" or "test", which says what its tasks are for (`is_for_evaluation`);
     `async grade_async(task, answer)`, grading that blocks nobody; `answers`, "program" where an answer is one;
-    `confidential`, whether its texts must not be written down; `provenance()`, what its data are; `default_agents`, the
-    helpers that make sense for it.
+    `confidential`, whether its texts must not be written down; `provenance()`, what its data are; `row_keys(index)`, by what
+    other harnesses know a task's row; `default_agents`, the helpers that make sense for it.
     """
 
     @property

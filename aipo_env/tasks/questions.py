@@ -34,6 +34,7 @@ from aipo_env.tasks.data_sets import DATA_SETS, AnswerType, DataSet, Decontamina
 from aipo_env.tasks.decontamination import Copy, TestSets, at_hand, letters_of, problems_of
 from aipo_env.tasks.hub import DataSetTasks, Provenance, Row, at, is_at_hand, sha256
 from aipo_env.tasks.programs import MIN_TESTS, Programs, pack, read_tests, unpack, with_instructions
+from aipo_env.tasks.row_keys import RowKeys, keys_of
 from aipo_env.tasks.selection import conditions, read_outcomes, results_file
 
 MAX_GOLD_CHARS = 100
@@ -98,6 +99,7 @@ class QuestionTasks(DataSetTasks):
         self.against: tuple[str, ...] = ()
         """The test sets that were looked through."""
         self._tests: dict[str, bytes] = {}
+        self._row_keys: dict[str, RowKeys] = {}
         if source.answer_type == "code":
             self.answers: AnswerForm = "program"
             self._programs = Programs(self._tests_of)
@@ -118,6 +120,10 @@ class QuestionTasks(DataSetTasks):
     def task(self, index: int) -> Task:
         """The task of this row."""
         return self._tasks[check_index(index, self.num_tasks, self.name)]
+
+    def row_keys(self, index: int) -> RowKeys | None:
+        """By what other harnesses know the row of a task; of an evaluation split."""
+        return self._row_keys.get(self.task(index).id)
 
     def grade(self, task: Task, answer: str) -> Grade:
         """Compares by the data set's type of answers, any of several golds counting; runs a program on its tests."""
@@ -165,6 +171,9 @@ class QuestionTasks(DataSetTasks):
             task = self._make_task(row, number, ids[number])
             if isinstance(task, Task):
                 made[number] = task
+                # Training splits are too large for it, and tests of programs are no row to hash.
+                if self.split != "train" and self.source.answer_type != "code" and not task.confidential:
+                    self._row_keys[task.id] = keys_of(number, row, at(row, self.source.answer))
             else:
                 self.dropped[task].append(number)
         if self._filtered:

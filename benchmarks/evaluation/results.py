@@ -18,6 +18,7 @@ from aipo_env.prompts import templates
 from aipo_env.protocol import Agent
 from aipo_env.run_record import RunRecord
 from aipo_env.tasks.base import Task, TaskSet, is_confidential, provenance_of
+from aipo_env.tasks.row_keys import HasRowKeys, text_hash
 from benchmarks.evaluation import scores
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.episodes import RunEpisodes
@@ -142,22 +143,29 @@ def run_result(
         **scores.counts(finished),
         "tokens": scores.tokens(finished),
         "consults": scores.consults(finished, game.agent_names, episodes.faulted) if plan.assisted else None,
-        "tasks": _task_rows(episodes, tasks, majorities),
+        "tasks": _task_rows(episodes, tasks, majorities, game),
         "timing": {"seconds": sum(e.facts.seconds for e in finished)},
     }
 
 
-def _task_rows(episodes: RunEpisodes, tasks: Mapping[int, Task], majorities: scores.Majorities | None) -> list[_Json]:
-    plan = episodes.plan
+def _task_rows(
+    episodes: RunEpisodes, tasks: Mapping[int, Task], majorities: scores.Majorities | None, game: MeteredGame
+) -> list[_Json]:
+    plan, family = episodes.plan, family_of(game)
+    template = game.prompt_of(plan.assisted)
     shown = plan.suite.breakdowns + plan.suite.facts
     majority = {} if majorities is None else majorities.values(plan.num_samples)
     rows: list[_Json] = []
     for group, row in enumerate(episodes.samples):
-        task = tasks[group]
+        task, index = tasks[group], plan.tasks[group]
+        keys = family.row_keys(index) if isinstance(family, HasRowKeys) else None
         rows.append(
             {
                 "id": task.id,
-                "index": plan.tasks[group],
+                "index": index,
+                **(keys or {"doc_id": index, "doc_hash": None, "target_hash": None}),
+                # Before the model's chat template: other harnesses hash what they give it.
+                "prompt_hash": text_hash(game.dialect.prompt(template, task.problem)),
                 "metadata": {key: task.metadata[key] for key in shown if key in task.metadata},
                 "correct": [None if e is None else int(e.correct) for e in row],
                 "num_samples": sum(e is not None for e in row),

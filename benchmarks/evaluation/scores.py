@@ -13,7 +13,9 @@ from aipo_env.metrics import (
     Interval,
     bootstrap_interval,
     default_ks,
+    g_pass_at_k,
     maj_at_n,
+    mg_pass_at_k,
     pass_at_k,
     sample_interval,
 )
@@ -22,10 +24,12 @@ from aipo_env.tasks.base import Task, TaskSet
 from benchmarks.evaluation.episodes import CUT, SILENT, EpisodeSummary, RunEpisodes
 
 CONFIDENCE = 0.95
+THRESHOLDS = (0.5, 0.75, 1.0)
+"""The tau of G-Pass@k that arXiv 2412.13147 reports."""
 
 
 def metrics(episodes: RunEpisodes, majorities: Majorities | None, ks: Sequence[int]) -> dict[str, object]:
-    """avg@n, pass@k and maj@n with intervals over problems; for avg@n also over samples.
+    """avg@n, pass@k, G-Pass@k and maj@n with intervals over problems; for avg@n also over samples.
 
     Args:
         episodes: of the run; tasks without all their samples are left out.
@@ -50,6 +54,16 @@ def metrics(episodes: RunEpisodes, majorities: Majorities | None, ks: Sequence[i
             "sample_high": None if noise is None else noise.high,
         },
         "pass_at_k": [{"k": k, **_interval([pass_at_k(n, c, k) for n, c in counts], plan.seed)} for k in ks],
+        # Of one sample it is pass@1.
+        "g_pass_at_k": [
+            {"k": k, "tau": tau, **_interval([g_pass_at_k(n, c, k, tau) for n, c in counts], plan.seed)}
+            for k in ks
+            for tau in THRESHOLDS
+            if k > 1
+        ],
+        "mg_pass_at_k": [
+            {"k": k, **_interval([mg_pass_at_k(n, c, k) for n, c in counts], plan.seed)} for k in ks if k % 2 == 0
+        ],
         "maj_at_n": maj_at_n,
         "maj_tie_rule": None if maj_at_n is None else TIE_RULE,
     }

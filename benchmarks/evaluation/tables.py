@@ -117,6 +117,8 @@ def _pass_at_k(runs: Mapping[str, Json]) -> list[str]:
         if metrics is None:
             continue
         columns[f"pass@k, {mode}"] = {row["k"]: _with_interval(row) for row in metrics["pass_at_k"]}
+        if metrics.get("mg_pass_at_k"):
+            columns[f"mG-Pass@k, {mode}"] = {row["k"]: _with_interval(row) for row in metrics["mg_pass_at_k"]}
         if metrics.get("maj_at_n"):
             columns[f"maj@k, {mode}"] = {row["n"]: _with_interval(row) for row in metrics["maj_at_n"]}
     ks = sorted({k for column in columns.values() for k in column})

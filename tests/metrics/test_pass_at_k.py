@@ -7,9 +7,19 @@ from math import comb
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aipo_env.errors import ConfigurationError
-from aipo_env.metrics import avg_at_n, default_ks, mean_pass_at_k, pass_at_k, pass_at_k_curve
+from aipo_env.metrics import (
+    avg_at_n,
+    default_ks,
+    g_pass_at_k,
+    mean_pass_at_k,
+    mg_pass_at_k,
+    pass_at_k,
+    pass_at_k_curve,
+)
 
 
 def test_pass_at_k_is_the_mean_over_all_draws() -> None:
@@ -77,3 +87,65 @@ def test_means_weigh_problems_alike() -> None:
         avg_at_n([])
     with pytest.raises(ConfigurationError, match="k=4"):
         mean_pass_at_k([(8, 1), (2, 1)], 4)
+
+
+def test_g_pass_at_k_is_the_mean_over_all_draws() -> None:
+    """Against the definition, for every count of up to eight samples and every threshold that a draw can reach."""
+    for samples in range(1, 9):
+        for correct in range(samples + 1):
+            outcomes = [1] * correct + [0] * (samples - correct)
+            for k in range(1, samples + 1):
+                sums = [sum(draw) for draw in combinations(outcomes, k)]
+                for needed in range(1, k + 1):
+                    by_hand = Fraction(sum(s >= needed for s in sums), len(sums))
+                    assert g_pass_at_k(samples, correct, k, needed / k) == pytest.approx(float(by_hand), rel=1e-14)
+                if k % 2 == 0:
+                    # Twice the mean of what a draw holds beyond its half, as a share of k.
+                    area = Fraction(2 * sum(max(s - k // 2, 0) for s in sums), k * len(sums))
+                    assert mg_pass_at_k(samples, correct, k) == pytest.approx(float(area), rel=1e-14)
+
+
+def test_g_pass_at_k_has_the_values_of_its_authors() -> None:
+    """Those that the metric's card tells (huggingface/evaluate, metrics/gpassk): 8 of 16 samples are right."""
+    told = {
+        (4, 0.25): 0.9615384615384616,
+        (4, 0.5): 0.7153846153846154,
+        (4, 0.75): 0.2846153846153846,
+        (4, 1.0): 0.038461538461538464,
+        (8, 0.25): 0.9949494949494949,
+        (8, 0.5): 0.6903651903651904,
+        (8, 0.75): 0.06596736596736597,
+        (8, 1.0): 7.77000777000777e-05,
+    }
+    assert {(k, tau): g_pass_at_k(16, 8, k, tau) for k, tau in told} == pytest.approx(told, rel=1e-12)
+    assert mg_pass_at_k(16, 8, 4) == pytest.approx(0.16153846153846152, rel=1e-12)
+    assert mg_pass_at_k(16, 8, 8) == pytest.approx(0.09518259518259518, rel=1e-12)
+
+
+@given(st.data())
+def test_g_pass_at_k_falls_from_pass_at_k_to_all_right(data: st.DataObject) -> None:
+    samples = data.draw(st.integers(1, 300))
+    correct, k = data.draw(st.integers(0, samples)), data.draw(st.integers(1, samples))
+    taus = sorted(data.draw(st.lists(st.floats(0, 1), min_size=2, max_size=5)))
+    values = [g_pass_at_k(samples, correct, k, tau) for tau in taus]
+    assert values == sorted(values, reverse=True)
+    assert g_pass_at_k(samples, correct, k, 0.0) == pytest.approx(pass_at_k(samples, correct, k), rel=1e-11)
+    assert g_pass_at_k(samples, correct, k, 1.0) == pytest.approx(comb(correct, k) / comb(samples, k), rel=1e-14)
+    if correct < samples:
+        assert g_pass_at_k(samples, correct, k, taus[0]) <= g_pass_at_k(samples, correct + 1, k, taus[0])
+    if k % 2 == 0:
+        all_right, half = g_pass_at_k(samples, correct, k, 1.0), g_pass_at_k(samples, correct, k, 0.5)
+        assert all_right * (1 - 1e-12) <= mg_pass_at_k(samples, correct, k) <= half * (1 + 1e-12)
+
+
+def test_g_pass_at_k_at_its_edges() -> None:
+    assert [g_pass_at_k(5, c, 1, 0.5) for c in (0, 2, 5)] == [0.0, 0.4, 1.0]
+    assert (mg_pass_at_k(64, 64, 64), mg_pass_at_k(64, 0, 64), mg_pass_at_k(64, 32, 64)) == (1.0, 0.0, 0.0)
+    # 0.55 * 20 is 11.000000000000002 in floating point: eleven samples are enough.
+    assert g_pass_at_k(20, 11, 20, 0.55) == 1.0
+    with pytest.raises(ConfigurationError, match=r"from 0 to 1; got 1\.5"):
+        g_pass_at_k(4, 2, 2, 1.5)
+    with pytest.raises(ConfigurationError, match="k is even; got 3"):
+        mg_pass_at_k(4, 2, 3)
+    with pytest.raises(ConfigurationError, match="got k=6, 2 of 4"):
+        mg_pass_at_k(4, 2, 6)

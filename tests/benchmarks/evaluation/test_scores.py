@@ -46,6 +46,19 @@ def test_the_k_that_were_asked_for() -> None:
     assert [row["k"] for row in scores.metrics(episodes, None, [3, 1])["pass_at_k"]] == [1, 3]  # type: ignore[attr-defined]
 
 
+def test_g_pass_at_k_of_the_thresholds_and_of_even_k() -> None:
+    episodes = run([episode(a, "1") for a in "1122"], [episode(a, "1") for a in "1111"])
+    found = scores.metrics(episodes, None, [1, 3, 4])
+    rows: list[dict[str, float]] = found["g_pass_at_k"]  # type: ignore[assignment]
+    # Of the first task one of three, or two of three, is right; of the second all are.
+    assert {(row["k"], row["tau"]): row["estimate"] for row in rows} == {
+        (3, 0.5): 0.75, (3, 0.75): 0.5, (3, 1.0): 0.5, (4, 0.5): 1.0, (4, 0.75): 0.5, (4, 1.0): 0.5,
+    }  # fmt: skip
+    means: list[dict[str, float]] = found["mg_pass_at_k"]  # type: ignore[assignment]
+    assert [(row["k"], row["estimate"]) for row in means] == [(4, 0.5)]
+    assert means[0]["low"] < 0.5 < means[0]["high"]
+
+
 def test_greedy_has_no_sampling_noise() -> None:
     found = scores.metrics(run([episode("1", "1")], [episode("2", "1")], temperature=0.0), None, [])
     average = found["avg_at_n"]

@@ -49,6 +49,14 @@ def test_the_headline_holds_the_scores_of_the_json() -> None:
     assert cells["pass@k"].endswith(" at 8")
 
 
+def test_mg_pass_at_k_stands_beside_pass_at_k_for_even_k() -> None:
+    run = example_run(num_samples=4)
+    run["metrics"]["mg_pass_at_k"] = [{"k": k, "estimate": 0.25, "low": 0.125, "high": 0.5} for k in (2, 4)]  # type: ignore[index]
+    header, _, *rows = _cells(results_markdown(example_results(run)), "| k |")
+    shown = {row[0]: row[header.index("mG-Pass@k, solo")] for row in rows}
+    assert shown == {"1": "", "2": interval(0.25, 0.125, 0.5), "4": interval(0.25, 0.125, 0.5)}
+
+
 def test_help_against_alone_is_paired() -> None:
     page = results_markdown(example_results(example_run(skill=0.5), example_run(mode="assisted", skill=2.0, seed=1)))
     found = re.search(
