@@ -27,7 +27,7 @@ COLOURS = {
 
 def learning_curves(found: Sequence[Cell], path: Path) -> None:
     """Solo accuracy on held-out problems against rollouts and against trained tokens: median of the seeds, range as a band."""
-    figure, (left, right) = _plt().subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
     for cell in found:
         solo = [[point["solo"] for point in run.curve] for run in cell.runs]
         middle = [statistics.median(values) for values in zip(*solo, strict=True)]
@@ -41,12 +41,12 @@ def learning_curves(found: Sequence[Cell], path: Path) -> None:
     left.set(xlabel="thousand rollouts", ylabel="solved alone, held-out problems (pass@1)", ylim=(-0.03, 1.03))
     right.set(xlabel="thousand trained tokens")
     right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _finish(figure, (left, right), path)
+    finish(figure, (left, right), path)
 
 
 def pass_at_k_curves(found: Sequence[Cell], path: Path) -> None:
     """Solo pass@k on the boundary problems after training, with intervals over problems; before, it is 0 by selection."""
-    figure, axes = _plt().subplots(figsize=(6.4, 4), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(6.4, 4), layout="constrained")
     for cell in found:
         ks = default_ks(cell.num_samples)
         intervals = [cell.solo(k) for k in ks]
@@ -67,13 +67,13 @@ def pass_at_k_curves(found: Sequence[Cell], path: Path) -> None:
     axes.set_xticks(default_ks(found[0].num_samples), [str(k) for k in default_ks(found[0].num_samples)])
     axes.set(xlabel="k", ylabel="solo pass@k, boundary problems", ylim=(-0.03, 1.03))
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _finish(figure, (axes,), path)
+    finish(figure, (axes,), path)
 
 
 def ablation_bars(groups: Sequence[tuple[str, Sequence[Cell]]], default: Cell | None, path: Path) -> None:
     """Solo pass@1 of each changed setting: bar at the median, a dot for each seed, a line at the unchanged median."""
     names = [(f"{cell.name}", cell) for _, cells in groups for cell in cells]
-    figure, axes = _plt().subplots(figsize=(7, 0.6 + 0.27 * len(names)), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(7, 0.6 + 0.27 * len(names)), layout="constrained")
     for place, (_, cell) in enumerate(names):
         values = cell.solo_by_seed()
         axes.barh(place, statistics.median(values), color="#9ecae1", height=0.7)
@@ -84,14 +84,14 @@ def ablation_bars(groups: Sequence[tuple[str, Sequence[Cell]]], default: Cell | 
     axes.set_yticks(range(len(names)), [name for name, _ in names], fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="solo pass@1, boundary problems", xlim=(0, 1))
-    _finish(figure, (axes,), path)
+    finish(figure, (axes,), path)
 
 
 def _axis(runs: Sequence[RunResult], what: str) -> list[list[float]]:
     return [[point[what] for point in run.curve] for run in runs]
 
 
-def _plt() -> ModuleType:
+def pyplot() -> ModuleType:
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib import pyplot
 
@@ -99,10 +99,10 @@ def _plt() -> ModuleType:
     return module
 
 
-def _finish(figure: Figure, axes: Sequence[Axes], path: Path) -> None:
+def finish(figure: Figure, axes: Sequence[Axes], path: Path) -> None:
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(alpha=0.25, linewidth=0.6)
         one.set_axisbelow(True)
     figure.savefig(path, dpi=150)
-    _plt().close(figure)
+    pyplot().close(figure)

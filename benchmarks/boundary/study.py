@@ -50,7 +50,7 @@ def run_study(
     waiting = [spec for spec in specs if spec.id not in done]
     architectures = sorted({spec.architecture for spec in waiting})
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_prepare_process)
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=prepare_process)
     try:
         with pool, make_progress() as progress:
             bar = progress.add_task("start policies", total=len(architectures), note="")
@@ -133,7 +133,7 @@ def _give_up(
     pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _prepare_process() -> None:
+def prepare_process() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
 
