@@ -29,6 +29,8 @@ class EvaluationConfig:
     writes the replies itself in the helpers' places. A further command with the same --out adds its run to the results."""
     out: Path | str = Path("runs/eval")
     """Folder of results.json, results.md, figures and traces; the same command goes on with what lies there."""
+    inspect: Path | None = None
+    """Folder for logs of Inspect (SUITE.MODE.eval), which `inspect view` opens; of a finished evaluation too."""
     samples: int | None = None
     """Samples of each task."""
     temperature: float | None = None

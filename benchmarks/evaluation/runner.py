@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import aipo_env
 from aipo_env.console import repeats_collapsed
-from aipo_env.errors import ConfigurationError, ServiceError
+from aipo_env.errors import ConfigurationError, DataFormatError, MissingDependencyError, ServiceError
 from aipo_env.gym_env import ConsultEnv
+from aipo_env.installation import install_command
 from aipo_env.make_options import AgentLike
 from algorithms.policies.loading import warn_unreadable
-from algorithms.run_folder import trained_on, write_whole
+from algorithms.run_folder import CONFIG, trained_on, write_whole
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.episodes import RunEpisodes
 from benchmarks.evaluation.facts import Finisher
@@ -29,6 +31,7 @@ from benchmarks.evaluation.tables import results_markdown
 if TYPE_CHECKING:
     from algorithms.codec import TransformersCodec
     from algorithms.policies import Policy
+    from algorithms.token_weights import TokenWeights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,8 @@ def evaluate_policy(
     """
     if policy is not None and not config.local:
         raise ConfigurationError("policy= is a model of transformers; leave out --server and --backend vllm.")
+    if config.inspect is not None:
+        _need_inspect()  # before anything is played, and not behind it
     folder = EvaluationFolder(Path(config.out))
     codec = policy.codec if policy is not None else None if config.chat else _load_codec(config.policy)
     # Data and helpers first: loading a large model takes longer than finding out that they are not there.
@@ -109,6 +114,10 @@ def evaluate_policy(
             write_json(folder.results, results)
         write_whole(folder.path / "results.md", results_markdown(results))
         write_plots(results, folder.path)
+        if config.inspect is not None:
+            learner = _learner(config)
+            for run, result in zip(runs, done, strict=True):
+                run.write_inspect(config.inspect, results, result, learner)
         return Evaluation(results, folder.path, fault)
     finally:
         if sampler is not None:
@@ -190,6 +199,35 @@ class _Run:
             traces=self._relative,
             ks=config.k,
         )
+
+    def write_inspect(
+        self, folder: Path, results: dict[str, Any], result: dict[str, Any], learner: TokenWeights | None
+    ) -> None:
+        """Writes the run as a log of Inspect."""
+        from benchmarks.evaluation.inspect_log import inspect_log, write_inspect_log
+
+        log = inspect_log(results, result, self.plan, self._suite.game, self._traces, learner)
+        write_inspect_log(folder / f"{self.plan.name}.eval", log)
+
+
+def _need_inspect() -> None:
+    try:
+        import inspect_ai.log  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            "--inspect needs the package inspect-ai, which is not installed. Install it with: "
+            f"{install_command('inspect')}"
+        ) from error
+
+
+def _learner(config: EvaluationConfig) -> TokenWeights | None:
+    """How the run of `aipo train` whose policy is evaluated weighed tokens; None where nothing tells it."""
+    from algorithms.token_weights import TokenWeights
+
+    path = Path(config.policy).parent / CONFIG
+    with contextlib.suppress(DataFormatError):  # of another version: then it is not known
+        return TokenWeights.read(path) if config.server is None and path.is_file() else None
+    return None
 
 
 def _load_codec(name: str) -> TransformersCodec:
