@@ -41,6 +41,7 @@ EXTRAS = {
     "lowbit": "training with moments of 8 bits",
     "rg": "reasoning-gym's tasks",
     "smollm": "the policy smollm2",
+    "openenv": "`aipo serve`",
     "vllm": "vLLM in this process",
     "openrlhf": "the cluster learner",
 }

@@ -73,6 +73,7 @@ def test_what_is_not_run_is_listed() -> None:
     not_run = {f"{_name(b.page)}:{b.reason}" for page in PAGES for b in blocks(page) if b.reason is not None}
     assert not_run == {
         "docs/guides/backend.md:needs a server",
+        "docs/guides/openenv.md:needs a server; tests/algorithms/adapters/test_openenv.py plays one",
         "docs/guides/trl.md:examples/trl_aipo.py is this, and tests/training runs it",
         "docs/guides/trl.md:tests/algorithms/adapters/test_trl_environment.py runs TRL's loop on it",
     }, sorted(not_run)
