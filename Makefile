@@ -42,9 +42,9 @@ demo: $(call venv,demo)/ready
 test: $(call venv,test)/ready
 	OMP_NUM_THREADS=1 "$(call venv,test)/bin/python" -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
-# README's training command, as it stands there: a few minutes.
+# README's training command, the single file, the guide's task and TRL, as they stand there: ten minutes on two cores.
 test-train: $(call venv,test)/ready
-	AIPO_TEST_TRAIN=1 "$(call venv,test)/bin/python" -m pytest tests/training -rA $(ARGS)
+	AIPO_TEST_TRAIN=1 "$(call venv,test)/bin/python" -m pytest tests/training -n 2 --dist loadfile -rA $(ARGS)
 
 # The site goes to runs/site.
 docs: $(call venv,docs)/ready
