@@ -7,21 +7,38 @@ command's options, nested ones (`--sampling.max-tokens`) as tables; what stands 
 from __future__ import annotations
 
 import functools
+import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, is_typeddict
 
-from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter, Token
 from cyclopts.config import Dict
 
 from aipo_env.errors import AipoError, ConfigurationError, DataNotFoundError, MissingDependencyError
+from aipo_env.field_types import read_table, read_text, type_of
+from aipo_env.make_options import Options
 
 T = TypeVar("T")
 
 FLAT = Parameter(name="*")
 """Of a parameter that is a dataclass: its fields are options of the command itself."""
+
+
+def _read_table(kind: Any, tokens: Sequence[Token]) -> dict[str, Any]:
+    token, read = tokens[-1], read_text(tokens[-1].value)
+    try:
+        return read_table(str(token.keyword), read, kind) if is_typeddict(kind) else dict(read)
+    except ConfigurationError as error:
+        where = f" It stands in {token.source}." if token.source != "cli" else ""
+        raise ConfigurationError(f"{error}{where}") from None
+
+
+TABLE = Parameter(converter=_read_table, accepts_keys=False, n_tokens=1, consume_multiple=False)
+"""Of a parameter that is a dictionary: names and values behind the option, or a table in a file."""
+TABLE(Options)
 ConfigFile = Annotated[
     Path | None,
     Parameter(name="--config", help="TOML or YAML file with any of these options; the command line comes first."),
@@ -53,8 +70,10 @@ def parse(
     app = new_app(prog, help=about)
     app.default(command)
     try:
-        call, bound, _ = app.parse_args(_by_key(arguments, app), print_error=False, exit_on_error=False)
+        call, bound, _ = app.parse_args(_as_json(arguments, app), print_error=False, exit_on_error=False)
     except CycloptsError as error:
+        if isinstance(error.__cause__, AipoError):
+            raise error.__cause__ from None
         raise ConfigurationError(f"{error}{_about(error, app)} `{prog} --help` tells every option.") from None
     except AipoError as error:
         error.args = (with_flags(str(error), options_of(command)),)
@@ -102,43 +121,67 @@ def with_flags(message: str, options: Iterable[str]) -> str:
     return re.sub(r"(?<![\w.'\"`/-])([a-z]+(?:[_.][a-z_]+)*)\b(?![/('\"`])(=(?=[\s,.)]))?", flag, message)
 
 
-def _by_key(arguments: Sequence[str], app: App) -> list[str]:
-    """`--env-options level 2 style terse` as `--env-options.level=2 --env-options.style=terse`, which a file's table joins."""
-    tables = {argument.name for argument in app.assemble_argument_collection() if _is_dictionary(argument)}
+def _tables(arguments: Iterable[Argument]) -> dict[str, Argument]:
+    """The options that are tables, by their names."""
+    return {argument.name: argument for argument in arguments if argument.parameter.converter is _read_table}
+
+
+def _as_json(arguments: Sequence[str], app: App) -> list[str]:
+    """`--env-options level 2 style terse`, and `--env-options.level 2`, as one JSON object behind the option."""
+    known, found = _tables(app.assemble_argument_collection()), dict[str, dict[str, Any]]()
     rest, tokens = list(arguments), []
     while rest:
-        tokens.append(rest.pop(0))
-        if (flag := tokens[-1].replace("_", "-")) in tables:
-            tokens.pop()
-            while rest and not rest[0].startswith("--"):
-                name, *value = rest[:2]
-                if not value or value[0].startswith("--"):
-                    raise ConfigurationError(
-                        f"{flag} takes names and values in turn, as in {flag} level 2 style terse; {name!r} has no value."
-                    )
-                tokens.append(f"{flag}.{name}={value[0]}")
-                del rest[:2]
-    return tokens
+        token = rest.pop(0)
+        typed = token.replace("_", "-")
+        flag = next((name for name in known if typed == name or typed.startswith(f"{name}.")), None)
+        if flag is None:
+            tokens.append(token)
+            continue
+        path = token[len(flag) + 1 :]
+        given = path.split("=", 1) if path else []
+        while rest and not rest[0].startswith("--") and not (path and len(given) == 2):
+            given.append(rest.pop(0))
+        if len(given) % 2 or not given:
+            wrong = f"{given[-1]!r} has no value" if given else "there are none"
+            raise ConfigurationError(
+                f"{flag} takes names and values in turn, as in {flag} level 2 style terse; {wrong}."
+            )
+        for name, text in zip(given[::2], given[1::2], strict=True):
+            keys = name.split(".")
+            value = read_text(text, type_of(known[flag].resolved_hint, keys))
+            for key in reversed(keys):
+                value = {key: value}
+            _merge(found.setdefault(flag, {}), value)
+    return [*tokens, *(f"{flag}={json.dumps(table)}" for flag, table in found.items())]
+
+
+def _merge(table: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Puts options into a table, in the place of those that it has; tables in it are merged as well."""
+    for name, value in more.items():
+        if isinstance(value, Mapping) and isinstance(own := table.get(name), dict):
+            _merge(own, value)
+        else:
+            table[name] = value
 
 
 def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Adds the options of the file that `--config` names; a dictionary is merged by key, and a table in it is dotted keys."""
-    tables = {table.name: (table, table.tokens[:]) for table in arguments if _is_dictionary(table)}
+    """Adds the options of the file that `--config` names; what the command line says of a table comes on top of the file's."""
+    tables = {flag: (table, table.tokens[:], dict[str, Any]()) for flag, table in _tables(arguments).items()}
     files = [token.value for argument in arguments if argument.name == "--config" for token in argument.tokens]
     for path in (Path(file).expanduser() for file in files):
-        for table, _ in tables.values():
-            table.tokens.clear()
-        Dict(_read(path), source=str(path), use_commands_as_keys=False)(app, commands, arguments)
-    for table, own in tables.values():
-        latest = {".".join(token.keys): token for token in (*table.tokens, *own)}
-        table.tokens[:] = [token.evolve(keys=(name,) if name else ()) for name, token in latest.items()]
+        values = _read(path)
+        for key in [key for key in values if f"--{key.replace('_', '-')}" in tables]:
+            table, own, found = tables[f"--{key.replace('_', '-')}"]
+            if not isinstance(given := values.pop(key), Mapping):
+                raise ConfigurationError(f"{table.name} is a table of options, got {given!r} in {path}.")
+            _merge(found, given)
+            for token in own:
+                _merge(found, json.loads(token.value))
+            table.tokens[:] = [Token(keyword=table.name, value=json.dumps(found, default=str), source=str(path))]
+        Dict(values, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
     for argument in arguments:
         if argument.children and argument.tokens:
             raise ConfigurationError(f"{argument.name} is a table of options, got {argument.tokens[0].value}.")
-
-
-def _is_dictionary(argument: Argument) -> bool:
-    return any(get_origin(kind) is dict for kind in (argument.hint, *get_args(argument.hint)))
 
 
 def _read(path: Path) -> dict[str, Any]:

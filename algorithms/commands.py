@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from aipo_env.checks import check_count
 from aipo_env.console import command, finish_first, interrupted, print_json
 from aipo_env.errors import ConfigurationError
+from aipo_env.make_options import Options
 from aipo_env.parsing import FLAT, ConfigFile, options_of, with_flags
 from aipo_env.registry import parse_agents
 from algorithms.apps.play_command import play as play
@@ -137,7 +138,7 @@ def replay(
     /,
     *,
     env: str | None = None,
-    env_options: dict[str, int | float | str] | None = None,
+    env_options: Options | None = None,
     agents: tuple[str, ...] = (),
     policy: str | None = None,
     show: int = 20,
@@ -226,7 +227,7 @@ def warmup(
     device: str = "cpu",
     dialect: str | None = None,
     agents: tuple[str, ...] = (),
-    env_options: dict[str, int | float | str] | None = None,
+    env_options: Options | None = None,
     unless_asks: float | None = None,
 ) -> int:
     """Teach a policy to ask helpers and to box its answers: supervised, minutes.

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from aipo_agents.noise import change_number
 from aipo_agents.text import quote
@@ -19,6 +19,7 @@ from aipo_env.checks import check_count
 from aipo_env.console import command, interrupted, print_json
 from aipo_env.errors import ConfigurationError
 from aipo_env.game import ConsultGame
+from aipo_env.make_options import Options
 from aipo_env.protocol import Consult, Usage
 from aipo_env.tasks.base import Task, TaskSet
 from algorithms.servers import Servers
@@ -144,7 +145,7 @@ def helpers(
     env: str = "rulebook-consult",
     agents: tuple[str, ...] = (),
     tasks: int = 5,
-    env_options: dict[str, int | float | str] | None = None,
+    env_options: Options | None = None,
     query: str = "{problem}",
     policy: str | None = None,
     seed: int = 0,
@@ -183,7 +184,8 @@ def helpers(
     if not env_spec(env).assisted:
         raise ConfigurationError(f"--env {env} has no helpers; give the id that ends in '-consult'.")
     codec = None if policy is None else load_codec(policy)
-    made = aipo_env.make(env, agents=servers.agents(agents), codec=codec, **(env_options or {}))  # type: ignore[arg-type]
+    options: dict[str, Any] = {**(env_options or {}), "agents": servers.agents(agents), "codec": codec}
+    made = aipo_env.make(env, **options)
     trials: dict[str, list[Trial]] = {name: [] for name in made.game.agent_names}
 
     async def run() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aipo_env.errors import ConfigurationError, DataNotFoundError
 from aipo_env.game import ConsultGame
+from aipo_env.make_options import Options
 from aipo_env.registry import make_game, parse_agents
 from aipo_env.run_record import RunRecord, record_path
 from aipo_env.trajectory import read_traces
@@ -18,7 +19,7 @@ from algorithms.rollout_command import load_codec
 def game_of(
     traces: Path,
     env: str | None,
-    env_options: Mapping[str, int | float | str] | None,
+    env_options: Options | None,
     agents: Sequence[str],
     policy: str | None,
 ) -> ConsultGame:

@@ -13,6 +13,7 @@ import aipo_env
 from aipo_env import Source, Trajectory
 from aipo_env.console import command, interrupted, print_json, repeats_collapsed
 from aipo_env.errors import ConfigurationError, DataNotFoundError
+from aipo_env.make_options import Options
 from aipo_env.parsing import FLAT, ConfigFile
 from aipo_env.run_record import RunRecord, record_path
 from aipo_env.trace_files import FAULTS, errors_path
@@ -64,7 +65,7 @@ def rollout(
     max_tokens: int = 512,
     temperature: float = 0.6,
     agents: tuple[str, ...] = (),
-    env_options: dict[str, int | float | str] | None = None,
+    env_options: Options | None = None,
     check: bool = False,
     servers: Annotated[Servers, FLAT] = Servers(),  # noqa: B008 - frozen
     max_in_flight: int | None = None,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from aipo_env.errors import ConfigurationError
 from aipo_env.field_types import check_fields
 from aipo_env.groups import num_solo
+from aipo_env.make_options import Options
 from aipo_env.tasks.curriculum import CurriculumName
 from algorithms.config import ObjectiveConfig, check_modes
 
@@ -83,11 +84,11 @@ class TrainConfig:
 
     env: str = "rulebook-consult"
     """Environment id, or "module:TaskFamily" or "module:ID" of your own; solo rollouts have the same tasks and prompt."""
-    env_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
-    """Options of `aipo_env.make` (level, max_consults, prompt, data, ...)."""
+    env_options: Options = dataclasses.field(default_factory=Options)
+    """Options of `aipo_env.make` (level, max_consults, prompt, data, ...): those that can be written down."""
     eval_env: str | None = None
     """Environment id of the evaluations; None for the split "test" of `env`. Rules among `env_options` hold there too."""
-    eval_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
+    eval_options: Options = dataclasses.field(default_factory=Options)
     """Options that differ for the evaluations (data, level, ...)."""
     allow_test_split: bool = False
     """Trains even on a split that is for evaluation."""

@@ -48,6 +48,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from aipo_env.installation import DISTRIBUTION, install_command
+from aipo_env.make_options import Options
 from aipo_env.tasks.rulebook import RulebookTasks
 from aipo_env.trajectory import Source, Trajectory
 from algorithms.progress import count_progress, quiet_libraries
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from algorithms.policies import Policy
 
 PACKAGES = (DISTRIBUTION, "torch", "transformers", "tokenizers", "trl", "accelerate", "datasets")
-TASK_OPTIONS: dict[str, int | float | str] = {"level": 2, "operators": "@", "style": "terse"}
+TASK_OPTIONS: Options = {"level": 2, "operators": "@", "style": "terse"}
 BETAS = (0.9, 0.99)
 MAX_GRAD_NORM = 1.0
 LEARNING_RATE = 5e-4
@@ -158,7 +159,7 @@ class OurTrainer(Trainer):
 
     def __init__(self, config: TrainConfig, policy: Policy) -> None:
         super().__init__(config, policy=policy)
-        self.env.game.tasks = self.curriculum.tasks = InOrder(**TASK_OPTIONS)  # type: ignore[arg-type]
+        self.env.game.tasks = self.curriculum.tasks = InOrder(**TASK_OPTIONS)  # type: ignore[arg-type, misc]
 
     def collect(self) -> list[Trajectory]:
         """As always, then the reward."""
@@ -190,7 +191,7 @@ def make_ours(settings: Settings, seed: int) -> OurTrainer:
     """Our trainer; no helper ever answers, for TRL has none."""
     config = TrainConfig(
         env="rulebook-consult",
-        env_options=TASK_OPTIONS | {"prompt": "bare"},
+        env_options={**TASK_OPTIONS, "prompt": "bare"},
         seed=seed,
         steps=settings.warmup + settings.steps,
         prompts_per_step=settings.prompts,
@@ -247,7 +248,7 @@ def run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
     policy = make_policy(settings, seed)
     total = Run()
     num_steps = settings.warmup + settings.steps
-    family = RulebookTasks(**TASK_OPTIONS)  # type: ignore[arg-type]
+    family = RulebookTasks(**TASK_OPTIONS)  # type: ignore[arg-type, misc]
     tasks = [family.task(index) for index in range(num_steps * settings.prompts)]
     # The tokenizer reads the start token in text, so that the ids are those of our prompts.
     start = policy.tokenizer.bos_token

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from aipo_env.cli import main
 from aipo_env.errors import ConfigurationError, DataNotFoundError
 from aipo_env.parsing import parse
 from algorithms.commands import rollout, train
+from algorithms.run_folder import claim
 from algorithms.train_config import TrainConfig
 from benchmarks.commands import eval_policy
 
@@ -64,12 +67,12 @@ def test_a_file_says_what_the_command_line_would(tmp_path: Path, suffix: str, te
 def test_the_command_line_comes_first(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(TOML)
-    arguments = ["--steps", "3", "--env-options", "style", "plain", "prompt", "bare", "--sampling.max_tokens=9"]
+    arguments = ["--steps", "3", "--env-options", "style", "words", "prompt", "bare", "--sampling.max_tokens=9"]
     for order in ([*arguments, f"--config={path}"], ["--config", str(path), *arguments]):
         config = config_of(*order)
         assert (config.steps, config.sampling.max_tokens, config.prompts_per_step) == (3, 9, 2)
         # A dictionary is merged by key.
-        assert config.env_options == {"level": 2, "style": "plain", "prompt": "bare"}
+        assert config.env_options == {"level": 2, "style": "words", "prompt": "bare"}
 
 
 def test_true_and_false_and_texts_that_look_like_flags(tmp_path: Path) -> None:
@@ -87,13 +90,80 @@ def test_the_last_one_counts() -> None:
     assert (config.steps, config.betas) == (4, (0.3, 0.4))
 
 
-def test_a_table_inside_a_dictionary_is_its_dotted_keys(tmp_path: Path) -> None:
+def test_options_have_the_types_that_make_has_for_them(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        "eval_options = {start_date = 2024-01-01, time_limit_s = 2}\n[env_options]\nleak_filter = true\n"
+        'operators = ["@", "#"]\nmine = [1]\n[env_options.parts]\nmath = 3\n"rg/basic_arithmetic" = 1\n'
+    )
+    typed = (
+        '--env-options leak_filter true operators ["@","#"] mine [1] parts.math 3 parts.rg/basic_arithmetic 1 '
+        "--eval-options start_date 2024-01-01 time_limit_s 2"
+    )
+    for given in (["--config", str(path)], typed.split()):
+        config = config_of(*given)
+        assert config.env_options == {
+            "leak_filter": True, "operators": ["@", "#"], "mine": [1], "parts": {"math": 3, "rg/basic_arithmetic": 1},
+        }  # fmt: skip
+        assert config.env_options["leak_filter"] is True
+        assert config.eval_options == {"start_date": "2024-01-01", "time_limit_s": 2}
+        # What a run writes down is read back as the same.
+        text = json.dumps(dataclasses.asdict(config), default=str)
+        assert TrainConfig(env_options=json.loads(text)["env_options"]).env_options == config.env_options
+    # So are runs that were begun when numbers and texts were all that could be given.
+    claim(tmp_path, {"env_options": {"leak_filter": 1, "parts": "math:3"}}, begun=False)
+    claim(
+        tmp_path,
+        {"env_options": config_of("--env-options", "leak_filter", "1", "parts", "math:3").env_options},
+        begun=True,
+    )
+    # The command line comes first, by the keys of tables in the table too.
+    merged = config_of("--config", str(path), "--env-options", "parts.math", "5", "leak_filter", "0")
+    assert merged.env_options["parts"] == {"math": 5, "rg/basic_arithmetic": 1}
+    assert merged.env_options["leak_filter"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("level", "3", 3), ("consult_cost", ".5", 0.5), ("consult_cost", "1e-3", 0.001), ("leak_filter", "1", True),
+        ("leak_filter", "false", False), ("revision", "1234567", "1234567"), ("prompt", "{problem}", "{problem}"),
+        ("parts", "math:3,gsm8k:1", "math:3,gsm8k:1"), ("operators", "@", "@"), ("max_consults", "null", None),
+        ("mine", "true", True), ("mine", "words", "words"), ("mine", "-1", -1), ("mine", '{"a": 1}', {"a": 1}),
+    ],
+)  # fmt: skip
+def test_a_text_is_read_by_the_option_that_it_is_for(name: str, text: str, value: object) -> None:
+    for given in (["--env-options", name, text], [f"--env-options.{name}", text], [f"--env_options.{name}={text}"]):
+        (read,) = config_of(*given).env_options.values()
+        assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level": "two"}, "env_options.level must be of the type int, got 'two' (str)."),
+        ({"leak_filter": 2}, "env_options.leak_filter must be of the type bool | None, got 2 (int)."),
+        ({"operators": [1]}, "env_options.operators must be of the type Sequence[str] | None, got [1] (list)."),
+        (
+            {"style": "tersee"},
+            "env_options.style must be one of words, terse, but it is 'tersee'; did you mean 'terse'?",
+        ),
+        ({"parts": 3}, "env_options.parts must be of the type str | Mapping[str, Any], got 3 (int)."),
+    ],
+)
+def test_options_of_another_type_are_told(options: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        TrainConfig(env_options=options)
+    assert message in str(caught.value)
+
+
+def test_a_table_inside_a_table_is_its_dotted_keys(tmp_path: Path) -> None:
     path = tmp_path / "eval.toml"
     path.write_text('suite = "rulebook"\n[env_options]\nmax_consults = 2\n[env_options.rulebook]\nlevel = 3\n')
     arguments = ["--suite", "rulebook", "--env-options", "max_consults", "2", "rulebook.level", "3"]
     for given in (["--config", str(path)], arguments):
         config = parse(eval_policy, given, "aipo eval").keywords["config"]
-        assert config.env_options == {"max_consults": 2, "rulebook.level": 3}
+        assert config.env_options == {"max_consults": 2, "rulebook": {"level": 3}}
 
 
 @pytest.mark.parametrize(
@@ -110,8 +180,11 @@ def test_a_table_inside_a_dictionary_is_its_dotted_keys(tmp_path: Path) -> None:
             'Invalid value "ppo" for [objective][algorithm] from {path}. Choose from: "group_mean"',
         ),
         ("betas = [0.9]", "expected 2 but got 1. It stands in {path}. --betas: AdamW"),
-        ("[env_options]\nlevel = [1]", "[env_options][level]"),
-        ("env_options = 3", "[env_options] from {path}"),
+        (
+            "[env_options]\nlevel = [1]",
+            "--env-options.level must be of the type int, got [1] (list). It stands in {path}.",
+        ),
+        ("env_options = 3", "--env-options is a table of options, got 3 in {path}"),
         ("steps = ", "{path} is not TOML"),
     ],
 )

@@ -16,7 +16,7 @@ from aipo_env.episode import POLICY
 from aipo_env.errors import ConfigurationError, MissingDependencyError
 from aipo_env.game import describe
 from aipo_env.installation import install_command
-from aipo_env.make_options import AgentLike
+from aipo_env.make_options import AgentLike, Options
 from aipo_env.parsing import FLAT
 from aipo_env.registry import env_spec
 from algorithms.apps.play.person import Person
@@ -43,7 +43,7 @@ def play(
     task: int | None = None,
     seed: int | None = None,
     agents: tuple[str, ...] = (),
-    env_options: dict[str, int | float | str] | None = None,
+    env_options: Options | None = None,
     max_tokens: int = 512,
     temperature: float = 0.6,
     out: Path | None = None,

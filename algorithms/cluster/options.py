@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aipo_env.advantages import AgentBaseline, PolicyBaseline
 from aipo_env.errors import ConfigurationError
+from aipo_env.make_options import Options
 from algorithms.config import OWN_FIELDS, ObjectiveConfig
 
 CONFIG_VARIABLE = "AIPO_CLUSTER_CONFIG"
@@ -29,7 +30,7 @@ class ClusterConfig:
 
     env: str
     """Environment id of a training set, for example math-consult."""
-    env_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
+    env_options: Options = dataclasses.field(default_factory=Options)
     """Options of `aipo_env.make` (split, max_consults, prompt, data, level, ...)."""
     agents: tuple[str, ...] = ()
     """The helpers, each "name" or "name=package.module:Class"; empty for the environment's default."""
@@ -39,7 +40,7 @@ class ClusterConfig:
     """The first tasks of the family to train on; None for all of them."""
     eval_tasks: int = 0
     """The first tasks to evaluate on, every --eval.steps steps, without helpers; 0 for no evaluation."""
-    eval_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
+    eval_options: Options = dataclasses.field(default_factory=Options)
     """Options that differ for the evaluation, usually the split: `--aipo.eval-options split test`."""
     eval_env: str | None = None
     """Environment id of the evaluation, for example math500-consult; None for the same as `env`. It is played without helpers,

@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.game import ConsultGame
@@ -154,7 +155,7 @@ def task_range(game: ConsultGame, count: int | None, flag: str) -> range:
 
 
 def _make(
-    config: ClusterConfig, codec: TransformersCodec | None, env_id: str, options: dict[str, int | float | str]
+    config: ClusterConfig, codec: TransformersCodec | None, env_id: str, options: Mapping[str, Any]
 ) -> ConsultGame:
     reserved = {"codec", "agents", "consult_timeout"} & options.keys()
     if reserved:
@@ -167,7 +168,7 @@ def _make(
         codec=codec,
         agents=parse_agents(config.agents),
         consult_timeout=config.consult_timeout,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     game.require_agents(game.agent_names)
     return game

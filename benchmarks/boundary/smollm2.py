@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from aipo_env.errors import AipoError
 from aipo_env.installation import DISTRIBUTION
+from aipo_env.make_options import Options
 from aipo_env.parsing import parse
 from algorithms.config import ObjectiveConfig
 from algorithms.train_config import SamplingConfig, TrainConfig
@@ -28,7 +29,7 @@ from benchmarks import report
 if TYPE_CHECKING:
     from algorithms.policies import Policy
 
-ENV_OPTIONS: dict[str, int | float | str] = {
+ENV_OPTIONS: Options = {
     "level": 2, "operators": "@", "style": "words", "prompt": "bare", "max_reply_chars": 40,
 }  # fmt: skip
 METHODS: dict[str, tuple[ObjectiveConfig, float, float]] = {
@@ -177,7 +178,7 @@ def _accuracy(settings: Settings, policy: Policy, num_samples: int, mode: str) -
     from algorithms.evaluation import count_correct
     from algorithms.rollout import LocalSampler
 
-    env = make("rulebook-consult", codec=policy.codec, split="test", **ENV_OPTIONS)  # type: ignore[arg-type]
+    env = make("rulebook-consult", codec=policy.codec, split="test", **ENV_OPTIONS)  # type: ignore[misc]
     correct = count_correct(
         LocalSampler(policy, SamplingConfig(max_tokens=160)),
         env,

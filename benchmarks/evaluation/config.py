@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from aipo_env.errors import ConfigurationError
+from aipo_env.make_options import Options
 from aipo_env.markup import Extraction
+from aipo_env.parsing import TABLE
 from algorithms.servers import Servers
 from benchmarks.evaluation.suites import check_sampling, find_suite
 
@@ -61,16 +63,16 @@ class EvaluationConfig:
     extraction: Extraction = "boxed"
     r"""What is read as the answer: "boxed" takes `\boxed{}` and `<answer>` alone; "lenient" also `The answer is 5.`, `**5**`,
     `#### 5`, as other harnesses do."""
-    env_options: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
-    """Options of the environments, as `--env-options max_consults 2 rulebook.level 3`; with a suite's name before the dot for
-    that suite alone."""
+    env_options: Options = dataclasses.field(default_factory=Options)
+    """Options of the environments, as `--env-options max_consults 2 rulebook.level 3`; with a suite's name before the dot, or
+    under it as a table, for that suite alone."""
     k: tuple[int, ...] = ()
     """The k of pass@k, and the n of maj@n; by default powers of two up to the number of samples."""
     backend: Backend = "transformers"
     """What runs a policy that is loaded here."""
     device: str = "cpu"
     """A torch device, for transformers."""
-    engine_args: dict[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
+    engine_args: Annotated[dict[str, int | float | bool | str], TABLE] = dataclasses.field(default_factory=dict)
     """With --backend vllm, arguments of vllm.AsyncEngineArgs, as `--engine-args tensor_parallel_size 2`."""
     server: str | None = None
     """Address of an OpenAI-compatible server that returns token ids (vLLM), such as http://localhost:8000/v1."""

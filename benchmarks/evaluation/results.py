@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
@@ -230,7 +231,8 @@ def command_line(config: EvaluationConfig) -> str:
             continue
         words.append(f"--{field.name.replace('_', '-')}")
         if isinstance(value, dict):
-            words += [str(part) for pair in value.items() for part in pair]
+            for name, part in value.items():
+                words += [name, part if isinstance(part, str) else json.dumps(part)]
         elif isinstance(value, tuple):
             words += [str(part) for part in value]
         elif value is not True:

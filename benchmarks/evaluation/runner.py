@@ -13,7 +13,7 @@ from aipo_env.console import repeats_collapsed
 from aipo_env.errors import ConfigurationError, DataFormatError, MissingDependencyError, ServiceError
 from aipo_env.gym_env import ConsultEnv
 from aipo_env.installation import install_command
-from aipo_env.make_options import AgentLike
+from aipo_env.make_options import AgentLike, Options
 from algorithms.policies.loading import warn_unreadable
 from algorithms.run_folder import CONFIG, trained_on, write_whole
 from benchmarks.evaluation.config import EvaluationConfig
@@ -236,9 +236,9 @@ def _load_codec(name: str) -> TransformersCodec:
     return load_codec(name)
 
 
-def _env_options(config: EvaluationConfig, suite: Suite) -> dict[str, str | int | float]:
+def _env_options(config: EvaluationConfig, suite: Suite) -> dict[str, Any]:
     """The environment's options for a suite: what the embedded policy needs, local data, and what the user set."""
-    options: dict[str, str | int | float] = {}
+    options: dict[str, Any] = {}
     if config.policy == "embedded" and not config.chat:
         # It reads bare problems and nothing else.
         options["prompt"] = "bare"
@@ -250,18 +250,19 @@ def _env_options(config: EvaluationConfig, suite: Suite) -> dict[str, str | int 
             options.setdefault("data", text)
         elif name == suite.name:
             options["data"] = path
+    of_suites: dict[str, Any] = {}
     for name, value in config.env_options.items():
         owner, dot, option = name.partition(".")
-        if not dot:
+        if dot or owner in config.suites or (isinstance(value, Mapping) and name not in Options.__annotations__):
+            of_suites.setdefault(owner, {}).update({option: value} if dot else value)
+        else:
             options[name] = value
-        elif owner == suite.name:
-            options[option] = value
-        elif owner not in config.suites:
-            raise ConfigurationError(
-                f"--env-options {name}: {owner!r} is not one of the suites {', '.join(config.suites)}. Name an option, or "
-                "suite.option."
-            )
-    return options
+    if unknown := of_suites.keys() - set(config.suites):
+        raise ConfigurationError(
+            f"--env-options {min(unknown)}.{next(iter(of_suites[min(unknown)]))}: {min(unknown)!r} is not one of the suites "
+            f"{', '.join(config.suites)}. Name an option, or suite.option."
+        )
+    return {**options, **of_suites.get(suite.name, {})}
 
 
 def _other_runs(folder: EvaluationFolder, runs: list[_Run]) -> list[dict[str, object]]:

@@ -26,7 +26,7 @@ SLIPS = {
     "TrainConfig(agents='knowledge')": r"agents must be of the type tuple.*Write agents=\('knowledge',\)",
     "TrainConfig(agents=[1])": r"agents must be of the type tuple\[str, ...\], got \[1\]",
     "TrainConfig(out=3)": "out must be of the type Path, got 3",
-    "TrainConfig(env_options=[('level', 2)])": "env_options must be of the type dict",
+    "TrainConfig(env_options=[('level', 2)])": "env_options is a table of options, got",
     "TrainConfig(betas=(0.9,))": "betas must be of the type tuple",
     "TrainConfig(betas=(0.9, 1.0))": "betas must be at least 0 and below 1",
     "TrainConfig(weight_decay=-1.0)": "weight_decay",

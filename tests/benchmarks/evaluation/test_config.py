@@ -75,7 +75,7 @@ CONFIGS = (
     EvaluationConfig(
         "math500,aime24", policy="smollm2", mode="solo", out=Path("runs/with space"), samples=2, temperature=0.7, seed=3,
         num_tasks=5, data=("math500=a/b.jsonl", "c"), agents=("verify", "shout=my.module:Shout"), prompt="plain",
-        env_options={"max_consults": 2, "rulebook.style": "terse"}, k=(1, 2), max_in_flight=7,
+        env_options={"max_consults": 2, "math500": {"keep": "level > 3"}, "leak_filter": True}, k=(1, 2), max_in_flight=7,
     ),
     EvaluationConfig(
         "gsm8k", tasks=(4, 9), server="http://localhost:8000/v1", model="m", max_in_flight=9, timeout=2.5, context=4096,
