@@ -273,7 +273,9 @@ def _local_data() -> Finding:
 
     folder = os.environ.get(DATA_VARIABLE)
     if not folder:
-        return Finding("data", DATA_VARIABLE, "absent", "not set: data sets come from their hub, or from data=")
+        return Finding(
+            "data", DATA_VARIABLE, "absent", "not set: data sets come from their hub, or from the option data"
+        )
     path = Path(folder).expanduser()
     files = sorted(str(p.relative_to(path)) for p in path.glob("*/*.jsonl"))
     if not files:
@@ -292,9 +294,11 @@ def _hub(offline: bool, timeout: float) -> Finding:
         with urllib.request.urlopen(request, timeout=timeout):
             pass
     except urllib.error.HTTPError as error:
-        return Finding("data", "hub", "absent", f"{address} answers with HTTP {error.code}", "Use local data (data=).")
+        return Finding(
+            "data", "hub", "absent", f"{address} answers with HTTP {error.code}", "Use local data (the option data)."
+        )
     except (OSError, ValueError) as error:
-        remedy = f"Use local data (data=), or another hub (HF_ENDPOINT). {_short(error)}"
+        remedy = f"Use local data (the option data), or another hub (HF_ENDPOINT). {_short(error)}"
         return Finding("data", "hub", "absent", f"{address} cannot be reached", remedy)
     return Finding("data", "hub", "ok", f"{address} answers; {_login()}")
 

@@ -98,24 +98,28 @@ def _about(error: CycloptsError, app: App) -> str:
 
 
 def options_of(command: Callable[..., object]) -> list[str]:
-    """A command's options as they are typed."""
+    """A command's options as they are typed, then those of its first table."""
     app = new_app("")
     app.default(command)
-    return [argument.name for argument in app.assemble_argument_collection() if not argument.children]
+    arguments = app.assemble_argument_collection()
+    inside = [f"{flag} {name}" for flag in [*_tables(arguments)][:1] for name in Options.__annotations__]
+    return [*(argument.name for argument in arguments if not argument.children), *inside]
 
 
 def with_flags(message: str, options: Iterable[str]) -> str:
     """A message that names options as the command line does.
 
     `samples_per_prompt` becomes `--samples-per-prompt`, and so does a name of one word where it is no word of the sentence:
-    first of all, behind a dot, and before "=", "<", ">" or "must".
+    first of all, behind a dot, and before "=", "<", ">" or "must". `data=`, which is in a table, becomes `--env-options data`.
     """
-    names = {flag[2:].replace("-", "_"): flag for flag in options}
+    names = {flag.rpartition(" ")[2].removeprefix("--").replace("-", "_"): flag for flag in reversed([*options])}
     flags = {name.rpartition(".")[2]: flag for name, flag in names.items()} | names
 
     def flag(found: re.Match[str]) -> str:
         name, behind = found[1], message[found.end(1) :]
-        certain = "_" in name or "." in name or not found.start() or re.match("=| [<>]| must", behind)
+        certain: object = "_" in name or "." in name or not found.start() or re.match("=| [<>]| must", behind)
+        if " " in flags.get(name, ""):
+            certain = found[2] or re.match("=| must", behind) or ("_" in name and re.match(" is | would ", behind))
         return flags.get(name, found[0]) if certain else found[0]
 
     return re.sub(r"(?<![\w.'\"`/-])([a-z]+(?:[_.][a-z_]+)*)\b(?![/('\"`])(=(?=[\s,.)]))?", flag, message)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import aipo_env
 from aipo_env import Source, Trajectory
+from aipo_env.checks import check_count
 from aipo_env.console import command, interrupted, print_json, repeats_collapsed
 from aipo_env.errors import ConfigurationError, DataNotFoundError
 from aipo_env.make_options import Options
@@ -103,6 +104,8 @@ def rollout(
 
     if check and servers.server is not None:
         raise ConfigurationError("--check is for a policy that is loaded here, not for --server; leave it out.")
+    check_count("--num-tasks", num_tasks, what="how many tasks are played")
+    check_count("--samples", samples, what="how many episodes of each task are played")
     quiet_libraries()
     options: dict[str, Any] = dict(env_options or {})
     if policy == "embedded":

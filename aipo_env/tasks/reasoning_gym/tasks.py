@@ -59,8 +59,8 @@ class ReasoningGymTasks:
         config = dict(config or {})
         if taken := config.keys() & {"seed", "size"}:
             raise ConfigurationError(
-                f"config sets {', '.join(sorted(taken))}, which the family sets itself: pass seed= beside config, and "
-                "choose tasks by their index."
+                f"the family sets {', '.join(sorted(taken))} itself: leave that out of its config. Its own option seed decides "
+                "the tasks, which are chosen by their index."
             )
         self.name = f"rg/{dataset}"
         self.split, self.dataset, self.seed, self.config = split, dataset, seed, config
