@@ -28,6 +28,7 @@ from typing import Any
 from aipo_agents.reasoning import IS_CLAIM, NO_STEP
 from aipo_agents.verdicts import leading_verdict
 from aipo_env.errors import AipoError, ConfigurationError, DataFormatError
+from aipo_env.make_options import Options
 from aipo_env.metrics import avg_at_n, bootstrap_interval, mean_pass_at_k, paired_bootstrap
 from aipo_env.parsing import parse
 from algorithms.config import ObjectiveConfig
@@ -229,7 +230,7 @@ def _train(settings: Settings, name: str, note: Callable[[], None], stop: Callab
     return trainer.finished
 
 
-def _env_options(settings: Settings, split: str) -> dict[str, Any]:
+def _env_options(settings: Settings, split: str) -> Options:
     rows = settings.out / f"{split}.jsonl"
     return {"data": str(rows), "problem": "problem", "answer": "answer", "decontaminate": "none", "max_consults": 2}
 
@@ -242,7 +243,8 @@ def _measure(settings: Settings, folder: Path) -> dict[str, Any]:
     from algorithms.rollout import LocalSampler
 
     policy = load_policy(str(folder), settings.device)
-    env = aipo_env.make("dataset-consult", codec=policy.codec, split="test", **_env_options(settings, "test"))
+    options: dict[str, Any] = {**_env_options(settings, "test"), "split": "test"}
+    env = aipo_env.make("dataset-consult", codec=policy.codec, **options)
     tasks, counts, asked = range(min(settings.problems, env.tasks.num_tasks or 0)), {}, Counter[str]()
 
     def look(trajectory: aipo_env.Trajectory) -> None:
