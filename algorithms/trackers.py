@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from aipo_env import Source, Trajectory
 from aipo_env.errors import ConfigurationError, MissingDependencyError, unknown_id
 
 PROJECT = "aipo"
@@ -33,6 +34,15 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Ends the run, and waits until all is written."""
+        ...
+
+
+@runtime_checkable
+class TraceTracker(Tracker, Protocol):
+    """Is told episodes as well."""
+
+    def log_traces(self, step: int, trajectories: Sequence[Trajectory]) -> None:
+        """Takes the episodes of one step, before its metrics. Of confidential tasks no text may be passed on."""
         ...
 
 
@@ -72,6 +82,14 @@ class WandB:
         """One row."""
         self._run.log(dict(metrics), step=step)
 
+    def log_traces(self, step: int, trajectories: Sequence[Trajectory]) -> None:
+        """A table: the facts of each episode, and its text with the names of those who wrote it."""
+        table: Any = importlib.import_module("wandb").Table(columns=[*_facts(trajectories[0]), "episode"])
+        for trajectory in trajectories:
+            said = "\n\n".join(f"[{m.get('name', m['role'])}] {m['content']}" for m in _messages(trajectory))
+            table.add_data(*_facts(trajectory).values(), said)
+        self._run.log({"traces": table}, step=step)
+
     def close(self) -> None:
         """Waits for the upload, where there is one."""
         self._run.finish()
@@ -96,6 +114,11 @@ class Trackio:
         """One row."""
         # "step" is a name of its own there, and has this value.
         self._run.log({name: value for name, value in metrics.items() if name != "step"}, step=step)
+
+    def log_traces(self, step: int, trajectories: Sequence[Trajectory]) -> None:
+        """A trace each, of messages: the policy's turns, helpers' replies as those of tools."""
+        trace = self._trackio.Trace
+        self._run.log({"traces": [trace(_messages(t), metadata=_facts(t)) for t in trajectories]}, step=step)
 
     def close(self) -> None:
         """Waits until all rows are written."""
@@ -150,6 +173,30 @@ def check_trackers(names: Sequence[str]) -> None:
                 f"the tracker {name!r} needs the package {name!r}, which is not installed: pip install {name}. "
                 "Without it, metrics.jsonl and TensorBoard hold the same numbers."
             )
+
+
+def _facts(trajectory: Trajectory) -> dict[str, str | float]:
+    mode = "assisted" if trajectory.assisted else "self-help" if trajectory.self_help else "solo"
+    return {
+        "task": trajectory.task_id, "sample": trajectory.sample, "mode": mode, "reward": trajectory.reward,
+        "verdict": trajectory.verdict, "stop reason": trajectory.stop_reason, "consults": trajectory.num_consults,
+    }  # fmt: skip
+
+
+def _messages(trajectory: Trajectory) -> list[dict[str, str]]:
+    """An episode as chat messages: runs of one writer; tags and notices go with whoever wrote before."""
+    messages: list[dict[str, str]] = []
+    for segment in (trajectory.redacted() if trajectory.confidential else trajectory).segments:
+        role = {Source.PROMPT: "user", Source.POLICY: "assistant", Source.AGENT: "tool"}.get(segment.source)
+        text = segment.text if segment.withheld is None else f"({segment.num_chars} characters withheld)"
+        if messages and (
+            role is None or (messages[-1]["role"] == role and messages[-1].get("name", "") == segment.agent)
+        ):
+            messages[-1]["content"] += text
+        else:
+            named = {"name": segment.agent} if segment.source is Source.AGENT else {}
+            messages.append({"role": role or "user", "content": text, **named})
+    return messages
 
 
 def _plain(value: object) -> Any:

@@ -55,7 +55,7 @@ from algorithms.run_folder import (
 )
 from algorithms.run_health import PREFIX, best_step, find_problems
 from algorithms.token_weights import record_agent_logprobs
-from algorithms.trackers import Tracker, open_trackers
+from algorithms.trackers import TraceTracker, Tracker, open_trackers
 from algorithms.train_config import TrainConfig
 from algorithms.versions import note_versions
 
@@ -314,7 +314,7 @@ class Trainer:
                                 raise _Stopped
                             _, trajectories = self.train_step()
                             self.history[-1]["seconds"] = self.seconds = time.perf_counter() - began
-                            self._trace(out, trajectories)
+                            self._trace(out, tracked, trajectories)
                         self._complete_row(out, tracked, on_evaluation, on_problem, stop)
                         complete = True
                         if on_step is not None:
@@ -501,12 +501,15 @@ class Trainer:
         if self.step and (self._due(self.config.checkpoint_every) or self.step == self.config.steps or is_best):
             self._save_checkpoint(out)
 
-    def _trace(self, out: Path, trajectories: Sequence[Trajectory]) -> None:
+    def _trace(self, out: Path, trackers: Sequence[Tracker], trajectories: Sequence[Trajectory]) -> None:
         if self._due(self.config.trace_every) or (self.step == 1 and self.config.trace_every):
             for trajectory in trajectories:
                 trajectory.metadata["step"] = self.step
             with writing(out):
                 aipo_env.write_traces(out / TRACES, trajectories)
+            for tracker in trackers:
+                if isinstance(tracker, TraceTracker):
+                    tracker.log_traces(self.step, trajectories)
 
     def _save_checkpoint(self, out: Path) -> None:
         # torch's writer raises a RuntimeError of its own where the file takes no more.

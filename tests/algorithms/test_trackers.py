@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from aipo_env import Source, read_traces
+from aipo_env import Source, Trajectory, read_traces
 from aipo_env.errors import ConfigurationError, MissingDependencyError, UnknownIdError
 from algorithms.trackers import TRACKERS, open_trackers
 from algorithms.versions import note_versions
@@ -20,9 +21,18 @@ WRITE = """
 import json, sys
 from pathlib import Path
 from algorithms.trackers import TRACKERS, open_trackers
+from aipo_env import Segment, Source, Trajectory
+def episode(**more):
+    parts = [(Source.PROMPT, "3+4=", ""), (Source.POLICY, "<consult", ""), (Source.POLICY, ">add</consult>", "")]
+    parts += [(Source.TEMPLATE, "<feedback>", "verify"), (Source.AGENT, "seven", "verify"), (Source.TEMPLATE, "</feedback>", "")]
+    parts += [(Source.POLICY, "\\\\boxed{7}", "")]
+    segments = [Segment(source, text, agent=agent) for source, text, agent in parts]
+    return Trajectory("e", "t/1", segments, reward=1.0, verdict="correct", num_consults=1, **more)
 with open_trackers([sys.argv[1]], Path(sys.argv[2]), 0, {"seed": 3, "out": Path("x"), "objective": {"c_max": 2.0}}) as trackers:
     for step in (1, 2, 3):
         for tracker in trackers:
+            if step == 2:
+                tracker.log_traces(step, [episode(), episode(confidential=True, sample=1)])
             tracker.log(step, {"step": step, "reward": step / 4, "train/solo_accuracy": 0.5})
 """
 READ_WANDB = """
@@ -46,13 +56,23 @@ while position + 7 <= len(data):  # LevelDB's log format behind a header of 7 by
         if record.HasField("run"):
             name = record.run.display_name
             config |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
-print(json.dumps({"name": name, "config": config, "rows": rows}))
+(table,) = Path(sys.argv[2]).glob("wandb/offline-run-*/files/media/table/traces*.json")
+table = json.loads(table.read_text())
+traces = [dict(zip(table["columns"], values)) for values in table["data"]]
+traces = [(t["task"], t["sample"], t["mode"], t["verdict"], t["episode"]) for t in traces]
+print(json.dumps({"name": name, "config": config, "rows": rows, "traces": traces}))
 """
 READ_TRACKIO = """
 import json
 from trackio.sqlite_storage import SQLiteStorage
 (name,) = SQLiteStorage.get_runs("aipo")
-print(json.dumps({"name": name, "config": SQLiteStorage.get_run_config("aipo", name), "rows": SQLiteStorage.get_logs("aipo", name)}))
+rows = SQLiteStorage.get_logs("aipo", name)
+traces = sorted(SQLiteStorage.get_traces("aipo", name), key=lambda trace: trace["index"])
+said = ["\\n\\n".join(f"[{m.get('name', m['role'])}] {m['content']}" for m in trace["messages"]) for trace in traces]
+facts = [trace["metadata"] for trace in traces]
+traces = [(f["task"], f["sample"], f["mode"], f["verdict"], text) for f, text in zip(facts, said)]
+rows = [row for row in rows if "reward" in row]
+print(json.dumps({"name": name, "config": SQLiteStorage.get_run_config("aipo", name), "rows": rows, "traces": traces}))
 """
 
 
@@ -81,6 +101,12 @@ def test_a_library_keeps_the_metrics_on_this_machine(tmp_path: Path, name: str, 
     assert [row["reward"] for row in told["rows"]] == [0.25, 0.5, 0.75]
     assert [row["train/solo_accuracy"] for row in told["rows"]] == [0.5] * 3
     assert [row.get("_step", row["step"]) for row in told["rows"]] == [1, 2, 3]
+    shown, hidden = told["traces"]
+    episode = "[user] 3+4=\n\n[assistant] <consult>add</consult><feedback>\n\n[verify] seven</feedback>\n\n[assistant] \\boxed{7}"
+    assert shown == ["t/1", 0, "assisted", "correct", episode]
+    assert hidden[:4] == ["t/1", 1, "assisted", "correct"]
+    assert "(5 characters withheld)" in hidden[4]
+    assert not any(text in hidden[4] for text in ("3+4", "add", "seven", "7"))
 
 
 def test_tensorboard_replaces_what_came_after_the_checkpoint(tmp_path: Path) -> None:
@@ -132,6 +158,7 @@ class Noted:
     """Keeps what it is told."""
 
     rows: list[tuple[int, dict[str, float]]] = []  # noqa: RUF012
+    traced: list[tuple[int, int]] = []  # noqa: RUF012
     closed = 0
 
     def __init__(self, out: Path, step: int, config: object) -> None:
@@ -139,6 +166,9 @@ class Noted:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.rows.append((step, dict(metrics)))
+
+    def log_traces(self, step: int, trajectories: Sequence[Trajectory]) -> None:
+        self.traced.append((step, len(trajectories)))
 
     def close(self) -> None:
         Noted.closed += 1
@@ -153,6 +183,8 @@ def test_the_trainer_tells_each_tracker(tmp_path: Path, monkeypatch: pytest.Monk
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert Noted.rows == [(row["step"], row) for row in rows]
     assert Noted.closed == 1
+    assert Noted.traced == sorted(Counter(t.metadata["step"] for t in read_traces(tmp_path / "traces.jsonl")).items())
+    assert Noted.traced[0][0] == 1
     assert not (tmp_path / "tensorboard").exists()
     assert (tmp_path / "versions.jsonl").exists()
     traces = [t for t in read_traces(tmp_path / "traces.jsonl") if t.metadata["step"] == 1]
