@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("hatchling", reason="the extra 'dev' is not installed")
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("aipo_env", "aipo_agents", "algorithms", "benchmarks")
+PACKAGES = ("aipo_env", "aipo_agents", "algorithms", "benchmarks", "aipo_verifiers")
 pytestmark = pytest.mark.slow
 
 
