@@ -288,6 +288,7 @@ def test_half_requests_and_a_thousand_connections_cost_them_alone(monkeypatch: p
         for number in range(1000):
             with contextlib.suppress(OSError):  # sent away already
                 sockets.append(sitting.enter_context(socket.create_connection((host, int(port)))))
+                sockets[-1].settimeout(120)
                 sockets[-1].sendall(b"GET /ws HTTP/1.1\r\nHost: x\r\n" if number % 2 else b"")
         for text, row in zip(played, expected[1:], strict=True):
             assert client.step({"text": text}).observation == row["observation"]
@@ -296,6 +297,18 @@ def test_half_requests_and_a_thousand_connections_cost_them_alone(monkeypatch: p
                 assert one.recv(1) == b""
         with GenericEnvClient(base_url=f"ws://{url}").sync() as late:
             assert late.reset(seed=7, task_index=35).observation == expected[0]["observation"]
+
+
+def test_connections_beyond_the_limit_are_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openenv, "REQUEST_SECONDS", 3600.0)
+    with contextlib.ExitStack() as sitting, serving(sessions=2) as url:
+        host, port = url.split(":")
+        sockets = [sitting.enter_context(socket.create_connection((host, int(port)), timeout=120)) for _ in range(131)]
+        with contextlib.suppress(ConnectionError):
+            assert sockets[-1].recv(1) == b""
+        sockets[0].setblocking(False)
+        with pytest.raises(BlockingIOError):  # still open
+            sockets[0].recv(1)
 
 
 def test_a_port_that_is_taken_is_told() -> None:
