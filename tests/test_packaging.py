@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import email
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 pytest.importorskip("hatchling", reason="the extra 'dev' is not installed")
 
@@ -48,6 +51,31 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path
     expected = {name for name in done.stdout.split("\0") if name and (ROOT / name).exists()}
     assert names(wheel) == expected
     assert "algorithms/policies/embedded/model.safetensors" in expected
+
+
+def test_the_metadata_name_what_is_in_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (folder,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        metadata = email.message_from_string(archive.read(f"{folder}/METADATA").decode())
+        entries = configparser.ConfigParser()
+        entries.read_string(archive.read(f"{folder}/entry_points.txt").decode())
+        assert f"{folder}/licenses/LICENSE" in archive.namelist()
+    assert (metadata["Name"], metadata["Requires-Python"], metadata["License-Expression"]) == (
+        "aipo-rl",
+        ">=3.11",
+        "Apache-2.0",
+    )
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")
+    modules = {value.partition(":")[0] for group in entries.sections() for value in entries[group].values()}
+    assert {f"{module.replace('.', '/')}.py" for module in modules} <= names(wheel)
+    assert {"console_scripts", "aipo.agents", "aipo.commands"} <= set(entries.sections())
+    # Each extra needs something, and what it needs of ours is an extra.
+    required = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    for extra in metadata.get_all("Provides-Extra"):
+        assert any(r.marker is not None and r.marker.evaluate({"extra": extra}) for r in required), extra
+    assert {e for r in required if r.name == "aipo-rl" for e in r.extras} <= set(metadata.get_all("Provides-Extra"))
+    assert not [str(r) for r in required if r.url], "an address of one's own is refused by the index"
 
 
 def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
