@@ -35,6 +35,7 @@ HUB = "https://huggingface.co"
 EXTRAS = {
     "train": "the learner, the embedded policy",
     "eval": "data sets from the hub, metrics as modules",
+    "inspect": "`aipo eval --inspect`",
     "play": "`aipo play`",
     "llm": "models behind servers",
     "lora": "training of adapters",

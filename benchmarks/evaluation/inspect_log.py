@@ -130,7 +130,7 @@ def inspect_log(
 def _sample(record: _Record, row: Json) -> EvalSample:
     """An episode, with the row of its task in the results."""
     episode, facts, task = record.episode, record.facts, record.game.task(row["index"])
-    target = _WITHHELD if episode.confidential else _written(task.gold)
+    target = _WITHHELD if episode.confidential else task.gold
     fault, score = None, None
     if episode.stop_reason in FAULTS:
         said = str(episode.metadata.get("error", episode.stop_reason))
@@ -138,7 +138,7 @@ def _sample(record: _Record, row: Json) -> EvalSample:
     else:
         score = Score(
             value=CORRECT if episode.verdict == "correct" else INCORRECT,
-            answer=facts.answer and _written(facts.answer),
+            answer=facts.answer,
             explanation=episode.verdict or episode.stop_reason,
             metadata={"stop_reason": episode.stop_reason, "reward": episode.reward_parts},
         )
@@ -158,7 +158,7 @@ def _sample(record: _Record, row: Json) -> EvalSample:
     return EvalSample(
         id=row["id"],
         epoch=episode.sample + 1,
-        input=_WITHHELD if episode.confidential else _written(task.problem),
+        input=_WITHHELD if episode.confidential else task.problem,
         target=target,
         messages=record.messages,
         output=record.output,
@@ -227,7 +227,7 @@ class _Record:
     def _turn(self, place: int) -> list[ToolCall]:
         """A turn of the policy; its calls."""
         calls = [
-            ToolCall(f"call-{place}-{number}", agent, {} if query is None else {"query": _written(query)})
+            ToolCall(f"call-{place}-{number}", agent, {} if query is None else {"query": query})
             for number, (agent, query) in enumerate(self._calls(place))
         ]
         message = ChatMessageAssistant(
@@ -296,13 +296,8 @@ class _Record:
 def _shown(segment: Segment, text: str | None = None) -> str:
     """A segment's text, or another of it; or how much is withheld."""
     if segment.withheld is None:
-        return _written(segment.text if text is None else text)
+        return segment.text if text is None else text
     return f"(withheld: {segment.num_chars} characters, {segment.num_tokens} tokens)"
-
-
-def _written(text: str) -> str:
-    """A text as UTF-8 has it: a lone surrogate, which a model's JSON may carry, has no such form."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _add_usage(total: dict[str, ModelUsage], more: dict[str, ModelUsage]) -> None:
