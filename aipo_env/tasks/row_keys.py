@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import TypedDict
+
+from aipo_env.tasks.base import TaskSet
 
 
 class RowKeys(TypedDict):
@@ -22,13 +24,11 @@ class RowKeys(TypedDict):
     target_hash: str
 
 
-@runtime_checkable
-class HasRowKeys(Protocol):
-    """What a task family may have whose tasks are rows of a data set."""
-
-    def row_keys(self, index: int) -> RowKeys | None:
-        """The keys of the row that a task was made of; None where it has none to tell."""
-        ...
+def row_keys_of(tasks: TaskSet, index: int) -> RowKeys | None:
+    """The keys of the row that a task was made of; None where it is none, or is not to be known."""
+    says = getattr(tasks, "row_keys", None)
+    found: RowKeys | None = None if says is None else says(index)
+    return found
 
 
 def text_hash(text: str) -> str:

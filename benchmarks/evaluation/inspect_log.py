@@ -24,7 +24,6 @@ from inspect_ai.log import (
     EvalSpec,
     EvalStats,
     recompute_metrics,
-    write_eval_log,
 )
 from inspect_ai.model import (
     ChatMessage,
@@ -43,7 +42,6 @@ from aipo_env import markup
 from aipo_env.protocol import Consult
 from aipo_env.trace_files import FAULTS, errors_path
 from aipo_env.trajectory import Segment, Source, Trajectory, numbered_traces
-from algorithms.run_folder import replace
 from algorithms.token_weights import TokenWeights
 from benchmarks.evaluation.facts import Consultation, EpisodeFacts
 from benchmarks.evaluation.fields import Json
@@ -51,12 +49,6 @@ from benchmarks.evaluation.game import MeteredGame
 from benchmarks.evaluation.plan import RunPlan
 
 _WITHHELD = "(withheld: the task is confidential)"
-
-
-def write_inspect_log(path: Path, log: EvalLog) -> None:
-    """Writes a log whole, in place of the one that an earlier command left there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, lambda part: write_eval_log(log, part, format="eval"))
 
 
 def inspect_log(

@@ -19,7 +19,7 @@ from aipo_env.prompts import templates
 from aipo_env.protocol import Agent
 from aipo_env.run_record import RunRecord
 from aipo_env.tasks.base import Task, TaskSet, is_confidential, provenance_of
-from aipo_env.tasks.row_keys import HasRowKeys, text_hash
+from aipo_env.tasks.row_keys import row_keys_of, text_hash
 from benchmarks.evaluation import scores
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.episodes import RunEpisodes
@@ -159,7 +159,7 @@ def _task_rows(
     rows: list[_Json] = []
     for group, row in enumerate(episodes.samples):
         task, index = tasks[group], plan.tasks[group]
-        keys = family.row_keys(index) if isinstance(family, HasRowKeys) else None
+        keys = row_keys_of(family, index)
         rows.append(
             {
                 "id": task.id,

@@ -15,7 +15,7 @@ from aipo_env.gym_env import ConsultEnv
 from aipo_env.installation import install_command
 from aipo_env.make_options import AgentLike, Options
 from algorithms.policies.loading import warn_unreadable
-from algorithms.run_folder import CONFIG, trained_on, write_whole
+from algorithms.run_folder import CONFIG, replace, trained_on, write_whole
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.episodes import RunEpisodes
 from benchmarks.evaluation.facts import Finisher
@@ -204,10 +204,13 @@ class _Run:
         self, folder: Path, results: dict[str, Any], result: dict[str, Any], learner: TokenWeights | None
     ) -> None:
         """Writes the run as a log of Inspect."""
-        from benchmarks.evaluation.inspect_log import inspect_log, write_inspect_log
+        from inspect_ai.log import write_eval_log
+
+        from benchmarks.evaluation.inspect_log import inspect_log
 
         log = inspect_log(results, result, self.plan, self._suite.game, self._traces, learner)
-        write_inspect_log(folder / f"{self.plan.name}.eval", log)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(folder / f"{self.plan.name}.eval", lambda part: write_eval_log(log, part, format="eval"))
 
 
 def _need_inspect() -> None:

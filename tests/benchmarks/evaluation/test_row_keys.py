@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aipo_env.registry import make_tasks
-from aipo_env.tasks.row_keys import HasRowKeys
+from aipo_env.tasks.row_keys import row_keys_of
 from tests.benchmarks.evaluation.running import aipo_eval, runs_of, write_rows
 
 ROWS: list[dict[str, object]] = [
@@ -51,8 +51,7 @@ def test_keys_are_those_of_the_row_whatever_was_left_out_before_it(tmp_path: Pat
     rows = [{"problem": f"{i} + 1", "answer": i + 1, "level": i, "extra": ["\u00e9", None]} for i in range(4)]
     data = write_rows(tmp_path / "math500" / "test.jsonl", rows)
     tasks = make_tasks("math500-consult", data=str(data), keep="level >= 2")
-    assert isinstance(tasks, HasRowKeys)
-    keys = tasks.row_keys(0)
+    keys = row_keys_of(tasks, 0)
     assert keys is not None
     assert (tasks.task(0).problem, keys["doc_id"]) == ("2 + 1", 2)
     document = '{\n  "problem": "2 + 1",\n  "answer": 3,\n  "level": 2,\n  "extra": [\n    "\u00e9",\n    null\n  ]\n}'
@@ -64,5 +63,4 @@ def test_keys_are_those_of_the_row_whatever_was_left_out_before_it(tmp_path: Pat
 def test_a_training_split_is_not_hashed(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "gsm8k" / "train.jsonl", ROWS)
     tasks = make_tasks("gsm8k-consult", data=str(data), split="train", decontaminate="none")
-    assert isinstance(tasks, HasRowKeys)
-    assert tasks.row_keys(0) is None
+    assert row_keys_of(tasks, 0) is None
