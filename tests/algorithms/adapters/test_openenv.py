@@ -295,6 +295,7 @@ def test_half_requests_and_a_thousand_connections_cost_them_alone(monkeypatch: p
         for one in sockets:
             with contextlib.suppress(ConnectionError):
                 assert one.recv(1) == b""
+        assert client.reset(seed=7, task_index=35).observation == expected[0]["observation"]  # its time is another
         with GenericEnvClient(base_url=f"ws://{url}").sync() as late:
             assert late.reset(seed=7, task_index=35).observation == expected[0]["observation"]
 
