@@ -12,6 +12,7 @@ from aipo_env.checks import check_count, check_number
 from aipo_env.console import command
 from aipo_env.errors import MissingDependencyError
 from aipo_env.installation import install_command
+from aipo_env.make_options import Options
 from aipo_env.parsing import FLAT, ConfigFile
 from aipo_env.registry import make_game, parse_agents
 
@@ -47,7 +48,7 @@ def serve(
     port: int = 8000,
     host: str = "127.0.0.1",
     agents: tuple[str, ...] = (),
-    env_options: dict[str, int | float | str] | None = None,
+    env_options: Options | None = None,
     limits: Annotated[Limits, FLAT] = Limits(),
     config_file: ConfigFile = None,
 ) -> int:
