@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 pytest.importorskip("hatchling", reason="the extra 'dev' is not installed")
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("aipo_env", "aipo_agents", "algorithms", "benchmarks", "aipo_verifiers")
+PACKAGES = ("aipo_env", "aipo_agents", "algorithms", "benchmarks")
 pytestmark = pytest.mark.slow
 
 

@@ -25,6 +25,7 @@ from verifiers.v1.utils.loaders import load_environment, resolve_env_config
 from algorithms.adapters.verifiers import keep_replies
 
 ROOT = Path(__file__).parents[3]
+PLUGIN = ROOT / "examples" / "aipo-verifiers"
 RULE = "Each place gives the sum of both digits."
 OPTIONS = {"level": 2, "consult_cost": 0.125, "max_turns": 4}  # as in the example
 NUM_TASKS = 5
@@ -106,7 +107,12 @@ def test_the_command_line_gives_the_rewards_and_the_sources_of_our_own_episodes(
             str(Path(sys.executable).with_name("vf-eval")), "@", str(ROOT / "examples" / "verifiers.toml"), "--model", "m",
             "--client.base-url", url, "--client.api-key-var", "NO_KEY", "--no-rich", "-o", str(tmp_path / "out"),
         ]  # fmt: skip
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_KEY": "none", "HOME": str(tmp_path)}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{PLUGIN}",
+            "NO_KEY": "none",
+            "HOME": str(tmp_path),
+        }
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     [path] = (tmp_path / "out").glob("*/traces.jsonl")
@@ -149,6 +155,11 @@ def test_the_command_line_gives_the_rewards_and_the_sources_of_our_own_episodes(
 
 def config(**taskset: Any) -> vf.EnvConfig:
     return resolve_env_config({"taskset": {"id": "aipo-verifiers", **taskset}})
+
+
+@pytest.fixture(autouse=True)
+def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PLUGIN)
 
 
 def test_the_id_loads_an_environment_with_its_tasks() -> None:
