@@ -49,13 +49,13 @@ def test_coefficients_are_found_from_values(wanted: list[Fraction]) -> None:
     while wanted and not wanted[-1]:
         wanted.pop()
     terms = [Mul([Num(c), Pow(Sym("x"), Num(Fraction(k)))]) for k, c in enumerate(wanted)]
-    assert coefficients(Add([Num(Fraction(0)), *terms]), "x", 6, Budget()) == wanted
+    assert coefficients(Add([Num(Fraction(0)), *terms]), "x", 6, Budget(seconds=600)) == wanted
     assert at(wanted, Fraction(2)) == sum((c * 2**k for k, c in enumerate(wanted)), Fraction(0))
 
 
 @pytest.mark.parametrize("text", ["1/x", "sqrt(x)", "|x|", "x^7", "x+y", "2^x", "f(x)", r"\sin x"])
 def test_what_is_no_small_polynomial_has_no_coefficients(text: str) -> None:
-    assert coefficients(read(text), "x", 6, Budget()) is None
+    assert coefficients(read(text), "x", 6, Budget(seconds=600)) is None
 
 
 @pytest.mark.parametrize(
@@ -96,4 +96,4 @@ def test_values_say_why_there_are_none() -> None:
         "(-1)!": "a side has no value",
     }.items():
         with pytest.raises(NoValue, match=reason.replace("^", r"\^")):
-            value_of(read(text), None, Budget())
+            value_of(read(text), None, Budget(seconds=600))

@@ -7,6 +7,7 @@ from benchmarks.trl_cost import WAYS, Settings, measure
 pytest.importorskip("trl", reason="the extra 'trl' is not installed")
 
 
+@pytest.mark.filterwarnings("ignore")  # of the libraries about each other
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_trains(way: str) -> None:
     found = measure(way, 2)
