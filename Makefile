@@ -7,7 +7,7 @@
 #   make bench   speed, side by side with peers
 #   make bench-boundary  what a policy learns to do alone that it could not do in 256 attempts, by method (a quarter of an hour)
 #   make docs    the documentation's site (warnings are errors), every block of its pages, the notebook
-#   make test-clients    our environments in Gymnasium's, PettingZoo's, torchrl's and tianshou's own wrappers, and played by OpenEnv and verifiers
+#   make test-clients    our environments in Gymnasium's, PettingZoo's, torchrl's and tianshou's own wrappers, played by OpenEnv and verifiers, watched by wandb and trackio
 #   make test-viewer     the trace viewer and the report in a real headless Chromium (on PATH, or named by AIPO_CHROMIUM)
 #   make test-vllm       policy and helpers on a real vLLM server, without a GPU (Linux, x86-64)
 #   make test-openrlhf   the cluster learner on real OpenRLHF, vLLM, Ray and DeepSpeed, without a GPU (Linux, x86-64, g++)
@@ -52,7 +52,7 @@ docs: $(call venv,docs)/ready
 	AIPO_TEST_DOCS=1 "$(call venv,docs)/bin/python" -m pytest tests/docs -n auto --maxprocesses 8 -rA $(ARGS)
 
 test-clients: $(call venv,clients)/ready
-	"$(call venv,clients)/bin/python" -m pytest tests/clients tests/algorithms/adapters/test_openenv.py tests/algorithms/adapters/test_verifiers.py -rA $(ARGS)
+	OMP_NUM_THREADS=1 "$(call venv,clients)/bin/python" -m pytest tests/clients tests/algorithms/adapters/test_openenv.py tests/algorithms/adapters/test_verifiers.py tests/algorithms/test_trackers.py -n 2 --dist loadfile -rA $(ARGS)
 
 test-viewer: $(call venv,viewer)/ready
 	AIPO_TEST_VIEWER=1 "$(call venv,viewer)/bin/python" -m pytest tests/apps/viewer -rA $(ARGS)
@@ -89,7 +89,7 @@ bench-boundary: $(call venv,demo)/ready
 $(call venv,demo)/ready:  EXTRAS = train
 $(call venv,test)/ready:  EXTRAS = dev,eval
 $(call venv,docs)/ready: EXTRAS = dev,eval,docs
-$(call venv,clients)/ready: EXTRAS = dev,clients
+$(call venv,clients)/ready: EXTRAS = clients
 $(call venv,viewer)/ready: EXTRAS = dev,browser
 $(call venv,bench)/ready: EXTRAS = dev,bench
 $(CACHE)/venv-%/ready:

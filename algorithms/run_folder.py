@@ -13,6 +13,7 @@ from aipo_env.tasks.base import TaskSet, provenance_of
 from aipo_env.trace_files import lock_file
 
 CONFIG, METRICS, TRACES, CHECKPOINTS = "config.json", "metrics.jsonl", "traces.jsonl", "checkpoints"
+TRACKED = "trackers.json"
 TRAINING_DATA = "training_data.json"
 _ELSEWHERE = ("steps", "out", "micro_batch_size", "recompute")
 """Settings that may differ where a run goes on: more steps is how it does, where it lies does not matter, and what saves memory

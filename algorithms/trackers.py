@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from aipo_env import Source, Trajectory
 from aipo_env.errors import ConfigurationError, MissingDependencyError, unknown_id
+from algorithms.run_folder import TRACKED, write_whole
 
 PROJECT = "aipo"
 """The project that Weights & Biases and trackio file a run under; WANDB_PROJECT and TRACKIO_PROJECT name another."""
@@ -53,6 +54,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        self.where = f"tensorboard --logdir {out / 'tensorboard'}"
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One scalar each."""
@@ -77,6 +79,7 @@ class WandB:
             dir=str(out),
             config=_plain(config),
         )
+        self.where = str(self._run.url or f"wandb sync {self._run.dir}/..")  # offline there is no page yet
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One row."""
@@ -101,10 +104,12 @@ class Trackio:
     def __init__(self, out: Path, step: int, config: Mapping[str, object]) -> None:
         self._trackio: Any = importlib.import_module("trackio")
         name = out.absolute().name
+        project = os.environ.get("TRACKIO_PROJECT", PROJECT)
+        self.where = f"trackio show --project {project}"
         # It prints to standard output, which is for results.
         with contextlib.redirect_stdout(sys.stderr):
             self._run = self._trackio.init(
-                project=os.environ.get("TRACKIO_PROJECT", PROJECT),
+                project=project,
                 name=name if step == 0 else f"{name}-from-{step}",
                 config=_plain(config),
                 embed=False,
@@ -138,7 +143,9 @@ TRACKERS: dict[str, Callable[[Path, int, Mapping[str, object]], Tracker]] = {
 def open_trackers(
     names: Sequence[str], out: Path, step: int, config: Mapping[str, object]
 ) -> Iterator[Sequence[Tracker]]:
-    """Opens trackers, and closes them at the end of the block.
+    """Opens trackers, notes in trackers.json where each shows the run, and closes them at the end of the block.
+
+    That is an address or a command, the tracker's attribute `where`, if it has one.
 
     Args:
         names: of `TRACKERS`.
@@ -158,6 +165,8 @@ def open_trackers(
             tracker = TRACKERS[name](out, step, config)
             stack.callback(tracker.close)
             trackers.append(tracker)
+        if where := {n: str(t.where) for n, t in zip(names, trackers, strict=True) if hasattr(t, "where")}:
+            write_whole(out / TRACKED, json.dumps(where))
         yield trackers
 
 

@@ -14,9 +14,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 def pytest_configure() -> None:
-    """One thread: the models are tiny, and a test's numbers must not depend on the machine's cores, nor a verdict on its load."""
-    settings.register_profile("untimed", deadline=None)
-    settings.load_profile("untimed")
+    """A verdict depends neither on the machine's cores and load nor on chance; AIPO_TEST_RANDOM=1 searches among other examples."""
+    settings.register_profile("fixed", deadline=None, derandomize=True)
+    settings.register_profile("random", deadline=None)
+    settings.load_profile("random" if os.environ.get("AIPO_TEST_RANDOM") else "fixed")
     # The tests of the environments run without the learner's packages.
     with contextlib.suppress(ModuleNotFoundError):
         import torch

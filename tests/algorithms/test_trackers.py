@@ -95,6 +95,10 @@ def test_a_library_keeps_the_metrics_on_this_machine(tmp_path: Path, name: str, 
         said.append(done.stdout)
         assert "Warning" not in done.stderr
     assert said[0] == ""  # standard output is for results
+    where = json.loads((out / "trackers.json").read_text())[name]
+    assert where.startswith(
+        "trackio show --project aipo" if name == "trackio" else f"wandb sync {out}/wandb/offline-run-"
+    )
     told = json.loads(said[1].splitlines()[-1])
     assert told["name"] == "mine"
     assert {"seed": 3, "out": "x", "objective": {"c_max": 2.0}}.items() <= told["config"].items()
@@ -120,6 +124,8 @@ def test_tensorboard_replaces_what_came_after_the_checkpoint(tmp_path: Path) -> 
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [(e.step, e.value) for e in board.Scalars("reward")] == [(1, 1.0), (2, 2.0), (3, 2.0)]
+    where = {"tensorboard": f"tensorboard --logdir {tmp_path}/tensorboard"}
+    assert json.loads((tmp_path / "trackers.json").read_text()) == where
 
 
 def test_no_tracker_is_fine(tmp_path: Path) -> None:
@@ -186,6 +192,7 @@ def test_the_trainer_tells_each_tracker(tmp_path: Path, monkeypatch: pytest.Monk
     assert Noted.traced == sorted(Counter(t.metadata["step"] for t in read_traces(tmp_path / "traces.jsonl")).items())
     assert Noted.traced[0][0] == 1
     assert not (tmp_path / "tensorboard").exists()
+    assert not (tmp_path / "trackers.json").exists()  # it does not say where
     assert (tmp_path / "versions.jsonl").exists()
     traces = [t for t in read_traces(tmp_path / "traces.jsonl") if t.metadata["step"] == 1]
     logprobs = [x for t in traces for s in t.segments if s.source is Source.POLICY for x in s.logprobs]

@@ -250,6 +250,18 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     assert "<script" not in to_markdown([run]).replace("\\<script", "")
 
 
+def test_where_trackers_show_the_run(tmp_path: Path) -> None:
+    where = {
+        "wandb": 'https://wandb.ai/me/aipo/runs/1?"><script>', "mine": "javascript:alert(1)", "tensorboard": "tensorboard --logdir a&b",
+    }  # fmt: skip
+    (write_run(tmp_path / "a") / "trackers.json").write_text(json.dumps(where))
+    page = build_page([read_run("a", tmp_path / "a")])
+    assert [a["href"] for a in Tags(page).found["a"] if not a["href"].startswith("#")] == [where["wandb"]]
+    assert "mine: <code>javascript:alert(1)</code>" in page
+    assert "tensorboard: <code>tensorboard --logdir a&amp;b</code>" in page
+    assert "script" not in Tags(page).found
+
+
 def test_escape_keeps_what_can_be_read() -> None:
     assert escape("a<b>\n\t\"'&") == "a&lt;b&gt;\n\t&quot;&#x27;&amp;"
     assert escape("\x00\ud800\x85\rz") == "\ufffd\ufffd\ufffd\ufffdz"

@@ -71,8 +71,18 @@ def _key(index: int, num_runs: int) -> str:
 
 def _run_list(runs: Sequence[TrainingRun]) -> str:
     return "<br>".join(
-        f"{_key(i, len(runs))}<b>{escape(run.name)}</b> <code>{escape(str(run.path))}</code>"
+        f"{_key(i, len(runs))}<b>{escape(run.name)}</b> <code>{escape(str(run.path))}</code>{_tracked(run)}"
         for i, run in enumerate(runs)
+    )
+
+
+def _tracked(run: TrainingRun) -> str:
+    """Where else the run is shown: a link, or the command that shows it."""
+    return "".join(
+        f', <a href="{escape(where)}" rel="noreferrer">{escape(name)}</a>'
+        if where.startswith(("https://", "http://"))
+        else f", {escape(name)}: <code>{escape(where)}</code>"
+        for name, where in run.tracked.items()
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aipo_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from aipo_env.trajectory import Source, Trajectory, numbered_traces
-from algorithms.run_folder import TRAINING_DATA
+from algorithms.run_folder import TRACKED, TRAINING_DATA
 
 METRICS = "metrics.jsonl"
 
@@ -35,6 +35,8 @@ class TrainingRun:
     """Trajectories of the first step that was traced."""
     late: Sequence[Trajectory] = ()
     """Trajectories of the last one; empty where it is the first."""
+    tracked: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Tracker to the address or the command that shows the run there."""
 
     @property
     def weighs_replies(self) -> bool:
@@ -98,7 +100,7 @@ def read_run(name: str, folder: Path, num_samples: int = 4) -> TrainingRun:
     config = _read_config(folder / "config.json") | _read_config(folder / TRAINING_DATA)
     return TrainingRun(
         name, folder, rows, config, _read_versions(folder / "versions.jsonl"),
-        choose(early, num_samples), choose(late, num_samples),
+        choose(early, num_samples), choose(late, num_samples), _read_config(folder / TRACKED),
     )  # fmt: skip
 
 
