@@ -169,7 +169,10 @@ def replay(
         print_json({"episodes": result.num_trajectories, "faithful": result.faithful, "differences": differences})
         return 0 if result.faithful else 1
     if result.faithful:
-        print(f"{traces}: {result.num_trajectories} episodes, all as recorded")
+        number = result.num_trajectories
+        print(
+            f"{traces}: {f'{number} episodes, all as recorded' if number else 'no episode that could be played again'}"
+        )
         return 0
     lines = {mismatch.line for mismatch in result.mismatches}
     print(f"{traces}: {result.num_trajectories} episodes, {len(lines)} of them not as recorded")

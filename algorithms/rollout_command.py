@@ -129,7 +129,7 @@ def rollout(
         turns = BackendPolicy(servers.policy(), load_codec(policy), sampling)
     turns.name = f"{turns.backend.model}, temperature {temperature:g}"
     made = aipo_env.make(env, codec=turns.codec, **options)
-    warn_unreadable(policy, made)
+    warn_unreadable(turns.codec, made)
     total = made.tasks.num_tasks
 
     async def play() -> tuple[list[str], int]:

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
-        self.where = f"tensorboard --logdir {out / 'tensorboard'}"
+        self.where = f"tensorboard --logdir {shlex.quote(str(out / 'tensorboard'))}"
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One scalar each."""
@@ -79,7 +80,7 @@ class WandB:
             dir=str(out),
             config=_plain(config),
         )
-        self.where = str(self._run.url or f"wandb sync {self._run.dir}/..")  # offline there is no page yet
+        self.where = str(self._run.url or f"wandb sync {shlex.quote(self._run.dir)}/..")  # offline there is no page yet
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One row."""
@@ -105,7 +106,7 @@ class Trackio:
         self._trackio: Any = importlib.import_module("trackio")
         name = out.absolute().name
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
-        self.where = f"trackio show --project {project}"
+        self.where = f"trackio show --project {shlex.quote(project)}"
         # It prints to standard output, which is for results.
         with contextlib.redirect_stdout(sys.stderr):
             self._run = self._trackio.init(

@@ -34,7 +34,7 @@ async def play(url: str, task: int) -> None:
             result = await env.step({"text": policy(result.observation)})
             rewards.append(result.reward)
     seen = result.observation
-    print(f"{seen['task_id']}: {seen['num_consults']} consults, {seen['verdict']}, rewards {rewards}")
+    print(f"{seen['task_id']}: {seen['num_consults']} consults, {seen['verdict']}, rewards {rewards}", flush=True)
 
 
 async def main() -> None:
@@ -44,6 +44,7 @@ async def main() -> None:
     parser.add_argument("--tasks", type=int, default=8)
     options = parser.parse_args()
     await asyncio.gather(*(play(options.url, task) for task in range(options.tasks)))
+    print("(the stand-in's answers are guesses: wrong is what to expect)")
 
 
 if __name__ == "__main__":

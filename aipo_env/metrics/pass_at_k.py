@@ -46,7 +46,7 @@ def g_pass_at_k(num_samples: int, num_correct: int, k: int, tau: float) -> float
     """
     if not 0 <= tau <= 1:
         raise ConfigurationError(f"the tau of G-Pass@k is a share of the k samples, from 0 to 1; got {tau}.")
-    # A product such as 0.55 * 20 lies a little above the whole number that it stands for.
+    # A product such as 0.28 * 25 lies a little above the whole number that it stands for.
     return _at_least(num_samples, num_correct, k, max(1, math.ceil(tau * k - 1e-9)))
 
 

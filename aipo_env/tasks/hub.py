@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -400,8 +401,11 @@ def not_here(source: HubSource, why: str, split: str) -> DataNotFoundError:
         else ""
     )
     formats = " or ".join(source.suffixes)
+    reach = f"with `{install_command('eval')}`"
+    if importlib.util.find_spec("datasets") is not None:
+        reach = "(the network, a proxy, HF_ENDPOINT)"
     return DataNotFoundError(
         f"{source.family} is not here: {why}. {gate}Either the option data (or {DATA_VARIABLE}) names a copy: a {formats} "
         f"file with the fields {', '.join(source.fields)}, or a folder with {source.family}/{split}{source.suffixes[0]}; or "
-        f"make {source.repository} reachable on the Hugging Face hub with `{install_command('eval')}`."
+        f"make {source.repository} reachable on the Hugging Face hub {reach}."
     )

@@ -102,7 +102,8 @@ class OwnData(QuestionTasks):
             role, family=source, data=local, keep=keep, rates=rates, decontaminate=decontaminate,
             loaded=(checked, known_of_them),
         )  # fmt: skip
-        print(f"{data}: {self.num_rows} rows, {self.num_tasks} left; left out: {self._reasons()}", file=sys.stderr)
+        kept = f"{self.num_tasks} left; left out: {self._reasons()}" if self.num_tasks < self.num_rows else "all kept"
+        print(f"{data}: {self.num_rows} rows, {kept}", file=sys.stderr)
         if self.num_tasks * 2 < self.num_rows and not allow_loss:
             raise ConfigurationError(
                 f"{data}: of {self.num_rows} rows only {self.num_tasks} are left ({self._reasons()}). Is {answer_field!r} "

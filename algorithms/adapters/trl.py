@@ -107,7 +107,8 @@ class AIPOTrainer(GRPOTrainer):  # type: ignore[misc]
         rows = [{**row, "prompt": self._game.task(row["task"]).problem} for row in inputs]
         batch: dict[str, Tensor] = super()._generate_and_score_completions(rows)
         for name, value in rollout_metrics(self.trajectories).items():
-            self._metrics["train" if self.model.training else "eval"][name].append(value)
+            if name != "reward":  # TRL has that one
+                self._metrics["train" if self.model.training else "eval"][name].append(value)
         policy_S, agent_S = sample_advantages(
             gather_object(self._samples),  # type: ignore[has-type]
             "mean" if self.scale_rewards == "none" else "mean_std",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import logging
 import os
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from aipo_env import ConsultEnv
+    from aipo_env.dialects.base import TokenCodec
 
 EMBEDDED = Path(__file__).parent / "embedded"
 TINY = 10_000_000
@@ -60,9 +62,15 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
 
-def warn_unreadable(policy: str, env: ConsultEnv, num_tasks: int = 8) -> None:
-    """Says which characters of the first tasks' prompts and answers the embedded policy never learnt; it scores 0 on such."""
-    if policy != "embedded":
+def warn_unreadable(codec: TokenCodec | None, env: ConsultEnv, num_tasks: int = 8) -> None:
+    """Says which characters of the first tasks' prompts and answers the embedded policy never learnt; it scores 0 on such.
+
+    Args:
+        codec: of the policy: those with the embedded one's vocabulary are it, or were trained from it.
+        env: whose tasks are looked at.
+        num_tasks: how many of them.
+    """
+    if not isinstance(codec, TransformersCodec) or codec.tokenizer.get_vocab() != _embedded_vocabulary():
         return
     number = num_tasks if env.tasks.num_tasks is None else min(num_tasks, env.tasks.num_tasks)
     texts = (env.make_episode(index).transcript + env.game.task(index).gold for index in range(number))
@@ -72,6 +80,13 @@ def warn_unreadable(policy: str, env: ConsultEnv, num_tasks: int = 8) -> None:
             "problems so (style terse for rulebook), with the option prompt bare, or choose another policy.",
             " ".join(map(repr, unread)) if len(unread) < 9 else repr("".join(unread)), env.game.env_id,
         )  # fmt: skip
+
+
+@functools.cache
+def _embedded_vocabulary() -> dict[str, int]:
+    from transformers import PreTrainedTokenizerFast
+
+    return dict(PreTrainedTokenizerFast.from_pretrained(EMBEDDED).get_vocab())
 
 
 def policy_source(name: str) -> str | os.PathLike[str]:

@@ -155,7 +155,7 @@ class _OpenSuite:
             options["extraction"] = config.extraction
         self.suite = suite
         self.env: ConsultEnv = metered(aipo_env.make(suite.env_id, codec=codec, agents=named, **options))
-        warn_unreadable(config.policy, self.env)
+        warn_unreadable(codec, self.env)
         assert isinstance(self.env.game, MeteredGame)
         self.game: MeteredGame = self.env.game
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 import transformers
 
+import aipo_env
 from aipo_env.errors import ConfigurationError, DataNotFoundError, MissingDependencyError
 from aipo_env.tasks.rulebook import LEVELS, OPERATORS
 from algorithms.demo import demo_config
 from algorithms.policies import load_policy, smollm2
-from algorithms.policies.loading import EMBEDDED
+from algorithms.policies.loading import EMBEDDED, warn_unreadable
 from algorithms.trainer import Trainer
 from algorithms.warmup import KNOWN_OPERATORS, UNKNOWN_OPERATORS, WarmupConfig, make_rules, make_sequence, warm_up
 from tests.algorithms.tiny import tiny_policy
@@ -119,3 +120,20 @@ def test_what_lies_here_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_repair_26_a_device_that_is_not_here_is_told(device: str) -> None:
     with pytest.raises(ConfigurationError, match=f"the device '{device}' cannot be used here: .*Use --device cpu"):
         load_policy("embedded", device)
+
+
+def test_what_the_embedded_policy_cannot_read_is_said_of_all_that_come_from_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    env = aipo_env.make("rulebook-consult", level=2, prompt="bare")  # in words
+    embedded = load_policy("embedded")
+    embedded.save(tmp_path)
+    said = []
+    for codec in (embedded.codec, load_policy(str(tmp_path)).codec, None, load_policy("embedded").codec):
+        caplog.clear()
+        warn_unreadable(codec, env)
+        said.append("cannot read" in caplog.text)
+    assert said == [True, True, False, True]
+    caplog.clear()
+    warn_unreadable(embedded.codec, aipo_env.make("rulebook-consult", level=2, prompt="bare", style="terse"))
+    assert not caplog.text

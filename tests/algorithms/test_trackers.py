@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -124,7 +125,7 @@ def test_tensorboard_replaces_what_came_after_the_checkpoint(tmp_path: Path) -> 
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [(e.step, e.value) for e in board.Scalars("reward")] == [(1, 1.0), (2, 2.0), (3, 2.0)]
-    where = {"tensorboard": f"tensorboard --logdir {tmp_path}/tensorboard"}
+    where = {"tensorboard": f"tensorboard --logdir {shlex.quote(str(tmp_path / 'tensorboard'))}"}
     assert json.loads((tmp_path / "trackers.json").read_text()) == where
 
 

@@ -762,3 +762,14 @@ def test_repair_34_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"must be written to .*file/run, and that failed: Not a directory"):
         make(tmp_path / "file" / "run").train()
+
+
+def test_parts_of_a_reward_are_logged_where_there_are_several() -> None:
+    def episode(**parts: float) -> Trajectory:
+        return Trajectory("e", "t/1", [], reward=sum(parts.values()), reward_parts=parts)
+
+    both = rollout_metrics([episode(correct=1.0, length=0.1), episode(correct=0.0)])
+    assert {n: v for n, v in both.items() if n.startswith("reward")} == {
+        "reward": pytest.approx(0.55), "reward/correct": 0.5, "reward/length": 0.05,
+    }  # fmt: skip
+    assert "reward/correct" not in rollout_metrics([episode(correct=1.0)])

@@ -89,6 +89,12 @@ def test_means_weigh_problems_alike() -> None:
         mean_pass_at_k([(8, 1), (2, 1)], 4)
 
 
+def test_a_tau_that_stands_for_a_whole_number_of_samples_asks_for_no_more() -> None:
+    assert 0.28 * 25 > 7
+    assert g_pass_at_k(25, 7, 25, 0.28) == 1.0
+    assert g_pass_at_k(25, 6, 25, 0.28) == 0.0
+
+
 def test_g_pass_at_k_is_the_mean_over_all_draws() -> None:
     """Against the definition, for every count of up to eight samples and every threshold that a draw can reach."""
     for samples in range(1, 9):

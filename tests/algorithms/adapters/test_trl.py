@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.util
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,12 +219,30 @@ def test_trl_trains_and_evaluates_alone(tmp_path: Path) -> None:
     assert found["eval_reward"] == found["eval_train/solo_accuracy"] == 0.0
 
 
+def test_the_page_has_the_examples_settings() -> None:
+    """Those that decide what is learnt; it leaves out what only makes the example quiet."""
+    root = Path(__file__).parents[3]
+    page = re.search(r"```python\n(.*?)```", (root / "docs/guides/trl.md").read_text(encoding="utf-8"), re.S)
+    assert page is not None
+    found = []
+    for text in (page[1], (root / "examples/trl_aipo.py").read_text(encoding="utf-8")):
+        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        named = {getattr(call.func, "id", ""): {k.arg: ast.unparse(k.value) for k in call.keywords} for call in calls}
+        found.append(named["GRPOConfig"] | {"env_options": named["AIPOTrainer"]["env_options"]})
+    quiet = {
+        "num_generations_eval", "per_device_eval_batch_size", "gradient_checkpointing", "logging_steps", "save_strategy",
+        "report_to", "disable_tqdm", "max_steps", "output_dir",
+    }  # fmt: skip
+    page_settings, example = ({n: v for n, v in one.items() if n not in quiet} for one in found)
+    assert page_settings == example
+
+
 def test_what_a_fault_cut_bears_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play = adapter.play_rows
 
     def faulted(*args: Any, **options: Any) -> list[Trajectory]:
         played: list[Trajectory] = play(*args, **options)
-        return [dataclasses.replace(t, stop_reason="error") if t.sample == 3 else t for t in played]
+        return [dataclasses.replace(t, stop_reason="error", reward=100.0) if t.sample == 3 else t for t in played]
 
     monkeypatch.setattr(adapter, "play_rows", faulted)
     trainer = make(tmp_path)
@@ -233,6 +253,7 @@ def test_what_a_fault_cut_bears_no_loss(tmp_path: Path, monkeypatch: pytest.Monk
         assert not batch["agent_mask"][row].any()
         assert batch["advantages"][row] == batch["agent_advantages"][row] == 0
     assert torch.isfinite(trainer._compute_loss(trainer.model, batch))
+    assert max(trainer._metrics["train"]["reward"]) <= 1
 
 
 @pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="LoRA needs peft")

@@ -103,6 +103,7 @@ def test_numbers_and_texts_are_ours(folder: Path, mode: str) -> None:
         run["tokens"]["policy"],
         sum(run["tokens"][source] for source in ("prompt", "policy", "agent", "template")),
     )
+    assert total.input_tokens == total.total_tokens - total.output_tokens
     played, rows = episodes(folder, f"rulebook.{mode}"), {task["id"]: task for task in run["tasks"]}
     asked = 0
     for sample in log.samples:
