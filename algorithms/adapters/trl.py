@@ -92,8 +92,7 @@ class AIPOTrainer(GRPOTrainer):  # type: ignore[misc]
         )
         self._ends = codec.eos_ids.union(self.eos_token_ids)  # type: ignore[has-type]
         # Generation may stop where a consult ends; a turn without help goes on behind it.
-        closing = self.games[True].dialect.closing or ""
-        marker = codec.encode_tag(closing)
+        marker = codec.encode_tag(closing := self.games[True].dialect.closing or "")
         self.eos_token_ids = sorted(self._ends.union(marker if len(marker) == 1 else ()))
         if self.use_vllm:
             strings = {"stop": [closing], "include_stop_str_in_output": True} if closing else {}
