@@ -6,13 +6,13 @@ environment behind a session, and what keeps clients within their limits. What d
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import functools
 import logging
+import re
 import socket
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -20,25 +20,18 @@ from fastapi import FastAPI
 from openenv.core.env_server import HTTPEnvServer
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, ConcurrencyConfig, EnvironmentMetadata, Observation, State
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocketDisconnect
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from aipo_env.checks import check_count
 from aipo_env.consulting import run_sync
-from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError, TaskIndexError
+from aipo_env.episode import POLICY
+from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.game import ConsultGame
 from aipo_env.gym_env import ConsultEnv
+from aipo_env.tasks.base import check_index, is_confidential
+from algorithms.adapters.openenv_limits import Connection, Guard, SessionConnection
 from algorithms.serve_command import Limits
 
 _log = logging.getLogger(__name__)
-_TOLD = (ConfigurationError, EpisodeStateError, InvalidActionError, TaskIndexError)
-"""What a client did wrong. The message of any other error may state a gold answer, and stays here."""
-_PATHS = {"http": {"/health", "/metadata", "/schema"}, "websocket": {"/ws"}}
-"""OpenEnv's server has more: /reset and /step begin and drop an episode each, and /mcp has no tools to offer."""
-REQUEST_SECONDS = 10.0
-"""How long an HTTP connection lives, half a request included; the three paths answer at once."""
 
 
 class ConsultAction(Action):  # type: ignore[misc]
@@ -80,14 +73,22 @@ class ConsultSession(Environment[ConsultAction, ConsultObservation, State]):  # 
         """Starts an episode, as `ConsultEnv.reset` does; `task_index` chooses the task."""
         if seed is not None:
             check_count("seed", seed, what="the seed of the choice of tasks and of the helpers", least=0)
-        with _told():
+        if unknown := options.keys() - {"task_index"}:
+            raise ConfigurationError(f"reset knows the option 'task_index', got {sorted(unknown)}.")
+        if "task_index" in options:
+            check_index(options["task_index"], self._env.tasks.num_tasks, self._env.tasks.name)
+        with self._withheld():
             observation, info = await self._env.areset(seed=seed, options=options)
         self._name = str(episode_id or "")
         return ConsultObservation(**observation | info)
 
     async def step_async(self, action: ConsultAction, timeout_s: float | None = None) -> ConsultObservation:
         """The policy takes a turn; helpers have the time that the environment gives them."""
-        with _told():
+        if self._env.episode.turn_of != POLICY:
+            raise EpisodeStateError("the episode is over, or a fault ended it; reset it.")
+        if re.search("[\ud800-\udfff]", action.text):
+            raise InvalidActionError("the text has half of a surrogate pair, which no message can carry; leave it out.")
+        with self._withheld():
             observation, reward, terminated, truncated, info = await self._env.astep(action.text)
         done = terminated or truncated
         return ConsultObservation(**observation | info, truncated=truncated, done=done, reward=reward)
@@ -111,62 +112,17 @@ class ConsultSession(Environment[ConsultAction, ConsultObservation, State]):  # 
         asks = ", ".join(self._env.agent_names) if self._env.config.asks else "nobody"
         return EnvironmentMetadata(name=self._env.game.env_id, description=f"The policy may ask {asks}.")
 
-
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except _TOLD:
-        raise
-    except Exception:
-        _log.exception("an episode failed; its client is told that it did")
-        raise RuntimeError("the environment failed; the log of its server says why. Reset it.") from None
-
-
-class _Guard:
-    """Lets clients come to what sessions need, for as long as they may."""
-
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self._app, self._limits = app, limits
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        # A page in a browser may open WebSockets to this machine, and cannot but say where it came from.
-        foreign = any(name == b"origin" for name, _ in scope["headers"])
-        if foreign or scope["path"] not in _PATHS[kind]:
-            refusal: ASGIApp = PlainTextResponse("Episodes are played over the WebSocket /ws.\n", 404)
-            await (refusal(scope, receive, send) if kind == "http" else send({"type": "websocket.close"}))
-            return
-        clock = asyncio.get_running_loop().time
-        ends = clock() + self._limits.session_seconds
-
-        async def receive_in_time() -> MutableMapping[str, Any]:
-            left = min(self._limits.idle_seconds, ends - clock())
-            message: MutableMapping[str, Any] = {"type": "websocket.disconnect", "code": 1001}
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    message = await receive() if left > 0 else message
-            return message
-
-        with suppress(WebSocketDisconnect):  # OpenEnv's server says goodbye to clients that have left
-            await self._app(scope, receive if kind == "http" else receive_in_time, send)
-
-
-class _Connection(H11Protocol):  # type: ignore[misc]
-    """Uvicorn waits for the rest of a request for ever, and counts connections only once it is there."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
-        if len(self.connections) > self.limit_concurrency:
-            return transport.abort()
-        self.loop.call_later(REQUEST_SECONDS, self._end)
-
-    def _end(self) -> None:
-        if self.transport.get_protocol() is self:  # else it has become a session
-            self.transport.abort()
+    @contextmanager
+    def _withheld(self) -> Iterator[None]:
+        """What fails inside is no fault of the client's: the message, which may state a gold answer, stays here."""
+        try:
+            yield
+        except Exception as error:
+            game, begun = self._env.game, self._env._episode
+            known = [*list(game._made.values()), *([begun.task] if begun else [])]
+            secret = is_confidential(game.tasks) or any(task.confidential for task in known)
+            _log.error("an episode failed: %s%s", type(error).__name__, ": (withheld)" * secret, exc_info=not secret)
+            raise RuntimeError("the environment failed; the log of its server says why. Reset it.") from None
 
 
 def make_server(game: ConsultGame, host: str, port: int, limits: Limits) -> tuple[uvicorn.Server, socket.socket]:
@@ -187,8 +143,9 @@ def make_server(game: ConsultGame, host: str, port: int, limits: Limits) -> tupl
             f"port {port} of {host} cannot be had: {reason}. Take another one with --port; 0 finds a free one."
         ) from error
     config = uvicorn.Config(
-        _Guard(app, limits),
-        http=_Connection,
+        Guard(app, limits),
+        http=Connection,
+        ws=SessionConnection,
         ws_max_size=limits.message_bytes,
         ws_per_message_deflate=False,  # a message is as long as it looks
         limit_concurrency=limits.sessions + 128,  # connections, those that are no sessions yet among them

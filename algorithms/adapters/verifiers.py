@@ -24,13 +24,14 @@ from aipo_env.registry import make_game
 from aipo_env.tasks.base import is_confidential
 
 Role = Literal["verify", "knowledge", "reasoning"]
+_CONFIDENTIAL = "{} is confidential, and verifiers writes and uploads texts; take others."
 
 
 class AipoData(vf.TaskData):  # type: ignore[misc]
     """What is written down of a task: no answer, which only the environment knows."""
 
     index: int
-    """The task's index in its family, and the seed of its helpers."""
+    """The task's index in its family."""
 
 
 class AipoTask(vf.Task[AipoData]):  # type: ignore[misc]
@@ -63,19 +64,17 @@ class AipoTaskset(vf.Taskset[AipoTask, AipoTasksetConfig]):  # type: ignore[misc
     def __init__(self, config: AipoTasksetConfig) -> None:
         super().__init__(config)
         if "dialect" in config.options:
-            raise ConfigurationError(
-                "verifiers speaks in messages: leave the option 'dialect' out, tags stand in them."
-            )
+            raise ConfigurationError("verifiers speaks in messages, with tags: leave the option 'dialect' out.")
         self.game: ConsultGame = make_game(config.env, **config.options)
         if is_confidential(self.game.tasks):
-            raise ConfigurationError(
-                f"{config.env} is confidential, and verifiers writes and uploads texts; take others."
-            )
+            raise ConfigurationError(_CONFIDENTIAL.format(config.env))
 
     def load(self) -> Iterator[AipoTask]:
         """The tasks in the family's order, with the prompt of `aipo_env.make`."""
         for index in range(self.config.num_tasks or self.game.tasks.num_tasks or 1000):
-            episode = self.game.make_episode(index, seed=index)
+            episode = self.game.make_episode(index)
+            if episode.task.confidential:
+                raise ConfigurationError(_CONFIDENTIAL.format(episode.task.id))
             prompt = [vf.UserMessage(content=episode.transcript)]
             yield AipoTask(
                 AipoData(id=episode.task.id, name=episode.task.id, prompt=prompt, index=index), self.config.task
@@ -106,10 +105,11 @@ class AipoEnv(vf.Env[AipoEnvConfig]):  # type: ignore[misc]
         game = copy.copy(self.taskset.game)
         game.agents = game.agents | {role: LLMAgent(role, _Seat(getattr(agents, role))) for role in self.config.seats}
         env = ConsultEnv(game)
-        await env.areset(seed=task.data.index, options={"task_index": task.data.index})
-        episode = env.episode
-        told = [_rows(episode.segments)]
         async with agents.policy.interaction(task) as interaction:
+            seed = int.from_bytes(interaction.trace.id.encode())  # each rollout of a task has its own
+            await env.areset(seed=seed, options={"task_index": task.data.index})
+            episode = env.episode
+            told = [_rows(episode.segments)]
             turn = await interaction.turn()
             while not turn.terminated:
                 before = len(episode.segments)
@@ -127,8 +127,8 @@ class AipoEnv(vf.Env[AipoEnvConfig]):  # type: ignore[misc]
             for name, value in (episode.reward_parts or {"correct": 0.0}).items():
                 trace.record_reward(name, value)
         trace.record_metric("num_consults", episode.num_consults)
-        verdict = "" if episode.grade is None else episode.grade.verdict.value
-        trace.info["aipo"] = {"sources": told, "stop_reason": episode.stop_reason, "verdict": verdict}
+        own = env.trajectory
+        trace.info["aipo"] = {"sources": told, "stop_reason": own.stop_reason, "verdict": own.verdict, "seed": own.seed}
 
 
 def _rows(segments: Sequence[Segment]) -> list[dict[str, Any]]:
@@ -177,14 +177,7 @@ class AipoHarness(vf.Harness[vf.HarnessConfig]):  # type: ignore[misc]
     EXECUTES_CODE = NEEDS_CONTAINER = False
 
     async def launch(
-        self,
-        ctx: Any,
-        trace: Any,
-        runtime: Any,
-        endpoint: str,
-        secret: str,
-        mcp_urls: dict[str, str],
-        data: vf.TaskData,
+        self, ctx: Any, trace: Any, runtime: Any, endpoint: str, secret: str, mcp_urls: object, data: vf.TaskData
     ) -> vf.ProgramResult:
         """The model's next message, through verifiers' own endpoint, which records it."""
         system, prompt = self.resolve_prompt(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import http.client
 import json
@@ -10,9 +11,11 @@ import logging
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ import pytest
 
 import aipo_env
 from aipo_env import Segment
-from aipo_env.errors import ConfigurationError, GradingError
+from aipo_env.errors import ConfigurationError, EpisodeStateError, GradingError, InvalidActionError, TaskIndexError
 from aipo_env.game import ConsultGame
 from aipo_env.grading import Grade
 from aipo_env.registry import make_game
@@ -33,7 +36,7 @@ from openenv.core import GenericEnvClient
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from algorithms.adapters import openenv
+from algorithms.adapters import openenv, openenv_limits
 
 ENV = "rulebook-consult"
 OPTIONS: dict[str, Any] = {"level": 2, "style": "terse", "consult_cost": 0.125}
@@ -136,14 +139,18 @@ class Guarded:
 
     name, num_tasks = "guarded", 1
 
+    def __init__(self, error: type[Exception] = GradingError, confidential: bool = False, secret: bool = False) -> None:
+        self.error, self.confidential, self.secret = error, confidential, secret
+
     def task(self, index: int) -> Task:
-        return Task(id="one", problem="2 + 2?", gold="GOLD-4", metadata={"level": 1, "note": "GOLD-4"})
+        note = {"level": 1, "note": "GOLD-4"}
+        return Task(id="one", problem="2 + 2?", gold="GOLD-4", metadata=note, confidential=self.secret)
 
     def sample_index(self, rng: object) -> int:
         return 0
 
     def grade(self, task: Task, answer: str) -> Grade:
-        raise GradingError(f"{answer} could not be compared with {task.gold}.")
+        raise self.error(f"{answer} could not be compared with {task.gold}.")
 
 
 def test_the_gold_answer_never_crosses_the_wire(caplog: pytest.LogCaptureFixture) -> None:
@@ -195,7 +202,7 @@ WRONG: list[tuple[str | bytes, str]] = [
      '"params": {"session_id": "another"}}}', "Unknown session_id"),
     ('{"type": "mcp", "data": {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}}', "does not support MCP"),
     ("x" * 200_000, "1009"),
-    ('{"type": "step", "data": {"text": "\\ud800"}}', ""),
+    ('{"type": "step", "data": {"text": "\\ud800"}}', "EXECUTION_ERROR"),
 ]  # fmt: skip
 
 
@@ -275,7 +282,7 @@ def test_a_session_ends_in_time_and_its_place_is_free(limit: str) -> None:
 
 def test_half_requests_and_a_thousand_connections_cost_them_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A session that is open goes on; those that came to sit there are sent away, and a new one begins."""
-    monkeypatch.setattr(openenv, "REQUEST_SECONDS", 2.0)
+    monkeypatch.setattr(openenv_limits, "REQUEST_SECONDS", 2.0)
     expected, played = in_process(7)
     with (
         contextlib.ExitStack() as sitting,
@@ -301,7 +308,7 @@ def test_half_requests_and_a_thousand_connections_cost_them_alone(monkeypatch: p
 
 
 def test_connections_beyond_the_limit_are_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openenv, "REQUEST_SECONDS", 3600.0)
+    monkeypatch.setattr(openenv_limits, "REQUEST_SECONDS", 3600.0)
     with contextlib.ExitStack() as sitting, serving(sessions=2) as url:
         host, port = url.split(":")
         sockets = [sitting.enter_context(socket.create_connection((host, int(port)), timeout=120)) for _ in range(131)]
@@ -310,6 +317,126 @@ def test_connections_beyond_the_limit_are_closed_at_once(monkeypatch: pytest.Mon
         sockets[0].setblocking(False)
         with pytest.raises(BlockingIOError):  # still open
             sockets[0].recv(1)
+
+
+@pytest.mark.parametrize("error", [ConfigurationError, EpisodeStateError, InvalidActionError, TaskIndexError])
+def test_a_client_is_told_what_it_did_and_not_what_the_environment_did(error: type[Exception]) -> None:
+    class Lost(Guarded):
+        def task(self, index: int) -> Task:
+            raise error("task one, whose answer is GOLD-4, is lost.")
+
+    session = openenv.ConsultSession(make_game("rulebook", tasks=Guarded(error)))
+    with pytest.raises(EpisodeStateError):
+        session.step(openenv.ConsultAction(text="hm"))
+    with pytest.raises(ConfigurationError, match="level"):
+        session.reset(level=2)
+    with pytest.raises(TaskIndexError, match="there is no task 1"):
+        session.reset(task_index=1)
+    session.reset(task_index=0)
+    with pytest.raises(RuntimeError, match="the environment failed") as told:
+        session.step(openenv.ConsultAction(text=r"\boxed{7}"))
+    with pytest.raises(EpisodeStateError, match="reset it"):
+        session.step(openenv.ConsultAction(text="hm"))
+    with pytest.raises(RuntimeError, match="the environment failed") as lost:
+        openenv.ConsultSession(make_game("rulebook", tasks=Lost(error))).reset()
+    assert "GOLD" not in str(told.value) + str(lost.value)
+
+
+@pytest.mark.parametrize("marked", ["confidential", "secret"])
+def test_the_log_has_no_text_of_a_confidential_task(marked: str, caplog: pytest.LogCaptureFixture) -> None:
+    session = openenv.ConsultSession(make_game("rulebook", tasks=Guarded(**{marked: True})))  # type: ignore[arg-type]
+    session.reset()
+    with pytest.raises(RuntimeError, match="the environment failed"):
+        session.step(openenv.ConsultAction(text=r"\boxed{7}"))
+    assert "GradingError: (withheld)" in caplog.text
+    assert "GOLD" not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_half_a_surrogate_pair_is_refused_and_costs_no_turn() -> None:
+    session = openenv.ConsultSession(make_game(ENV, **OPTIONS))
+    session.reset(seed=1)
+    with pytest.raises(InvalidActionError, match="half of a surrogate pair"):
+        session.step(openenv.ConsultAction(text="hm \ud83d"))
+    assert session.state.step_count == 0
+    assert "hm" in session.step(openenv.ConsultAction(text="hm")).model_dump_json()
+
+
+def raw_session(url: str) -> socket.socket:
+    """A session without a client that answers, reads or closes by itself."""
+    host, port = url.split(":")
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.settimeout(60)
+    raw.connect((host, int(port)))
+    key = base64.b64encode(bytes(16)).decode()
+    raw.sendall(
+        f"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
+        "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    assert b" 101 " in raw.recv(4096)
+    return raw
+
+
+def frame(payload: bytes, kind: int = 1, last: bool = True) -> bytes:
+    size = len(payload)
+    length = bytes([128 | size]) if size < 126 else b"\xff" + struct.pack(">Q", size)
+    return bytes([kind | 128 * last]) + length + bytes(4) + payload
+
+
+def send_for_ever(raw: socket.socket, message: bytes) -> None:
+    for _ in range(32_000_000 // len(message)):
+        raw.sendall(message)
+
+
+def test_who_does_not_read_loses_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openenv_limits, "REQUEST_SECONDS", 1.0)
+    asks = frame(json.dumps({"type": "A" * 1_000_000}).encode())  # the answer is as long
+    with serving(sessions=1) as url, contextlib.closing(raw_session(url)) as raw:
+        with pytest.raises(ConnectionError):
+            send_for_ever(raw, asks)
+        with GenericEnvClient(base_url=f"ws://{url}").sync() as late:
+            assert late.reset(seed=1).observation["turn"] == 0
+
+
+def test_pings_without_end_lose_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openenv_limits, "REQUEST_SECONDS", 3600.0)
+    with serving(sessions=1) as url, contextlib.closing(raw_session(url)) as raw, pytest.raises(ConnectionError):
+        send_for_ever(raw, frame(b"p" * 125, kind=9) * 8000)
+
+
+def test_a_message_has_no_more_than_1024_fragments() -> None:
+    start, rest = frame(b"{", last=False), frame(b"", kind=0, last=False)
+    with serving(sessions=1) as url:
+        with contextlib.closing(raw_session(url)) as raw:
+            raw.sendall(start + rest * 1023 + frame(b"}", kind=0))
+            with contextlib.suppress(ConnectionError):
+                assert raw.recv(1) == b""
+        with contextlib.closing(raw_session(url)) as raw:
+            raw.sendall(start + rest * 1022 + frame(b"}", kind=0))
+            assert b"UNKNOWN_TYPE" in raw.recv(4096)
+
+
+def test_a_client_that_leaves_writes_nothing_into_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    asked, left = threading.Event(), threading.Event()
+
+    class Slow(Guarded):
+        def task(self, index: int) -> Task:
+            asked.set()
+            left.wait(60)
+            return super().task(index)
+
+    with serving(make_game("rulebook", tasks=Slow()), sessions=1) as url:
+        raw = raw_session(url)
+        raw.sendall(frame(b'{"type": "reset", "data": {}}'))
+        assert asked.wait(60)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raw.close()
+        time.sleep(0.5)  # until the server knows
+        left.set()
+        with GenericEnvClient(base_url=f"ws://{url}").sync() as late:
+            late.reset()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_port_that_is_taken_is_told() -> None:

@@ -10,6 +10,11 @@ import pytest
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import get_json_schema
 
+from aipo_env.errors import GradingError
+from aipo_env.grading import Grade
+from aipo_env.protocol import ConsultRequest, Reply
+from aipo_env.registry import make_tasks
+from aipo_env.tasks.base import Task
 from algorithms.adapters.trl_environment import environment_factory, grade_answers, task_rows
 from tests.algorithms.vocabularies import qwen
 
@@ -39,6 +44,58 @@ def test_a_task_is_asked_about_answered_and_graded() -> None:
     assert graded == [0.75, -0.25, -0.25]
     env.reset(8)
     assert grade_answers([[{}]], [env]) == [0.0]
+
+
+class Noting:
+    """A helper that keeps the seeds of its requests, and has no answer."""
+
+    name = "knowledge"
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    async def respond(self, request: ConsultRequest) -> Reply:
+        self.seeds.append(request.seed)
+        return Reply("half a repl", error="it is asleep")
+
+
+def test_each_rollout_of_a_task_has_seeds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seeds(tasks: list[int]) -> list[int]:
+        helper = Noting()
+        factory = environment_factory("rulebook-consult", level=2, agents={"knowledge": helper})
+        for task in tasks:
+            env = factory()
+            env.reset(task)
+            assert env.knowledge("?") == "knowledge could not answer: it is asleep"  # type: ignore[attr-defined]
+        return helper.seeds
+
+    first = seeds([7, 8, 7, 8])
+    assert len(set(first)) == 4
+    assert seeds([8, 7, 7, 8]) == [first[1], first[0], first[2], first[3]]
+    monkeypatch.setenv("RANK", "1")
+    assert not set(seeds([7, 8, 7, 8])) & set(first)
+
+
+def test_who_asks_when_the_episode_is_over_hears_that_it_is() -> None:
+    env = environment_factory("rulebook-consult", max_turns=2, **OPTIONS)()
+    env.reset(7)
+    said = [env.knowledge(query) for query in ("first", "second", "third")]  # type: ignore[attr-defined]
+    assert said[1:] == ["The episode is over: nobody can be asked any more. Give the final answer."] * 2
+
+
+def test_a_grader_that_fails_costs_the_reward_alone() -> None:
+    class Broken:
+        name, num_tasks = "broken", None
+
+        def __init__(self) -> None:
+            self.task, self.sample_index = (family := make_tasks("rulebook")).task, family.sample_index
+
+        def grade(self, task: Task, answer: str) -> Grade:
+            raise GradingError(f"{answer} could not be compared with {task.gold}.")
+
+    env = environment_factory("rulebook-consult", tasks=Broken())()
+    env.reset(7)
+    assert grade_answers([[{"content": "\\boxed{x}"}], [{}]], [env, env]) == [None, 0.0]
 
 
 def test_in_trls_own_tool_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

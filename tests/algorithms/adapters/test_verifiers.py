@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gymnasium.utils.seeding import np_random
 
 import aipo_env
 from aipo_env.errors import ConfigurationError
+from aipo_env.grading import Grade
+from aipo_env.tasks.base import Task
 
 pytest.importorskip("verifiers", reason="needs verifiers (the extra verifiers)")
 import verifiers.v1 as vf
 from verifiers.v1.utils.loaders import load_environment, resolve_env_config
 
-from algorithms.adapters.verifiers import keep_replies
+from algorithms.adapters.verifiers import AipoTaskset, AipoTasksetConfig, keep_replies
 
 ROOT = Path(__file__).parents[3]
 PLUGIN = ROOT / "examples" / "aipo-verifiers"
@@ -136,6 +141,8 @@ def test_the_command_line_gives_the_rewards_and_the_sources_of_our_own_episodes(
         assert policy["metrics"]["num_consults"] == trajectory.num_consults
         own = policy["info"]["aipo"]
         assert (own["stop_reason"], own["verdict"]) == (trajectory.stop_reason, trajectory.verdict)
+        rng, _ = np_random(int.from_bytes(policy["id"].encode()))  # the rollout's, not the task's
+        assert own["seed"] == rng.integers(2**31)
         told = [(row["source"], row["agent"], row["chars"]) for message in own["sources"] for row in message]
         assert told == [(s.source.name.lower(), s.agent, s.num_chars) for s in trajectory.segments]
         # One entry for each message; the policy's are those that were sampled.
@@ -179,3 +186,58 @@ def test_the_id_loads_an_environment_with_its_tasks() -> None:
 def test_what_cannot_work_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load_environment(config(options=options))
+
+
+class Marked:
+    """A family of which one task is confidential."""
+
+    name, num_tasks = "marked", 2
+
+    def task(self, index: int) -> Task:
+        return Task(id=f"number {index}", problem="1 + 1?", gold="2", confidential=index == 1)
+
+    def sample_index(self, rng: object) -> int:
+        return 0
+
+    def grade(self, task: Task, answer: str) -> Grade:
+        raise AssertionError("nobody answers")
+
+
+def test_a_task_that_is_confidential_by_itself_is_refused() -> None:
+    taskset = AipoTaskset(AipoTasksetConfig(env="rulebook", options={"tasks": Marked()}))
+    tasks = taskset.load()
+    assert next(tasks).data.id == "number 0"
+    with pytest.raises(ConfigurationError, match="number 1 is confidential"):
+        next(tasks)
+
+
+class Scripted(vf.Agents):
+    """A policy's seat that says what is given, and then is over as a seat is whose limit is reached."""
+
+    def __init__(self, trace: vf.Trace, said: list[str]) -> None:
+        self.trace, self.said = trace, said
+
+    @property
+    def policy(self) -> Scripted:
+        return self
+
+    @contextlib.asynccontextmanager
+    async def interaction(self, task: vf.Task) -> AsyncIterator[Scripted]:
+        yield self
+
+    async def turn(self, message: str = "") -> SimpleNamespace:
+        messages = [vf.AssistantMessage(content=self.said.pop(0))] if self.said else []
+        return SimpleNamespace(messages=messages, terminated=not messages)
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_what_a_limit_cuts_has_a_reward_and_what_a_fault_cuts_has_none(fault: bool) -> None:
+    env = load_environment(config(env="rulebook-consult", num_tasks=1, options=OPTIONS))
+    [task] = env.taskset
+    trace = vf.WireTrace.model_validate(
+        {"task": {"type": "Task", "data": task.data.model_dump()}, "agent": {"config": {}}, "ok": not fault}
+    )
+    asyncio.run(env.run(task, Scripted(trace, ['<consult agent="knowledge">rule?</consult>'])))
+    rewards = {name: reward.value for name, reward in trace.rewards.items() if reward}
+    assert rewards == ({} if fault else {"correct": 0.0, "consult_cost": -0.125})
+    assert trace.info["aipo"]["stop_reason"] == "length"
