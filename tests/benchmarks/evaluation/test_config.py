@@ -81,7 +81,7 @@ CONFIGS = (
         "gsm8k", tasks=(4, 9), server="http://localhost:8000/v1", model="m", max_in_flight=9, timeout=2.5, context=4096,
         helper_server="http://h/v1", helper_model="big",
     ),
-    EvaluationConfig("rulebook", backend="vllm", engine_args={"dtype": "float32", "tensor_parallel_size": 2}),
+    EvaluationConfig("rulebook", backend="vllm", engine_args={"dtype": "float32", "tensor_parallel_size": 2, "enforce_eager": True}),
 )  # fmt: skip
 
 
@@ -90,3 +90,9 @@ def test_the_command_repeats_the_evaluation(config: EvaluationConfig) -> None:
     program, name, *arguments = shlex.split(command_line(config))
     assert (program, name) == ("aipo", "eval")
     assert parse(EvaluationConfig, arguments, name)() == config
+
+
+@pytest.mark.parametrize(("text", "value"), [("True", True), ("true", True), ("False", False), ("false", False)])
+def test_a_flag_of_the_engine_is_no_text(text: str, value: bool) -> None:
+    arguments = ["--suite", "rulebook", "--backend", "vllm", "--engine-args", "enforce_eager", text]
+    assert parse(EvaluationConfig, arguments, "eval")().engine_args["enforce_eager"] is value
