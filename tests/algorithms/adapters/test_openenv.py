@@ -353,6 +353,17 @@ def test_the_log_has_no_text_of_a_confidential_task(marked: str, caplog: pytest.
     assert "Traceback" not in caplog.text
 
 
+def test_the_log_has_no_text_of_a_confidential_task_that_cannot_be_made(caplog: pytest.LogCaptureFixture) -> None:
+    class Lost(Guarded):
+        def task(self, index: int) -> Task:
+            raise GradingError("2 + 2 is GOLD-4.")
+
+    with pytest.raises(RuntimeError, match="the environment failed"):
+        openenv.ConsultSession(make_game("rulebook", tasks=Lost(confidential=True))).reset()
+    assert "GradingError: (withheld)" in caplog.text
+    assert "GOLD" not in caplog.text
+
+
 def test_half_a_surrogate_pair_is_refused_and_costs_no_turn() -> None:
     session = openenv.ConsultSession(make_game(ENV, **OPTIONS))
     session.reset(seed=1)
@@ -397,6 +408,22 @@ def test_who_does_not_read_loses_the_session(monkeypatch: pytest.MonkeyPatch) ->
             send_for_ever(raw, asks)
         with GenericEnvClient(base_url=f"ws://{url}").sync() as late:
             assert late.reset(seed=1).observation["turn"] == 0
+
+
+def test_a_connection_ends_soon_after_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost, session = threading.Event(), openenv_limits.SessionConnection
+
+    def connection_lost(self: Any, error: Exception | None) -> None:
+        lost.set()
+        super(session, self).connection_lost(error)
+
+    monkeypatch.setattr(openenv_limits, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(session, "pause_writing", lambda self: None)  # as if little were unread
+    monkeypatch.setattr(session, "connection_lost", connection_lost, raising=False)
+    asks = frame(json.dumps({"type": "A" * 1_000_000}).encode())
+    with serving(session_seconds=2.0) as url, contextlib.closing(raw_session(url)) as raw:
+        raw.sendall(asks * 10)
+        assert lost.wait(20)
 
 
 def test_pings_without_end_lose_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
