@@ -21,6 +21,7 @@ from gymnasium.utils.seeding import np_random
 import aipo_env
 from aipo_env.errors import ConfigurationError
 from aipo_env.grading import Grade
+from aipo_env.registry import make_game
 from aipo_env.tasks.base import Task
 
 pytest.importorskip("verifiers", reason="needs verifiers (the extra verifiers)")
@@ -47,10 +48,12 @@ def turns(gold: str, number: int) -> list[str]:
     ][number]
 
 
+HELPERS: dict[str, Any] = {"verify": "verify", "knowledge": lambda query: RULE, "reasoning": "reasoning"}
+
+
 def in_process() -> list[dict[str, Any]]:
     """The same episodes, with the prompt, the gold answer and the segments of each."""
-    helpers = {"verify": "verify", "knowledge": lambda query: RULE, "reasoning": "reasoning"}
-    env = aipo_env.make("rulebook-consult", agents=helpers, **OPTIONS)  # type: ignore[arg-type]
+    env = aipo_env.make("rulebook-consult", agents=HELPERS, **OPTIONS)  # type: ignore[arg-type]
     rows = []
     for number in range(NUM_TASKS):
         observation, _ = env.reset(seed=number, options={"task_index": number})
@@ -78,7 +81,10 @@ def server(rows: list[dict[str, Any]]) -> Iterator[str]:
             messages = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
             said = RULE
             if messages[0]["role"] == "user":
-                said = script[messages[0]["content"].strip()][sum(m["role"] == "assistant" for m in messages)]
+                prompt = messages[0]["content"].strip()
+                if prompt.startswith("{"):  # what verifiers says of an OpenEnv observation
+                    prompt = json.loads(prompt)["observation"]["prompt"].strip()
+                said = script[prompt][sum(m["role"] == "assistant" for m in messages)]
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
             row = {
@@ -105,23 +111,54 @@ def server(rows: list[dict[str, Any]]) -> Iterator[str]:
             thread.join()
 
 
-def test_the_command_line_gives_the_rewards_and_the_sources_of_our_own_episodes(tmp_path: Path) -> None:
-    rows = in_process()
+def evaluated(rows: list[dict[str, Any]], settings: Path, folder: Path) -> list[dict[str, Any]]:
+    """The traces that verifiers' command line leaves in a folder."""
     with server(rows) as url:
         command = [
-            str(Path(sys.executable).with_name("vf-eval")), "@", str(ROOT / "examples" / "verifiers.toml"), "--model", "m",
-            "--client.base-url", url, "--client.api-key-var", "NO_KEY", "--no-rich", "-o", str(tmp_path / "out"),
+            str(Path(sys.executable).with_name("vf-eval")), "@", str(settings), "--model", "m", "--client.base-url", url,
+            "--client.api-key-var", "NO_KEY", "--no-rich", "-o", str(folder / "out"),
         ]  # fmt: skip
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{PLUGIN}",
+        variables = {
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, PLUGIN, folder))),
             "NO_KEY": "none",
-            "HOME": str(tmp_path),
+            "HOME": str(folder),
         }
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+        environment = {**os.environ, **variables}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
-    [path] = (tmp_path / "out").glob("*/traces.jsonl")
-    episodes = {row["task"]["data"]["index"]: row for row in map(json.loads, path.read_text().splitlines())}
+    [path] = (folder / "out").glob("*/traces.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_its_own_openenv_tasks_play_our_server(tmp_path: Path) -> None:
+    pytest.importorskip("openenv", reason="needs openenv-core (the extra openenv)")
+    from tests.algorithms.adapters.test_openenv import serving
+
+    rows, settings = in_process(), tmp_path / "openenv.toml"
+    # verifiers 0.4.0 reads an attribute that the client of openenv-core 0.3.0 does not have.
+    shim = "from openenv.core import GenericEnvClient as C\nC._base_url = property(lambda c: c._ws_url.removesuffix('/ws'))\n"
+    (tmp_path / "sitecustomize.py").write_text(shim)
+    with serving(make_game("rulebook-consult", agents=HELPERS, **OPTIONS)) as address:
+        resets = ", ".join(f"{{seed = {number}, task_index = {number}}}" for number in range(NUM_TASKS))
+        settings.write_text(
+            "num_rollouts = 1\npush = false\n"
+            f'[env.taskset]\nid = "openenv"\nbase_url = "http://{address}"\nresets = [{resets}]\n'
+            '[env.player]\nharness = {id = "aipo-verifiers"}\nruntime = {type = "subprocess"}\n'
+        )
+        episodes = evaluated(rows, settings, tmp_path)
+    assert all(row["ok"] for row in episodes), episodes
+    paid = {
+        row["task"]["data"]["reset"]["seed"]: row["traces"][0]["rewards"]["openenv_reward"]["score"] for row in episodes
+    }
+    assert paid == {number: row["trajectory"].reward for number, row in enumerate(rows)}
+    assert sorted({value > 0 for value in paid.values()}) == [False, True]
+
+
+def test_the_command_line_gives_the_rewards_and_the_sources_of_our_own_episodes(tmp_path: Path) -> None:
+    rows = in_process()
+    episodes = {
+        row["task"]["data"]["index"]: row for row in evaluated(rows, ROOT / "examples" / "verifiers.toml", tmp_path)
+    }
     assert sorted(episodes) == list(range(NUM_TASKS))
     for number, expected in enumerate(rows):
         episode, trajectory = episodes[number], expected["trajectory"]
