@@ -28,8 +28,13 @@ def test_every_option_that_is_named_exists() -> None:
     assert set(re.findall(r"--([a-z]+(?:-[a-z]+)*)", DOCS)) - known == {"help", "max-model-len"}
 
 
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
-    exec(compile(block, "evaluation.md", "exec"), {})  # noqa: S102
-    assert re.match(r"rulebook solo \{'n': 4, 'estimate': .*\} True\n", capsys.readouterr().out)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL):
+        exec(compile(block, "evaluation.md", "exec"), names)  # noqa: S102
+    printed = capsys.readouterr().out
+    assert re.match(r"rulebook solo \{'n': 4, 'estimate': .*\} True\n", printed)
+    solo, assisted = re.findall(r"- dataset:\n    id: my-org/rulebook\n    task_id: default\n((?:  .*\n)+)", printed)
+    assert "notes" not in solo
+    assert "notes: 'with helpers: verify, knowledge, reasoning'" in assisted
