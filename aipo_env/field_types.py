@@ -81,7 +81,7 @@ def read_table(name: str, values: object, table: type) -> dict[str, Any]:
 
 def read_text(text: str, hint: Any = Any) -> Any:
     """What a text of a command line stands for where a type is wanted: a number, a JSON value, True or False, or itself."""
-    if str in get_args(hint) and text[:1] not in ("[", "{"):
+    if str in (hint, *get_args(hint)) and text[:1] not in ("[", "{"):
         return text
     if text in ("True", "False"):
         return text == "True"

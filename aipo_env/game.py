@@ -215,11 +215,17 @@ class ConsultGame:
             options: `{"task_index": i}`, or nothing.
         """
         options = options or {}
+        self.check_reset(options)
+        index = options["task_index"] if "task_index" in options else self.tasks.sample_index(rng)
+        self.task(index)  # a task that cannot be made is told before anything is drawn
+        return self.make_episode(index, seed=int(rng.integers(2**31)))
+
+    def check_reset(self, options: Mapping[str, Any]) -> None:
+        """Refuses options that `begin` does not know, and an index that is none."""
         if unknown := options.keys() - {"task_index"}:
             raise ConfigurationError(f"reset knows the option 'task_index', got {sorted(unknown)}.")
-        index = options["task_index"] if "task_index" in options else self.tasks.sample_index(rng)
-        self.task(index)  # checks the index before anything is drawn
-        return self.make_episode(index, seed=int(rng.integers(2**31)))
+        if "task_index" in options:
+            check_index(options["task_index"], self.tasks.num_tasks, self.tasks.name)
 
     def lower(self, action: Any) -> Action | Turn:
         """A structured action `{"target": int, "text": str}` as a consult or an answer; anything else as it is."""

@@ -543,8 +543,9 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
     solo = [t for t in trajectories if not t.assisted and not t.self_help]
     assisted = [t for t in trajectories if t.assisted]
     metrics: Metrics = {"reward": sum(t.reward for t in trajectories) / max(1, len(trajectories))}
-    if len(kinds := sorted({kind for t in trajectories for kind in t.reward_parts})) > 1:
-        for kind in kinds:
+    kinds = {kind for t in trajectories for kind in t.reward_parts} | {"correct"}
+    if len(kinds) > 1:
+        for kind in sorted(kinds):
             metrics[f"reward/{kind}"] = sum(t.reward_parts.get(kind, 0.0) for t in trajectories) / len(trajectories)
     metrics |= {f"tokens/{source.name.lower()}": sum(t.count(source) for t in trajectories) for source in Source}
     sampled = [x for t in trajectories for s in t.segments if s.source is Source.POLICY for x in s.logprobs]

@@ -75,6 +75,22 @@ class Result:
 S = TypeVar("S", bound=Settings)
 
 
+def start(settings_type: type[T], main: Callable[[T], int], name: str, about: str | None) -> int:
+    """Runs a program of its own from the command line; a mistake is one line, and the exit code 2.
+
+    Args:
+        settings_type: becomes the options.
+        main: takes them, returns the exit code.
+        name: of the program.
+        about: its description.
+    """
+    try:
+        return main(parse(settings_type, sys.argv[1:], name, about)())
+    except AipoError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+
+
 def run(
     settings_type: type[S],
     benchmark: Callable[[S], Result],

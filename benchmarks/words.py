@@ -27,10 +27,9 @@ from typing import Any
 
 from aipo_agents.reasoning import IS_CLAIM, NO_STEP
 from aipo_agents.verdicts import leading_verdict
-from aipo_env.errors import AipoError, ConfigurationError, DataFormatError
+from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.make_options import Options
 from aipo_env.metrics import avg_at_n, bootstrap_interval, mean_pass_at_k, paired_bootstrap
-from aipo_env.parsing import parse
 from algorithms.config import ObjectiveConfig
 from algorithms.train_config import SamplingConfig, TrainConfig
 from benchmarks import report
@@ -370,8 +369,4 @@ def _same_settings(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse(Settings, sys.argv[1:], "benchmarks.words", __doc__)()))
-    except AipoError as error:
-        print(f"words: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(report.start(Settings, main, "benchmarks.words", __doc__))

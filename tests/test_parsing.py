@@ -11,6 +11,7 @@ import pytest
 
 from aipo_env.cli import main
 from aipo_env.errors import ConfigurationError, DataNotFoundError
+from aipo_env.field_types import read_text
 from aipo_env.parsing import parse
 from algorithms.commands import rollout, train
 from algorithms.run_folder import claim
@@ -246,3 +247,19 @@ def test_the_example_of_the_docs(tmp_path: Path) -> None:
     config = config_of("--config", str(path), "--steps", "400", "--env-options", "level", "3")
     assert (config.steps, config.sampling.max_tokens, config.out) == (400, 48, Path("runs/mine"))
     assert config.env_options == {"level": 3, "style": "terse", "prompt": "bare"}
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("3", str, "3"),
+        ("True", str, "True"),
+        ("3", str | None, "3"),
+        ("3", int, 3),
+        ("True", Any, True),
+        ("[1]", Any, [1]),
+    ],
+)
+def test_a_text_stays_a_text_where_one_is_wanted(text: str, hint: Any, value: object) -> None:
+    read = read_text(text, hint)
+    assert (type(read), read) == (type(value), value)

@@ -27,7 +27,7 @@ from aipo_env.episode import POLICY
 from aipo_env.errors import ConfigurationError, EpisodeStateError, InvalidActionError
 from aipo_env.game import ConsultGame
 from aipo_env.gym_env import ConsultEnv
-from aipo_env.tasks.base import check_index, is_confidential
+from aipo_env.tasks.base import is_confidential
 from algorithms.adapters.openenv_limits import Connection, Guard, SessionConnection
 from algorithms.serve_command import Limits
 
@@ -73,10 +73,7 @@ class ConsultSession(Environment[ConsultAction, ConsultObservation, State]):  # 
         """Starts an episode, as `ConsultEnv.reset` does; `task_index` chooses the task."""
         if seed is not None:
             check_count("seed", seed, what="the seed of the choice of tasks and of the helpers", least=0)
-        if unknown := options.keys() - {"task_index"}:
-            raise ConfigurationError(f"reset knows the option 'task_index', got {sorted(unknown)}.")
-        if "task_index" in options:
-            check_index(options["task_index"], self._env.tasks.num_tasks, self._env.tasks.name)
+        self._env.game.check_reset(options)
         with self._withheld():
             observation, info = await self._env.areset(seed=seed, options=options)
         self._name = str(episode_id or "")

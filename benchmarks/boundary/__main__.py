@@ -10,8 +10,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from aipo_env.errors import AipoError, unknown_id
-from aipo_env.parsing import parse
+from aipo_env.errors import unknown_id
+from benchmarks import report
 from benchmarks.boundary.design import Form, full_design, quick_design
 from benchmarks.boundary.study import run_study
 from benchmarks.boundary.write_up import write_up
@@ -68,8 +68,4 @@ def main(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse(Settings, sys.argv[1:], "benchmarks.boundary", __doc__)()))
-    except AipoError as error:
-        print(f"boundary: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(report.start(Settings, main, "benchmarks.boundary", __doc__))

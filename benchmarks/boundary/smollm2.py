@@ -18,10 +18,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aipo_env.errors import AipoError
 from aipo_env.installation import DISTRIBUTION
 from aipo_env.make_options import Options
-from aipo_env.parsing import parse
 from algorithms.config import ObjectiveConfig
 from algorithms.train_config import SamplingConfig, TrainConfig
 from benchmarks import report
@@ -197,8 +195,4 @@ def _accuracy(settings: Settings, policy: Policy, num_samples: int, mode: str) -
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse(Settings, sys.argv[1:], "smollm2.py", __doc__)()))
-    except AipoError as error:
-        print(f"smollm2: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(report.start(Settings, main, "smollm2.py", __doc__))

@@ -12,6 +12,7 @@ import os
 from aipo_agents import LLMAgent
 from aipo_agents.middleware import Ledger, Prices, resilient
 from aipo_env import Agent
+from aipo_env.errors import ConfigurationError
 
 PRICES = Prices(prompt=1.25, completion=10.0)
 """US dollars for a million tokens: those of your model."""
@@ -35,10 +36,13 @@ def reasoning() -> Agent:
 
 
 def _helper(role: str) -> Agent:
+    url, model = os.environ.get("AIPO_HELPER_URL"), os.environ.get("AIPO_HELPER_MODEL")
+    if not url or not model:
+        raise ConfigurationError("set AIPO_HELPER_URL, the service's address, and AIPO_HELPER_MODEL, its model's name.")
     agent = LLMAgent.from_server(
         role,
-        os.environ["AIPO_HELPER_URL"],
-        os.environ["AIPO_HELPER_MODEL"],
+        url,
+        model,
         temperature=1.0,  # reasoning models take no other
         max_tokens=4000,  # thoughts included
         max_tokens_field="max_completion_tokens",

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 
 from aipo_agents import LLMAgent
 from aipo_agents.middleware import resilient
 from aipo_env import Agent
 from aipo_env.dialects.base import TokenCodec
+from aipo_env.errors import ConfigurationError
 from algorithms.rollout_command import load_codec
 
 
@@ -40,8 +40,8 @@ def reasoning() -> Agent:
 def _helper(role: str) -> Agent:
     url, model = os.environ.get("AIPO_HELPER_URL"), os.environ.get("AIPO_HELPER_MODEL")
     if not url or not model:
-        sys.exit(
-            "served_helpers: set AIPO_HELPER_URL, such as http://localhost:8100/v1, and AIPO_HELPER_MODEL, its model's name."
+        raise ConfigurationError(
+            "set AIPO_HELPER_URL, such as http://localhost:8100/v1, and AIPO_HELPER_MODEL, its model's name."
         )
     return resilient(LLMAgent.from_server(role, url, model, temperature=1.0, max_tokens=120, codec=_codec(model)))
 

@@ -772,4 +772,6 @@ def test_parts_of_a_reward_are_logged_where_there_are_several() -> None:
     assert {n: v for n, v in both.items() if n.startswith("reward")} == {
         "reward": pytest.approx(0.55), "reward/correct": 0.5, "reward/length": 0.05,
     }  # fmt: skip
-    assert "reward/correct" not in rollout_metrics([episode(correct=1.0)])
+    assert "reward/correct" not in rollout_metrics([episode(correct=1.0), episode()])
+    wrong = rollout_metrics([episode(consult_cost=-0.25), episode()])  # all answers wrong: no part of them
+    assert (wrong["reward/correct"], wrong["reward/consult_cost"]) == (0.0, -0.125)
