@@ -57,7 +57,7 @@ def open_page(browser: Browser, where: str | Path, *, ready: str | None = "texts
         context: options of the context (viewport, color_scheme).
     """
     page = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **context}).new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     address = where if isinstance(where, str) else where.absolute().as_uri()
     opened = Opened(page, [], [])
     page.on("console", lambda message: opened.errors.append(message.text) if message.type == "error" else None)

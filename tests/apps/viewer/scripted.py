@@ -167,9 +167,9 @@ def play(
         return trajectory
 
     traces = folder / "traces.jsonl"
-    aipo_env.collect_rollouts(
-        env, Writer(codec, skill, faults_from), group_size=samples, solo_share=0.5, traces=traces, finish=finish
-    )
+    # One at a time: which episode ends first would otherwise be chance, and with it the order of the rows.
+    options = {"group_size": samples, "solo_share": 0.5, "max_in_flight": 1}
+    aipo_env.collect_rollouts(env, Writer(codec, skill, faults_from), traces=traces, finish=finish, **options)
     if tasks_per_step is not None:
         write_config(folder, prompts_per_step=tasks_per_step, samples_per_prompt=samples)
     return traces
