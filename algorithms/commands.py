@@ -94,6 +94,8 @@ def train(
             )
         except KeyboardInterrupt:  # the second one: in the middle of a step, whose work is lost
             trainer.finished = False
+        finally:
+            trainer.close()
     if not trainer.finished:
         kept = list_checkpoints(config.out / CHECKPOINTS)
         if not kept:

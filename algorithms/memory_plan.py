@@ -112,8 +112,11 @@ def memory(config: TrainConfig, subject: Subject) -> Memory:
         "moments": (8 if config.optimizer == "adamw" else 2) * trained,
     }
     logits = min(batch * config.sampling.max_tokens * shape.vocabulary, CHUNKED_FROM)
+    # vLLM holds weights of its own, keeps no rows, and sleeps in the update.
+    engine = {"engine": width * subject.parameters} if config.sampler == "vllm" else {}
+    kept = 1 if engine else CACHE_FACTOR
     phases = {
-        "rollout": {"cache": cache * rows * length * CACHE_FACTOR, "head": rows * shape.vocabulary * LOGIT_BYTES},
+        "rollout": {"cache": cache * rows * length * kept, "head": rows * shape.vocabulary * LOGIT_BYTES, **engine},
         "update": {
             "gradients": 4 * trained,
             "activations": activation_bytes(shape, batch * length, width, recompute=config.recompute),

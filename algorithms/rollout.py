@@ -107,9 +107,21 @@ class LocalSampler:
                     found.append(trajectory)
             return sorted(found, key=lambda trajectory: (trajectory.group, trajectory.sample))
 
+        with self._at_work():
+            return run_sync(play())
+
+    def weights_changed(self) -> None:
+        """Told whenever the policy's weights have been changed."""
+
+    def close(self) -> None:
+        """Frees what the sampler holds."""
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Around the episodes of a rollout."""
         with _evaluating(self._loaded.model):
             try:
-                return run_sync(play())
+                yield
             finally:
                 backend = self._policy.backend
                 assert isinstance(backend, TransformersModel)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from aipo_agents.backends.redaction import check_base_url
 from aipo_env.errors import ConfigurationError
 from aipo_env.field_types import check_fields
 from aipo_env.groups import num_solo
 from aipo_env.make_options import Options
+from aipo_env.parsing import TABLE
 from aipo_env.tasks.curriculum import CurriculumName
 from algorithms.config import ObjectiveConfig, check_modes
 
@@ -133,6 +135,12 @@ class TrainConfig:
     """What is maximised."""
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     """How rollouts are sampled; the learner uses the same temperature."""
+    sampler: str = "local"
+    """What samples: "local", the model that is trained; "vllm", an engine in this process; or the address of a vLLM server that
+    takes weights (`aipo_agents.backends.TrainableServer`). All but "local" get the weights after each step, and
+    `objective.rollout_clip` is (0, 2) for them where it is None."""
+    engine_args: Annotated[dict[str, int | float | bool | str], TABLE] = dataclasses.field(default_factory=dict)
+    """With "vllm", arguments of vllm.EngineArgs, such as `{"gpu_memory_utilization": 0.5}`."""
     learning_rate: float | None = None
     """AdamW's peak learning rate. None: 3e-4 for policies of fewer than ten million parameters, as the embedded one, and 1e-6,
     which is usual for language models, for larger ones; of adapters ten times as much."""
@@ -207,6 +215,14 @@ class TrainConfig:
                 'optimizer="adamw8bit_stochastic" is for bf16 weights without masters, and dtype="float32" has none, nor have '
                 'adapters, which are fp32. Take optimizer="adamw8bit", or leave out the other.'
             )
+        if "/" in self.sampler:
+            check_base_url(self.sampler, "sampler")
+        elif self.sampler not in ("local", "vllm"):
+            raise ConfigurationError(
+                f'sampler is "local", "vllm" or the address of a vLLM server, got {self.sampler!r}.'
+            )
+        if self.engine_args and self.sampler != "vllm":
+            raise ConfigurationError(f'engine_args are for sampler="vllm", and it is {self.sampler!r}; leave them out.')
         if self.overlong_buffer > self.sampling.max_tokens:
             raise ConfigurationError("overlong_buffer must fit into sampling.max_tokens.")
         if self.curriculum == "uniform" and (self.rates is not None or self.max_solo_rate != 0.2):

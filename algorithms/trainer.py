@@ -88,6 +88,10 @@ class Trainer:
         self.model = self.policy.model
         self.learning_rate = config.learning_rate or default_learning_rate(self.policy, adapter=config.lora.rank > 0)
         self.config = config = dataclasses.replace(config, learning_rate=self.learning_rate)
+        if config.sampler != "local" and config.objective.rollout_clip is None:
+            # The engine rounds otherwise than the learner: its samples are a little off-policy.
+            objective = dataclasses.replace(config.objective, rollout_clip=(0.0, 2.0))
+            self.config = config = dataclasses.replace(config, objective=objective)
         if agents is None and config.agents:
             agents = parse_agents(config.agents)
         options: dict[str, Any] = dict(config.env_options) | ({} if agents is None else {"agents": agents})
@@ -105,7 +109,7 @@ class Trainer:
                 f"evaluation needs tasks that are not trained on, and {evaluated.id} has no split 'test'. Name another "
                 "environment with eval_env, such as math500-consult."
             )
-        self.sampler = LocalSampler(self.policy, config.sampling)
+        self.sampler = _make_sampler(config, self.policy)
         self.curriculum = Curriculum(
             config.curriculum, self.env.tasks, max_solo_rate=config.max_solo_rate, rates=config.rates
         )
@@ -249,6 +253,7 @@ class Trainer:
             with rounding(config, self._seed(_ROUNDING, update)):
                 self.optimizer.step()
             self.weights.update()
+        self.sampler.weights_changed()
         self.weights.drop_gradients()
         metrics = {name: value for name, value in combine_metrics(sums).items() if not name.startswith("tokens/")}
         return metrics | {
@@ -352,6 +357,10 @@ class Trainer:
             on_episode=on_episode,
         )
 
+    def close(self) -> None:
+        """Ends what `config.sampler` started."""
+        self.sampler.close()
+
     # -- state ------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
@@ -370,6 +379,7 @@ class Trainer:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
         self.weights.load_state(state["model"])
+        self.sampler.weights_changed()
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.num_rollouts = state["step"], state["num_rollouts"]
         self.seconds, self.history = state["seconds"], list(state["history"])
@@ -535,6 +545,15 @@ class Trainer:
 
 class _Stopped(Exception):
     """The run was asked to stop."""
+
+
+def _make_sampler(config: TrainConfig, policy: Policy) -> LocalSampler:
+    if config.sampler == "local":
+        return LocalSampler(policy, config.sampling)
+    from algorithms.vllm_sampler import VLLMSampler
+
+    server = None if config.sampler == "vllm" else config.sampler
+    return VLLMSampler(policy, config.sampling, config.engine_args, server=server, folder=config.out / "served")
 
 
 def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:

@@ -19,8 +19,10 @@ from aipo_agents.backends.base import (
 
 if TYPE_CHECKING:
     from aipo_agents.backends.openai_server import OpenAIServer
+    from aipo_agents.backends.trainable_server import TrainableServer
     from aipo_agents.backends.transformers_model import TransformersModel
     from aipo_agents.backends.vllm_engine import VLLMEngine
+    from aipo_agents.backends.vllm_in_process import VLLMInProcess
 
 __all__ = [
     "ChatBackend",
@@ -30,14 +32,18 @@ __all__ = [
     "Generation",
     "Message",
     "OpenAIServer",
+    "TrainableServer",
     "TransformersModel",
     "VLLMEngine",
+    "VLLMInProcess",
 ]
 
 _MODULES = {
     "OpenAIServer": "aipo_agents.backends.openai_server",
+    "TrainableServer": "aipo_agents.backends.trainable_server",
     "TransformersModel": "aipo_agents.backends.transformers_model",
     "VLLMEngine": "aipo_agents.backends.vllm_engine",
+    "VLLMInProcess": "aipo_agents.backends.vllm_in_process",
 }
 
 

@@ -384,7 +384,7 @@ class OpenAIServer:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             # Not trust_env: with it a password from ~/.netrc takes the place of the key.
-            proxy=_proxy_of(self.base_url),
+            proxy=proxy_of(self.base_url),
         )
         try:
             yield client
@@ -408,7 +408,7 @@ def _budget(base_url: str, requests_per_minute: float | None) -> RateBudget:
     return RateBudget(None if requests_per_minute is None else requests_per_minute / 60, None, 1.0)
 
 
-def _proxy_of(base_url: str) -> str | None:
+def proxy_of(base_url: str) -> str | None:
     """The proxy that the environment names for an address; None for this machine's own, and where there is none."""
     parts = urllib.parse.urlsplit(base_url)
     host = parts.hostname or ""

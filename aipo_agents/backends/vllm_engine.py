@@ -1,4 +1,4 @@
-"""A vLLM engine in this process, for helpers and policies: continuous batching and prefix caching without a server."""
+"""vLLM engines without a server, for helpers and policies: continuous batching and prefix caching."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aipo_env.installation import install_command
 from aipo_env.protocol import FinishReason
 
 if TYPE_CHECKING:
-    from vllm import RequestOutput
+    from vllm import RequestOutput, SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -137,10 +137,9 @@ class VLLMEngine:
             raise
 
     async def _generate(self, prompt: list[int], sampling: ChatSampling | CompletionSampling) -> RequestOutput:
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         parameters = SamplingParams(
             temperature=sampling.temperature,
@@ -156,24 +155,34 @@ class VLLMEngine:
             logprobs=0 if sampling.logprobs else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        number = f"aipo-{next(self._numbers)}"
         try:
-            outputs = [
-                out async for out in self._engine.generate(TokensPrompt(prompt_token_ids=prompt), parameters, number)
-            ]
+            output = await self._output(prompt, parameters, f"aipo-{next(self._numbers)}")
         except VLLMClientError as error:
             raise ServiceError(
                 f"vLLM refused {len(prompt)} prompt tokens for {self.model}: {error}", transient=False
             ) from error
-        except (EngineDeadError, EngineGenerateError) as error:
-            raise ServiceError(
-                f"vLLM failed on a request of {len(prompt)} prompt tokens for {self.model} ({type(error).__name__}): "
-                f"{error}. Its log says why; a dead engine has to be made again.",
-                transient=not self._engine.errored,
-            ) from error
-        if not outputs or outputs[-1].outputs[0].finish_reason not in ("stop", "length"):
+        if output is None or output.outputs[0].finish_reason not in ("stop", "length"):
             raise ServiceError(f"vLLM aborted a request for {self.model}; its log says why.")
-        return outputs[-1]
+        return output
+
+    async def _output(self, prompt: list[int], parameters: SamplingParams, number: str) -> RequestOutput | None:
+        """The last output of a request; cancelling it aborts the request."""
+        from vllm import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        tokens = TokensPrompt(prompt_token_ids=prompt)
+        try:
+            outputs = [out async for out in self._engine.generate(tokens, parameters, number)]
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise self._failure(len(prompt), error, transient=not self._engine.errored) from error
+        return outputs[-1] if outputs else None
+
+    def _failure(self, num_tokens: int, error: Exception, *, transient: bool) -> ServiceError:
+        return ServiceError(
+            f"vLLM failed on a request of {num_tokens} prompt tokens for {self.model} ({type(error).__name__}): {error}. Its "
+            "log says why; a dead engine has to be made again.",
+            transient=transient,
+        )
 
     async def _generation(self, prompt: list[int], sampling: ChatSampling | CompletionSampling) -> Generation:
         completion = (await self._on_loop(self._generate(prompt, sampling))).outputs[0]

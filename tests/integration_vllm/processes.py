@@ -20,7 +20,7 @@ CPU_ENVIRONMENT = {
 """What vLLM needs to hear on a small machine without a GPU and without a network."""
 
 
-def start_kept(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def start_kept(command: Sequence[str], log: Path, **variables: str) -> subprocess.Popen[bytes]:
     """Starts a command under `keeper.py`, in a process group of its own; its output is appended to `log`."""
     keeper = str(Path(__file__).with_name("keeper.py"))
     with log.open("ab") as output:
@@ -30,7 +30,7 @@ def start_kept(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **CPU_ENVIRONMENT},
+            env={**os.environ, **CPU_ENVIRONMENT, **variables},
         )
 
 

@@ -68,7 +68,8 @@ class VLLMServer:
             "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--chat-template", str(TEMPLATE),
         ]  # fmt: skip
         started = time.monotonic()
-        self._process = start_kept(command, self.log)
+        # It takes new weights (`TrainableServer`).
+        self._process = start_kept(command, self.log, VLLM_SERVER_DEV_MODE="1")
         while not self.answers():
             waited = time.monotonic() - started
             if self._process.poll() is not None or waited > START_SECONDS:
