@@ -175,7 +175,7 @@ class Episode:
         self.num_consults = 0
         self.stop_reason = ""
         self.terminated = self.truncated = False
-        self.reward_parts: dict[str, float] = {}
+        self.reward_parts: dict[str, float] = {"consult_cost": 0.0} if self.config.consult_cost else {}
         self.grade: Grade | None = None
         self.segments: list[Segment] = []
         self.last_action: Consult | Answer | Malformed | None = None
@@ -311,8 +311,7 @@ class Episode:
             self._insert(said)
             self.num_consults += 1
             if self.config.consult_cost:
-                spent = self.reward_parts.get("consult_cost", 0.0)
-                self.reward_parts["consult_cost"] = spent - self.config.consult_cost
+                self.reward_parts["consult_cost"] -= self.config.consult_cost
         self._pass_turn()
 
     def graded(self, grade: Grade) -> None:

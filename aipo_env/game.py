@@ -169,6 +169,11 @@ class ConsultGame:
             self._made[index] = task
         return task
 
+    @property
+    def tasks_at_hand(self) -> tuple[Task, ...]:
+        """Those that were made so far and are kept."""
+        return tuple(self._made.values())
+
     async def prepare(self, index: int) -> None:
         """Has a task made in a thread, for some take long; `task` then has it at hand."""
         if index not in self._made:

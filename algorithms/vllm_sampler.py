@@ -36,6 +36,7 @@ _PROBE = "If 12 apples cost 34 coins, what do 56 apples cost? " * 4
 _PROBE_TOKENS = 16
 _BOUNDS = {torch.float32: (1e-3, 1e-3), torch.bfloat16: (1.0, 0.1)}
 """The largest and the mean difference of log-probabilities, in nats, that pass for rounding."""
+_ON_GPU = {"enable_sleep_mode": True, "gpu_memory_utilization": 0.4}
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Those that vLLM takes for its largest."""
 
@@ -82,7 +83,8 @@ class VLLMSampler(LocalSampler):
             "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
             "load_format": "dummy",
             "max_num_seqs": self._sampling.batch_size,
-            **({"enable_sleep_mode": True, "gpu_memory_utilization": 0.4} if on_gpu else {"enforce_eager": True}),
+            # Half a prefill of a seeded request is what vLLM 0.29 dies of on a CPU.
+            **(_ON_GPU if on_gpu else {"enforce_eager": True, "enable_chunked_prefill": False}),
             **({"enable_lora": True, "max_loras": 1} if rank else {}),
             **({"max_lora_rank": next(r for r in _LORA_RANKS if r >= rank)} if rank else {}),
         }

@@ -84,7 +84,7 @@ class Settings:
     assisted_samples: int = 2
     """The same with help."""
     processes: int = 2
-    """Runs at the same time, one thread each."""
+    """Runs at the same time, one thread each; the warm-up has as many threads."""
     minutes: float | None = None
     """Stops after so long; the same command goes on."""
     device: str = "cpu"
@@ -121,8 +121,10 @@ def split_rows(folder: Path) -> dict[str, list[dict[str, str]]]:
     if not found:
         raise DataFormatError(f"{folder} has no .jsonl file with rows: name the folder of the problems.")
     rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
-    for key, (problem, answer) in found.items():
-        held_out = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % 5 == 0
+    # In the order of the hashes: the files are of different difficulty, and a measurement takes the first rows.
+    digests = {hashlib.sha256(key.encode()).digest(): row for key, row in found.items()}
+    for digest, (problem, answer) in sorted(digests.items()):
+        held_out = int.from_bytes(digest[:8]) % 5 == 0
         rows["test" if held_out else "train"].append({"problem": problem, "answer": f"{answer:.10g}"})
     return rows
 
@@ -152,8 +154,12 @@ def main(settings: Settings) -> int:
 
 def run(settings: Settings, name: str, deadline: float | None) -> str:
     """The warm-up ("start") or a training run ("aipo-0"), and its measurement, as far as it gets; says what happened."""
+    import torch
+
     folder = settings.out / name
     folder.mkdir(exist_ok=True)
+    # Nothing runs beside the warm-up.
+    torch.set_num_threads(settings.processes if name == START else 1)
     if (folder / "measured.json").exists():
         return f"{name}: was finished"
     begun, cpu = time.perf_counter(), time.process_time()

@@ -113,12 +113,11 @@ class TrainableServer(OpenAIServer):
             with opener.open(request, timeout=self.timeout) as answer:
                 text = answer.read().decode()
         except urllib.error.HTTPError as error:
+            with error:
+                said = error.read(500).decode(errors="replace").strip()
             dev = " It must be started with VLLM_SERVER_DEV_MODE=1." if error.code == 404 else ""
             raise ServiceError(
-                self._key.hide(
-                    f"{self._root}{path} answered {error.code}: {error.read(500).decode(errors='replace')}.{dev}"
-                ),
-                transient=False,
+                self._key.hide(f"{self._root}{path} answered {error.code}: {said}.{dev}"), transient=False
             ) from error
         except OSError as error:
             raise ServiceError(f"{self._root} cannot be reached ({error}).", transient=False) from error

@@ -116,7 +116,7 @@ class ConsultSession(Environment[ConsultAction, ConsultObservation, State]):  # 
             yield
         except Exception as error:
             game, begun = self._env.game, self._env._episode
-            known = [*list(game._made.values()), *([begun.task] if begun else [])]
+            known = [*game.tasks_at_hand, *([begun.task] if begun else [])]
             secret = is_confidential(game.tasks) or any(task.confidential for task in known)
             _log.error("an episode failed: %s%s", type(error).__name__, ": (withheld)" * secret, exc_info=not secret)
             raise RuntimeError("the environment failed; the log of its server says why. Reset it.") from None

@@ -15,6 +15,7 @@ from aipo_agents import LLMAgent
 from aipo_agents.backends import TransformersModel
 from aipo_env import Agent
 from aipo_env.dialects.base import TokenCodec
+from aipo_env.errors import ConfigurationError
 from algorithms.policies import load_policy
 
 
@@ -35,7 +36,9 @@ def reasoning() -> Agent:
 
 @functools.cache
 def _model() -> tuple[TransformersModel, TokenCodec]:
-    policy = load_policy(os.environ["AIPO_HELPER_MODEL"], os.environ.get("AIPO_HELPER_DEVICE", "cpu"))
+    if not (name := os.environ.get("AIPO_HELPER_MODEL")):
+        raise ConfigurationError("set AIPO_HELPER_MODEL to the policy that helps, as --policy takes it.")
+    policy = load_policy(name, os.environ.get("AIPO_HELPER_DEVICE", "cpu"))
     return TransformersModel(policy.model, policy.tokenizer, name=policy.name), policy.codec
 
 

@@ -196,7 +196,7 @@ def test_folders_of_runs_and_names(tmp_path: Path) -> None:
         ("metrics.jsonl", '{"step": 1}\n{"reward": 1}\n', "line 2 needs an object of numbers with a 'step'"),
         ("metrics.jsonl", '{"step": 1, "reward": "high"}\n', "line 1 needs"),
         ("metrics.jsonl", '{"step": NaN}\n', "line 1 needs"),
-        ("config.json", "[]", "is not the configuration"),
+        ("config.json", "[]", "must hold names and values in JSON"),
         ("versions.jsonl", "no JSON\n", "is not a list of versions"),
         ("traces.jsonl", '{"env_id": "e", "task_id": "t", "segments": []}\n', "line 1 needs the training step"),
     ],

@@ -139,7 +139,7 @@ def _read_config(path: Path) -> dict[str, str]:
         return dict(_flat("", row.items()))
     except (ValueError, AttributeError) as error:
         raise DataFormatError(
-            f"{path} is not the configuration of a run ({error}). `aipo train` writes it anew."
+            f"{path} must hold names and values in JSON ({error}). Remove it: `aipo train` writes it anew."
         ) from error
 
 
