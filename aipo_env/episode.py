@@ -7,6 +7,7 @@ class and adds nothing to the rules.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import math
@@ -194,6 +195,13 @@ class Episode:
         self.prompt = prompt
         """The template filled with the problem, without what a chat template puts around it."""
         self.segments.append(self.dialect.begin(prompt, invites=invites))
+
+    def fork(self) -> Episode:
+        """A copy that goes on by itself: one that is played as the original is the original, to the last id."""
+        other = copy.copy(self)
+        other.segments, other.reward_parts = list(self.segments), dict(self.reward_parts)
+        other._pending = self._pending.copy()
+        return other
 
     @property
     def done(self) -> bool:

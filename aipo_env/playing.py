@@ -127,7 +127,12 @@ class Player:
         return self.game.make_episode(task_index, seed=seed, assisted=assisted)
 
     async def play(
-        self, episode: Episode, turn_seed: Callable[[int], int], changed: Callable[[], None] = lambda: None
+        self,
+        episode: Episode,
+        turn_seed: Callable[[int], int],
+        changed: Callable[[], None] = lambda: None,
+        *,
+        until: str | None = None,
     ) -> BaseException | None:
         """Plays an episode to its end.
 
@@ -135,6 +140,7 @@ class Player:
             episode: from `start`.
             turn_seed: the policy's seed as a function of the number of turns taken.
             changed: called whenever the episode has changed, before somebody is waited for.
+            until: a helper before whose reply it stops.
 
         Returns:
             None, or why it does not go on: the policy cannot act (`ServiceError`, `TimeoutError`, `ConnectionError`), or
@@ -162,6 +168,8 @@ class Player:
                         f"{len(action.ids)}. Stop sampling there, with finish_reason='length'."
                     )
                 episode.act(action)
+            if until is not None and episode.turn_of == until:
+                break
             changed()
             try:
                 await self.game.serve(episode)

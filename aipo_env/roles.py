@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import gymnasium
 import numpy as np
@@ -131,6 +132,19 @@ class ConsultRoles(GameFace):
             return text
         print(text, end="")
         return None
+
+    def fork(self) -> Self:
+        """A copy at the running episode's present state, which goes on by itself: several replies to one query, say.
+
+        Helpers and `policy` are the same objects in both.
+        """
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, dict | list):
+                setattr(other, name, value.copy())
+        other._episode = self.episode.fork()
+        other._np_random = copy.deepcopy(self._np_random)
+        return other
 
     def close(self) -> None:
         """Closes what the helpers hold open, apart from those that the caller made."""

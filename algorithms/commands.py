@@ -17,18 +17,20 @@ from aipo_env.registry import parse_agents
 from algorithms.apps.play_command import play as play
 from algorithms.cluster.plan import RunShape
 from algorithms.rollout_command import rollout as rollout
-from algorithms.train_config import TrainConfig
+from algorithms.train_config import HelperConfig, TrainConfig
 
 
 @command(
     "aipo train --env-options level 2 style terse prompt bare --steps 150 --out runs/mine",
     "aipo train --config run.toml --objective.agent-loss mask --out runs/mask  # the file, with one thing changed",
     "aipo train --policy Qwen/Qwen2.5-1.5B-Instruct --env math-consult --device cuda --plan --memory 24  # does it fit?",
+    "aipo train --train-helper knowledge --helper-policy runs/knowledge0 --helper-phase alternate:20 --out runs/team",
     "aipo train --backend openrlhf --help  # on a cluster",
 )
 def train(
     *,
     config: Annotated[TrainConfig, FLAT] = TrainConfig(),
+    helper: Annotated[HelperConfig, FLAT] = HelperConfig(),
     backend: Literal["local", "openrlhf"] = "local",
     tracker: tuple[str, ...] = ("tensorboard",),
     plan: bool = False,
@@ -44,6 +46,7 @@ def train(
 
     Args:
         config: of the run.
+        helper: that is trained too.
         backend: "openrlhf" trains on a cluster; all other flags are then those of algorithms/aipo_openrlhf.py.
         tracker: who is told the metrics beside metrics.jsonl: any of tensorboard, wandb, trackio.
         plan: trains nothing; says what memory the run would take, and what to change where it does not fit. Exits with 1 then.
@@ -55,6 +58,7 @@ def train(
     import torch
 
     from algorithms.checkpoint import PREFIX, list_checkpoints
+    from algorithms.multi_agent import MultiAgentTrainer
     from algorithms.progress import TrainingDisplay, quiet_libraries
     from algorithms.run_folder import CHECKPOINTS
     from algorithms.run_health import best_step
@@ -76,7 +80,9 @@ def train(
         from algorithms.memory_plan import show
 
         return show(config, memory, json=json)
-    trainer = Trainer(config)
+    trainer: Trainer | MultiAgentTrainer
+    trainer = Trainer(config) if helper.train_helper is None else MultiAgentTrainer(config, helper)
+    config = trainer.config
     if trainer.policy.tiny and "OMP_NUM_THREADS" not in os.environ:
         # On matrices this small threads wait for each other longer than they compute.
         torch.set_num_threads(1)
@@ -93,10 +99,10 @@ def train(
                 stop=lambda: stop.asked,
             )
         except KeyboardInterrupt:  # the second one: in the middle of a step, whose work is lost
-            trainer.finished = False
+            history = []
         finally:
             trainer.close()
-    if not trainer.finished:
+    if not (history and trainer.finished):
         kept = list_checkpoints(config.out / CHECKPOINTS)
         if not kept:
             return interrupted(f"No step was finished; the same command starts again, in {config.out}.")

@@ -112,11 +112,14 @@ def memory(config: TrainConfig, subject: Subject) -> Memory:
         "moments": (8 if config.optimizer == "adamw" else 2) * trained,
     }
     logits = min(batch * config.sampling.max_tokens * shape.vocabulary, CHUNKED_FROM)
-    # vLLM holds weights of its own, keeps no rows, and sleeps in the update.
-    engine = {"engine": width * subject.parameters} if config.sampler == "vllm" else {}
-    kept = 1 if engine else CACHE_FACTOR
-    phases = {
-        "rollout": {"cache": cache * rows * length * kept, "head": rows * shape.vocabulary * LOGIT_BYTES, **engine},
+    sampling = {"cache": cache * rows * length * CACHE_FACTOR, "head": rows * shape.vocabulary * LOGIT_BYTES}
+    if config.sampler == "vllm":
+        # It has weights of its own and keeps no rows; on a GPU it sleeps in the update.
+        sampling |= {"cache": sampling["cache"] // CACHE_FACTOR, "engine": width * subject.parameters}
+        if config.device.startswith("cpu") or not config.engine_args.get("enable_sleep_mode", True):
+            held |= {name: sampling.pop(name) for name in ("cache", "engine")}
+    phases: dict[str, dict[str, float]] = {
+        "rollout": {} if "/" in config.sampler else dict(sampling),
         "update": {
             "gradients": 4 * trained,
             "activations": activation_bytes(shape, batch * length, width, recompute=config.recompute),

@@ -116,10 +116,14 @@ class LocalSampler:
     def close(self) -> None:
         """Frees what the sampler holds."""
 
+    def metrics(self) -> dict[str, float]:
+        """What there is to tell of the last rollout."""
+        return {}
+
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
         """Around the episodes of a rollout."""
-        with _evaluating(self._loaded.model):
+        with evaluating(self._loaded.model):
             try:
                 yield
             finally:
@@ -129,7 +133,8 @@ class LocalSampler:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, a model is in evaluation mode."""
     was_training = model.training
     model.eval()
     try:

@@ -41,10 +41,10 @@ def find_problems(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
     return problems
 
 
-def best_step(rows: Sequence[Mapping[str, float]]) -> int | None:
-    """The step after which the policy solved most test tasks alone, the first of equals; None before the first evaluation."""
-    evaluated = [row for row in rows if row["step"] > 0 and "eval/solo_pass1" in row]
-    return int(max(evaluated, key=lambda row: row["eval/solo_pass1"])["step"]) if evaluated else None
+def best_step(rows: Sequence[Mapping[str, float]], by: str = "eval/solo_pass1") -> int | None:
+    """The step after which most test tasks were solved, alone if nothing else is said; None before the first evaluation."""
+    evaluated = [row for row in rows if row["step"] > 0 and by in row]
+    return int(max(evaluated, key=lambda row: row[by])["step"]) if evaluated else None
 
 
 def _means(values: Sequence[float]) -> list[float]:

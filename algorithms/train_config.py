@@ -17,6 +17,7 @@ from aipo_env.tasks.curriculum import CurriculumName
 from algorithms.config import ObjectiveConfig, check_modes
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+HelperReward = Literal["team", "learnable", "verdict"]
 OptimizerName = Literal["adamw", "adamw8bit", "adamw8bit_stochastic"]
 
 
@@ -223,6 +224,13 @@ class TrainConfig:
             )
         if self.engine_args and self.sampler != "vllm":
             raise ConfigurationError(f'engine_args are for sampler="vllm", and it is {self.sampler!r}; leave them out.')
+        if taken := {"model", "name"} & self.engine_args.keys():
+            raise ConfigurationError(f"engine_args may not hold {min(taken)}: the engine's model is the policy.")
+        if self.sampler == "vllm" and self.device.partition(":")[2] not in ("", "0"):
+            raise ConfigurationError(
+                f'sampler="vllm" takes the first GPU that it sees, and device is {self.device!r}. Set '
+                f'CUDA_VISIBLE_DEVICES={self.device.partition(":")[2]} and device="cuda".'
+            )
         if self.overlong_buffer > self.sampling.max_tokens:
             raise ConfigurationError("overlong_buffer must fit into sampling.max_tokens.")
         if self.curriculum == "uniform" and (self.rates is not None or self.max_solo_rate != 0.2):
@@ -268,3 +276,48 @@ class TrainConfig:
     @property
     def _final_share(self) -> float:
         return self.solo_share if self.final_solo_share is None else self.final_solo_share
+
+
+@dataclasses.dataclass(frozen=True)
+class HelperConfig:
+    """How a helper is trained beside the policy, or for one."""
+
+    train_helper: str | None = None
+    """The helper that is trained, such as "knowledge"."""
+    helper_policy: str = "embedded"
+    """What it begins with: as for `policy`."""
+    helper_replies: int = 8
+    """Replies to each query that are compared."""
+    helper_queries: int = 16
+    """Queries of a step, of a task each."""
+    helper_max_tokens: int = 128
+    """Tokens of a reply."""
+    helper_reward: HelperReward = "team"
+    """ "team": what the episode earns that is played on behind the reply. "learnable": the same, less for replies that the
+    policy is less likely to write itself. "verdict", for verify: whether it is the embedded helper's."""
+    helper_steps: int | None = None
+    """Steps of the helper; as many as the policy's if left out."""
+    helper_phase: str = "frozen"
+    """ "frozen": the helper alone is trained, for the policy as it is. "alternate:20": 20 steps of the helper, then 20 of the
+    policy, and so on."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be trained."""
+        check_fields(self)
+        for name in ("helper_replies", "helper_queries", "helper_max_tokens"):
+            if getattr(self, name) < 1 + (name == "helper_replies"):
+                raise ConfigurationError(
+                    f"{name} is at least {1 + (name == 'helper_replies')}, got {getattr(self, name)}."
+                )
+        kind, _, number = self.helper_phase.partition(":")
+        if self.helper_phase != "frozen" and (kind != "alternate" or not number.isdecimal() or int(number) < 1):
+            raise ConfigurationError(
+                f'helper_phase is "frozen" or "alternate:20" with a number of steps, got {self.helper_phase!r}.'
+            )
+        if self.helper_reward == "verdict" and self.train_helper != "verify":
+            raise ConfigurationError(f'helper_reward="verdict" is for "verify", and {self.train_helper!r} is trained.')
+
+    @property
+    def every(self) -> int | None:
+        """Steps of a phase; None where the policy stays as it is."""
+        return None if self.helper_phase == "frozen" else int(self.helper_phase.partition(":")[2])

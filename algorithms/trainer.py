@@ -22,6 +22,7 @@ from torch import Tensor
 
 import aipo_env
 from aipo_env.advantages import Floats, informative_groups, sample_advantages
+from aipo_env.dialects.base import TokenCodec
 from aipo_env.errors import ConfigurationError
 from aipo_env.leaks import HELD_BACK
 from aipo_env.make_options import AgentLike
@@ -72,7 +73,11 @@ class Trainer:
         config: the run.
         policy: overrides `config.policy` with a loaded one; it is trained in place.
         agents: overrides the helpers of the environment, as in `aipo_env.make`.
+        codec: the tokenizer of who plays, where that is not the trained policy.
     """
+
+    judged_by = "eval/solo_pass1"
+    """The metric of the evaluations by which the best policy of a run is known."""
 
     def __init__(
         self,
@@ -80,6 +85,7 @@ class Trainer:
         *,
         policy: Policy | None = None,
         agents: Mapping[str, AgentLike] | None = None,
+        codec: TokenCodec | None = None,
     ) -> None:
         with_masters = not config.lora.rank and config.optimizer != "adamw8bit_stochastic"
         if policy is None:
@@ -88,10 +94,10 @@ class Trainer:
         self.model = self.policy.model
         self.learning_rate = config.learning_rate or default_learning_rate(self.policy, adapter=config.lora.rank > 0)
         self.config = config = dataclasses.replace(config, learning_rate=self.learning_rate)
+        self.objective = config.objective
         if config.sampler != "local" and config.objective.rollout_clip is None:
             # The engine rounds otherwise than the learner: its samples are a little off-policy.
-            objective = dataclasses.replace(config.objective, rollout_clip=(0.0, 2.0))
-            self.config = config = dataclasses.replace(config, objective=objective)
+            self.objective = dataclasses.replace(config.objective, rollout_clip=(0.0, 2.0))
         if agents is None and config.agents:
             agents = parse_agents(config.agents)
         options: dict[str, Any] = dict(config.env_options) | ({} if agents is None else {"agents": agents})
@@ -100,8 +106,8 @@ class Trainer:
                 f"{config.env} is solo, but solo_share={config.solo_share} asks for assisted rollouts. Use the id that ends in "
                 "'-consult', or solo_share=1."
             )
-        self.env = aipo_env.make(config.env, codec=self.policy.codec, **options)
-        warn_unreadable(self.policy.codec, self.env)
+        self.env = aipo_env.make(config.env, codec=codec or self.policy.codec, **options)
+        warn_unreadable(self.env.codec, self.env)
         aipo_env.require_training_split(self.env.tasks, config.env, allow_test_split=config.allow_test_split)
         evaluated = env_spec(config.eval_env or config.env)
         if evaluated.splits and "test" not in evaluated.splits:
@@ -155,11 +161,12 @@ class Trainer:
         finished = time.perf_counter()
         self.step += 1
         self.num_rollouts += len(trajectories)
-        metrics |= rollout_metrics(trajectories) | self.curriculum.metrics()
+        metrics |= self.metrics_of(trajectories) | self.curriculum.metrics()
         metrics |= {
             "step": self.step,
             "rollouts": self.num_rollouts,
             "seconds/rollout": sampled - started,
+            **self.sampler.metrics(),
             "seconds/update": finished - sampled,
         }
         self.history.append(metrics)
@@ -237,7 +244,7 @@ class Trainer:
                         part.sources_T,
                         part.behaviour_logprobs_T,
                         part.sequence_ids_T,
-                        config.objective,
+                        self.objective,
                         normalizer=normalizer,
                         reference_logprobs_T=None if reference is None else reference[index],
                     )
@@ -253,7 +260,7 @@ class Trainer:
             with rounding(config, self._seed(_ROUNDING, update)):
                 self.optimizer.step()
             self.weights.update()
-        self.sampler.weights_changed()
+            self.sampler.weights_changed()
         self.weights.drop_gradients()
         metrics = {name: value for name, value in combine_metrics(sums).items() if not name.startswith("tokens/")}
         return metrics | {
@@ -331,6 +338,10 @@ class Trainer:
             if self.finished and config.steps:
                 self._save_policy(out, "policy")
         return self.history
+
+    def metrics_of(self, trajectories: Sequence[Trajectory]) -> Metrics:
+        """What a step's rollouts are like."""
+        return rollout_metrics(trajectories)
 
     def evaluate(
         self,
@@ -462,7 +473,7 @@ class Trainer:
             config.env, dict[str, Any](config.env_options), config.eval_env, {"split": "test"} | config.eval_options
         )
         options["agents"] = self.env.agents or self.env.agent_names
-        env = aipo_env.make(env_id, codec=self.policy.codec, **options)
+        env = aipo_env.make(env_id, codec=self.env.codec, **options)
         if not config.allow_test_split:
             require_other_rows(self.env.tasks, env.tasks)
         total = env.tasks.num_tasks
@@ -478,7 +489,7 @@ class Trainer:
     def _awaits_evaluation(self) -> bool:
         """Whether the evaluation that belongs to the last row is still to be made."""
         due = self._due(self.config.eval_every) or self.step in (0, self.config.steps)
-        return due and "eval/solo_pass1" not in self.history[-1]
+        return due and self.judged_by not in self.history[-1]
 
     def _complete_row(
         self,
@@ -506,7 +517,7 @@ class Trainer:
             file.write(json.dumps(row) + "\n")
         for tracker in trackers:
             tracker.log(self.step, row)
-        if is_best := best_step(self.history) == self.step:
+        if is_best := best_step(self.history, self.judged_by) == self.step:
             self._save_policy(out, "best")
         if self.step and (self._due(self.config.checkpoint_every) or self.step == self.config.steps or is_best):
             self._save_checkpoint(out)
@@ -524,7 +535,7 @@ class Trainer:
     def _save_checkpoint(self, out: Path) -> None:
         # torch's writer raises a RuntimeError of its own where the file takes no more.
         with writing(out, (OSError, RuntimeError)):
-            save_checkpoint(out / CHECKPOINTS, self.step, self.state(), best=best_step(self.history))
+            save_checkpoint(out / CHECKPOINTS, self.step, self.state(), best=best_step(self.history, self.judged_by))
 
     def _save_policy(self, out: Path, name: str) -> None:
         def save(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,31 +21,33 @@ from aipo_env.errors import ServiceError
 from algorithms.logprobs import token_logprobs
 from algorithms.policies import Policy
 from algorithms.policies.adapters import has_adapter, save_adapter
-from algorithms.rollout import LocalSampler
+from algorithms.rollout import LocalSampler, evaluating
 from algorithms.samplers import BackendPolicy
 from algorithms.train_config import SamplingConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-log = logging.getLogger("algorithms")
-
-_PROBE = "If 12 apples cost 34 coins, what do 56 apples cost? " * 4
-"""Long enough to fill blocks of the prefix cache, in which a probe after a wrong reset would find the old ones."""
+_PROBE = "If 12 apples cost 34 coins, what do 56 apples cost? " * 40
+"""Long enough to fill blocks of the prefix cache (16 to 528 tokens): a probe after a wrong reset finds the old ones there."""
 _PROBE_TOKENS = 16
-_BOUNDS = {torch.float32: (1e-3, 1e-3), torch.bfloat16: (1.0, 0.1)}
-"""The largest and the mean difference of log-probabilities, in nats, that pass for rounding."""
-_ON_GPU = {"enable_sleep_mode": True, "gpu_memory_utilization": 0.4}
+_BOUNDS = {torch.float32: (1e-3, 1e-4), torch.bfloat16: (0.1, 0.02)}
+"""Mean differences of log-probabilities, in nats, that pass for rounding: at most, and whatever the first one was."""
+_GROWTH = 10
+"""By how much rounding may exceed that of the first sync, in which all weights were new."""
+_ON_GPU: dict[str, Any] = {"enable_sleep_mode": True, "gpu_memory_utilization": 0.4}
+# Half a prefill of a seeded request is what vLLM 0.29 dies of on a CPU.
+_ON_CPU: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False, "kv_cache_memory_bytes": 2**30}
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Those that vLLM takes for its largest."""
 
 
 class VLLMSampler(LocalSampler):
-    """Rolls out a policy with a vLLM engine in this process, which gets the weights before it is used.
+    """Rolls out a policy with vLLM, which gets the weights before it is used.
 
-    After each sync the engine samples a few tokens behind a fixed prompt, and its log-probabilities of them are compared with
-    the learner's: vLLM has several ways to keep old weights, or what was computed with them, and to report success. On a GPU
-    the engine sleeps while it is not used. The engine starts with the first rollout.
+    After each sync vLLM samples a few tokens behind a fixed prompt, and its log-probabilities of them are compared with the
+    learner's: it has several ways to keep old weights, or what was computed with them, and to report success. In this process
+    it starts with the first rollout, and sleeps on a GPU while it is not used.
 
     Args:
         policy: model and tokenizer; the engine gets its shape from them, and the weights of each sync.
@@ -60,16 +61,19 @@ class VLLMSampler(LocalSampler):
         self,
         policy: Policy,
         sampling: SamplingConfig,
-        engine_args: Mapping[str, Any] | None = None,
+        engine_args: Mapping[str, Any],
         *,
-        server: str | None = None,
-        folder: Path = Path("runs/served"),
+        server: str | None,
+        folder: Path,
     ) -> None:
         super().__init__(policy, sampling)
-        self._engine_args, self._server, self._folder = dict(engine_args or {}), server, folder
-        self._stale, self._based, self._asleep = True, False, False
+        self._engine_args, self._server, self._folder = dict(engine_args), server, folder
+        self._begin()
+
+    def _begin(self) -> None:
+        self._stale, self._based, self._asleep, self._first = True, False, False, 0.0
         self.mismatch = 0.0
-        """The largest difference of log-probabilities, in nats, in the last probe."""
+        """The mean difference of log-probabilities, in nats, in the last probe."""
 
     @functools.cached_property
     def engine(self) -> VLLMInProcess | TrainableServer:
@@ -83,10 +87,9 @@ class VLLMSampler(LocalSampler):
             "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
             "load_format": "dummy",
             "max_num_seqs": self._sampling.batch_size,
-            # Half a prefill of a seeded request is what vLLM 0.29 dies of on a CPU.
-            **(_ON_GPU if on_gpu else {"enforce_eager": True, "enable_chunked_prefill": False}),
+            **(_ON_GPU if on_gpu else _ON_CPU),
             **({"enable_lora": True, "max_loras": 1} if rank else {}),
-            **({"max_lora_rank": next(r for r in _LORA_RANKS if r >= rank)} if rank else {}),
+            **({"max_lora_rank": next((r for r in _LORA_RANKS if r >= rank), rank)} if rank else {}),
         }
         with tempfile.TemporaryDirectory(prefix="aipo-vllm-") as folder:
             config = copy.deepcopy(model.config)
@@ -112,14 +115,23 @@ class VLLMSampler(LocalSampler):
         self._stale = True
 
     def close(self) -> None:
-        """Ends the engine."""
-        if "engine" in self.__dict__:
-            run_sync(self.engine.aclose())
+        """Ends the engine; another one starts with the next rollout."""
+        if (engine := self.__dict__.pop("engine", None)) is not None:
+            run_sync(engine.aclose())
+        self.__dict__.pop("_policy", None)
+        self._begin()
+
+    def metrics(self) -> dict[str, float]:
+        """How far vLLM's log-probabilities were from the learner's."""
+        return {"sampler/mismatch": self.mismatch}
 
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
         engine, model = self.engine, self._loaded.model
-        adapted = has_adapter(model)
+        adapted, on_gpu = has_adapter(model), model.device.type == "cuda"
+        if on_gpu:
+            # The engine has a stream of its own.
+            torch.cuda.synchronize(model.device)
         if self._asleep:
             assert isinstance(engine, VLLMInProcess)
             torch.cuda.empty_cache()
@@ -142,7 +154,9 @@ class VLLMSampler(LocalSampler):
         yield
         # Of an engine that died all episodes end in faults, from which nothing is learnt: better none.
         engine.check()
-        on_gpu = model.device.type == "cuda"
+        if self._server is not None:
+            # One that was started anew meanwhile has its first weights again.
+            self.probe()
         if isinstance(engine, VLLMInProcess) and self._engine_args.get("enable_sleep_mode", on_gpu):
             # What level 2 drops comes with the next sync; below an adapter nothing would bring it back.
             engine.sleep(level=1 if adapted else 2)
@@ -162,7 +176,7 @@ class VLLMSampler(LocalSampler):
         Raises:
             ServiceError: when they differ by more than rounding.
         """
-        model, codec, temperature = self._loaded.model, self._loaded.codec, self._sampling.temperature or 1.0
+        model, codec, temperature = self._loaded.model, self._loaded.codec, self._sampling.temperature
         prompt = codec.encode(_PROBE)[: self.engine.context_length - _PROBE_TOKENS]
         sampled = run_sync(
             self.engine.complete(prompt, CompletionSampling(temperature, max_tokens=_PROBE_TOKENS, seed=0))
@@ -172,26 +186,31 @@ class VLLMSampler(LocalSampler):
         ids_BL = torch.tensor([[*prompt, *sampled.token_ids]], device=model.device)
         selected_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
         selected_BL[:, len(prompt) :] = True
-        was_training = model.training
-        with torch.no_grad():
-            model.eval()
-            ours_T = token_logprobs(
-                model, ids_BL, torch.ones_like(ids_BL), selected_BL, temperature=temperature
-            ).logprobs_T
-            model.train(was_training)
-        differences_T = (ours_T.double().cpu() - torch.tensor(sampled.logprobs, dtype=torch.double)).abs()
-        self.mismatch = float(differences_T.max())
-        largest, mean = _BOUNDS.get(model.get_input_embeddings().weight.dtype, _BOUNDS[torch.bfloat16])
-        if not (self.mismatch <= largest and float(differences_T.mean()) <= mean):
+        with torch.no_grad(), evaluating(model):
+            ours_T = token_logprobs(model, ids_BL, torch.ones_like(ids_BL), selected_BL, temperature=temperature)
+        theirs_T = torch.tensor(sampled.logprobs, dtype=torch.double)
+        self.mismatch = float((ours_T.logprobs_T.double().cpu() - theirs_T).abs().mean())
+        bound = mismatch_bound(model.get_input_embeddings().weight.dtype, self._first)
+        if not self.mismatch <= bound:
             raise ServiceError(
-                f"after a sync vLLM's log-probabilities are not those of the policy in training: they differ by up to "
-                f"{self.mismatch:.2g} nats and by {float(differences_T.mean()):.2g} on average, where {largest:g} and {mean:g} "
-                "are allowed. It may have kept old weights (of a tied output layer), or what it had computed with them. "
-                "Nothing was trained on such rollouts; the last checkpoint is intact. "
-                'sampler="local" does without vLLM.',
+                "after a sync vLLM's log-probabilities are not those of the policy in training: they differ by "
+                f"{self.mismatch:.2g} nats on average, where {bound:.2g} is allowed. It may have kept old weights (of a tied "
+                "output layer), or what it had computed with them, or its precision (dtype) is another. Nothing was trained on "
+                'such rollouts; the last checkpoint is intact. sampler="local" does without vLLM.',
                 transient=False,
             )
-        log.debug("weights handed to vLLM; largest difference of log-probabilities %.2g", self.mismatch)
+        self._first = self._first or self.mismatch
+
+
+def mismatch_bound(dtype: torch.dtype, first: float) -> float:
+    """Up to which mean difference of log-probabilities, in nats, a probe passes.
+
+    Args:
+        dtype: of the weights.
+        first: the difference at the first sync; 0 for that one.
+    """
+    most, least = _BOUNDS.get(dtype, _BOUNDS[torch.bfloat16])
+    return min(most, max(least, _GROWTH * first)) if first else most
 
 
 def _named_weights(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -94,6 +94,29 @@ def test_a_whole_episode_of_two_roles() -> None:
     assert [entry["agent"] for entry in env.telemetry] == ["verify", "knowledge"]
 
 
+def test_a_fork_of_the_environment_goes_on_by_itself() -> None:
+    env = make(controlled=("policy_0", "verify_0"), consult_cost=0.25)
+    env.reset(seed=3, options={"task_index": 4})
+    env.step(ASK)
+    forks = [env.fork(), env.fork()]
+    for one, reply in zip((env, *forks), ("incorrect", "incorrect", "correct"), strict=True):
+        assert one.agent_selection == "verify_0"
+        assert one.observe("verify_0") == env.observe("verify_0") or one is not env
+        one.step(reply)
+        assert (one.rewards, one.last()[1]) == ({"policy_0": -0.25, "verify_0": -0.25}, -0.25)
+        one.step(r"\boxed{5}")
+        assert one.terminations == {"policy_0": True, "verify_0": True}
+    same, other = forks
+    assert same.trajectory == env.trajectory != other.trajectory
+    assert same.infos == env.infos
+    # What is drawn next is the same too, and drawn by each for itself.
+    for one in (env, *forks):
+        one.reset()
+    assert len({one.episode.task.id for one in (env, *forks)}) == 1
+    with pytest.raises(EpisodeStateError, match="call reset"):
+        make().fork()
+
+
 def test_roles_follow_the_helpers() -> None:
     assert aipo_env.make_aec("rulebook-consult").possible_agents == [
         "policy_0",

@@ -794,3 +794,28 @@ def test_repair_13_nothing_behind_a_complete_turn_belongs_to_it(
     left = text[len(own) :].strip()
     if len(asked) == fan_out or (asked and left and not "<consult".startswith(left[:8])):
         assert outcome(text) == outcome(text + "".join(behind))
+
+
+@pytest.mark.parametrize("codec", [None, CODEC])
+def test_a_fork_that_is_played_as_the_original_is_the_original(codec: CharacterCodec | None) -> None:
+    def act(one: Episode, text: str) -> None:
+        ids = [] if codec is None else codec.encode(text)
+        one.act(TokenAction(ids, [-0.5] * len(ids)) if ids else text)
+
+    episode = start(codec, fan_out=2, consult_cost=0.25)
+    act(episode, ASK + '<consult agent="knowledge">rule</consult>')
+    episode.reply(Reply("no"))
+    before = episode.trajectory()
+    fork, other = episode.fork(), episode.fork()
+    seeds = set()
+    for one, reply in ((fork, "the sum"), (other, "something else"), (episode, "the sum")):
+        assert one.turn_of == "knowledge"
+        seeds.add(one.request.seed)
+        one.reply(Reply(reply))
+        act(one, r"So it is \boxed{5}.")
+        assert one.done
+    assert len(seeds) == 1
+    assert fork.trajectory() == episode.trajectory() != other.trajectory()
+    assert other.reward_parts == {"consult_cost": -0.5, "correct": 1.0}
+    assert before.reward_parts == {"consult_cost": -0.25}
+    assert before.segments == episode.segments[: len(before.segments)]

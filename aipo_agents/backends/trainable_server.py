@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import json
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
@@ -38,10 +38,11 @@ class TrainableServer(OpenAIServer):
     def __init__(self, base_url: str, folder: Path, *, timeout: float = 600.0) -> None:
         super().__init__(base_url, "the only one", timeout=timeout, logprobs_mode="processed", retries=2)
         self._root, self._folder = self.base_url.removesuffix("/v1"), folder
-        served = [m for m in self._call("GET", "/v1/models")["data"] if not m.get("parent")]
+        found = self._call("GET", "/v1/models").get("data") or []
+        served = [m for m in found if isinstance(m, dict) and "max_model_len" in m and not m.get("parent")]
         if len(served) != 1:
             raise ConfigurationError(
-                f"{base_url} must serve one model, that which is trained; it serves {len(served)}."
+                f"{base_url} must be a vLLM server with one model, that which is trained; it serves {len(served)} such."
             )
         self.model = str(served[0]["id"])
         self.context_length = int(served[0]["max_model_len"])
@@ -58,14 +59,19 @@ class TrainableServer(OpenAIServer):
         """
         from safetensors.torch import save_file
 
+        # One place, so that a run that was killed leaves no second copy; whoever runs the server may read it.
         self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+        path = self._folder / "model.safetensors"
+        try:
             # A file has no tensor twice.
-            save_file(
-                {name: weight.detach().cpu().clone() for name, weight in named}, Path(folder) / "model.safetensors"
+            save_file({name: weight.detach().cpu().clone() for name, weight in named}, path)
+            self._call(
+                "POST",
+                "/collective_rpc",
+                {"method": "reload_weights", "kwargs": {"weights_path": str(self._folder.resolve())}},
             )
-            reload = {"method": "reload_weights", "kwargs": {"weights_path": str(Path(folder).resolve())}}
-            self._call("POST", "/collective_rpc", reload)
+        finally:
+            path.unlink(missing_ok=True)
         self._forget()
 
     def load_adapter(self, folder: Path) -> None:
@@ -99,16 +105,15 @@ class TrainableServer(OpenAIServer):
                 transient=False,
             )
 
-    def _call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+    def _call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._root + path, data, method=method)
         request.add_header("Content-Type", "application/json")
         if key := self._key.value:
             request.add_header("Authorization", f"Bearer {key}")
         proxy = proxy_of(self.base_url)
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({} if proxy is None else {"http": proxy, "https": proxy})
-        )
+        proxies = urllib.request.ProxyHandler({} if proxy is None else {"http": proxy, "https": proxy})
+        opener = urllib.request.build_opener(proxies, _NoRedirects)
         try:
             with opener.open(request, timeout=self.timeout) as answer:
                 text = answer.read().decode()
@@ -119,6 +124,16 @@ class TrainableServer(OpenAIServer):
             raise ServiceError(
                 self._key.hide(f"{self._root}{path} answered {error.code}: {said}.{dev}"), transient=False
             ) from error
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise ServiceError(f"{self._root} cannot be reached ({error}).", transient=False) from error
-        return json.loads(text) if text.startswith(("{", "[")) else {}
+        try:
+            return dict(json.loads(text))
+        except ValueError:  # an answer in words
+            return {}
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A key is for the address that was named."""
+
+    def redirect_request(self, *asked: Any) -> None:
+        return None

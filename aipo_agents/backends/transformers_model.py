@@ -332,6 +332,10 @@ def _let_turn(loops: Iterable[asyncio.AbstractEventLoop]) -> None:
 
         with contextlib.suppress(RuntimeError):  # the loop was closed
             loop.call_soon_threadsafe(turn)
-            before = 0
-            while not done.wait(_STANDSTILL) and left[0] != before:
-                before = left[0]
+            before, since = left[0], time.monotonic()
+            # One that does not run, as between two calls of `asyncio.run`, has nothing that could ask.
+            while not done.wait(0.01) and loop.is_running():
+                if left[0] != before:
+                    before, since = left[0], time.monotonic()
+                elif time.monotonic() - since > _STANDSTILL:
+                    break

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import itertools
+import os
 import threading
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -53,6 +54,8 @@ class VLLMEngine:
                 f"VLLMEngine reports the distribution that was sampled from, logprobs_mode='processed_logprobs'; got {mode!r}. "
                 "Leave logprobs_mode out."
             )
+        # Standard output is for results.
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
         except ImportError as error:
@@ -198,9 +201,12 @@ class VLLMEngine:
         finish_reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
         return self._tokenizing.generation(prompt, token_ids, logprobs, sampling, finish_reason)
 
+    def _end(self) -> None:
+        self._engine.shutdown()
+
     def _shut_down(self) -> None:
         async def shut_down() -> None:
-            self._engine.shutdown()
+            self._end()
 
         asyncio.run_coroutine_threadsafe(shut_down(), self._loop).result()
         self._stop_loop()

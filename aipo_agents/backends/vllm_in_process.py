@@ -8,7 +8,8 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from unittest import mock
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class VLLMInProcess(VLLMEngine):
     _engine: Any
     """vLLM's `LLMEngine`; touched by the thread of the loop alone."""
     _adapter: Any = None
+    _num_open: ClassVar[int] = 0
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]]) -> None:
         """Replaces the weights, in place.
@@ -93,22 +95,24 @@ class VLLMInProcess(VLLMEngine):
             ServiceError: with what ended it.
         """
         if self._dead is not None:
-            raise ServiceError(
-                f"the engine of {self.model} died ({type(self._dead).__name__}): {self._dead}. Its log says why.",
-                transient=False,
-            ) from self._dead
+            raise self._death() from self._dead
+
+    def _death(self) -> ServiceError:
+        why = f"({type(self._dead).__name__}): {self._dead}"
+        return ServiceError(f"the engine of {self.model} died {why}. Its log says more.", transient=False)
 
     async def _start(self, arguments: AsyncEngineArgs) -> Any:
         self._waiting: dict[str, asyncio.Future[RequestOutput]] = {}
         self._stepping: asyncio.Task[None] | None = None
         self._dead: Exception | None = None
-        # On a CPU: how many threads compute, and where, is the trainer's matter, and so is most of the memory.
-        for variable, value in (("VLLM_CPU_OMP_THREADS_BIND", "nobind"), ("VLLM_CPU_KVCACHE_SPACE", "1")):
-            os.environ.setdefault(variable, value)
-        with _variable("VLLM_ENABLE_V1_MULTIPROCESSING", "0"), _random_states_kept():
+        # On a CPU: how many threads compute, and where, is the trainer's matter.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        with mock.patch.dict(os.environ, VLLM_ENABLE_V1_MULTIPROCESSING="0"), _process_kept():
             from vllm.v1.engine.llm_engine import LLMEngine
 
-            return LLMEngine.from_engine_args(arguments)
+            engine = LLMEngine.from_engine_args(arguments)
+        VLLMInProcess._num_open += 1
+        return engine
 
     async def _output(self, prompt: list[int], parameters: SamplingParams, number: str) -> RequestOutput | None:
         from vllm import TokensPrompt
@@ -141,7 +145,7 @@ class VLLMInProcess(VLLMEngine):
             self._dead = error
             for done in self._waiting.values():
                 if not done.done():
-                    done.set_exception(self._failure(0, error, transient=False))
+                    done.set_exception(self._death())
 
     def _replace(self, load: Callable[[], object]) -> None:
         def replace() -> None:
@@ -175,33 +179,25 @@ class VLLMInProcess(VLLMEngine):
             raise ServiceError(f"the engine of {self.model} was closed; make a new one.", transient=False)
         asyncio.run_coroutine_threadsafe(work_there(), self._loop).result()
 
-    def _shut_down(self) -> None:
-        async def shut_down() -> None:
+    def _end(self) -> None:
+        if self._stepping is not None:
+            self._stepping.cancel()
+        VLLMInProcess._num_open -= 1
+        # It ends the groups of processes of all engines here.
+        if VLLMInProcess._num_open == 0:
             self._engine.engine_core.shutdown()
 
-        asyncio.run_coroutine_threadsafe(shut_down(), self._loop).result()
-        self._stop_loop()
-
 
 @contextlib.contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-@contextlib.contextmanager
-def _random_states_kept() -> Iterator[None]:
+def _process_kept() -> Iterator[None]:
+    """Inside, vLLM may seed this process's global random states, and forbid to choose threads; behind, all is as it was."""
     import torch
 
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - vLLM seeds the old one
-    with torch.random.fork_rng():
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)  # noqa: NPY002
+    python, numpy, threads = random.getstate(), np.random.get_state(), torch.set_num_threads  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_num_threads = threads

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import types
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,30 @@ def test_a_library_keeps_the_metrics_on_this_machine(tmp_path: Path, name: str, 
     assert hidden[:4] == ["t/1", 1, "assisted", "correct"]
     assert "(5 characters withheld)" in hidden[4]
     assert not any(text in hidden[4] for text in ("3+4", "add", "seven", "7"))
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_resumed_run_is_a_further_one_by_the_name_of_its_folder(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, rows = [], []
+
+    class Run:
+        url = "https://here"
+
+        def log(self, row: dict[str, float], step: int) -> None:
+            rows.append((step, row))
+
+    def init(**options: object) -> Run:
+        named.append((options["name"], options.get("group")))
+        return Run()
+
+    monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(init=init))  # type: ignore[arg-type]
+    for step in (0, 3):
+        TRACKERS[name](tmp_path / "mine", step, {}).log(step + 1, {"reward": 1.0})
+    group = "mine" if name == "wandb" else None
+    assert named == [("mine", group), ("mine-from-3", group)]
+    assert rows == [(1, {"reward": 1.0}), (4, {"reward": 1.0})]
 
 
 def test_tensorboard_replaces_what_came_after_the_checkpoint(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ vLLM itself, and each of its silent faults, is in tests/integration_vllm/test_tr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.server
 import json
@@ -21,11 +22,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from aipo_agents.backends import CompletionSampling, Generation, TrainableServer, TransformersModel, VLLMInProcess
 from aipo_env.errors import ConfigurationError, ServiceError
 from algorithms import vllm_sampler
+from algorithms.config import ObjectiveConfig
 from algorithms.memory_plan import memory
 from algorithms.policies.adapters import add_adapter
 from algorithms.train_config import LoraConfig, SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer
-from algorithms.vllm_sampler import VLLMSampler
+from algorithms.vllm_sampler import VLLMSampler, mismatch_bound
 from tests.algorithms.test_memory_plan import RUN, SUBJECT
 from tests.algorithms.tiny import tiny_policy
 
@@ -85,6 +87,7 @@ def trainer(out: Path, **options: Any) -> Trainer:
     settings: dict[str, Any] = {
         "env_options": {"style": "terse", "prompt": "bare"}, "prompts_per_step": 2, "samples_per_prompt": 4, "steps": 2,
         "sampling": SamplingConfig(max_tokens=24, batch_size=8), "sampler": "vllm", "learning_rate": 1e-2, "warmup_steps": 0,
+        "eval_tasks": 2, "eval_samples": 1,
     }  # fmt: skip
     return Trainer(TrainConfig(out=out, **settings | options), policy=tiny_policy("llama"))
 
@@ -115,8 +118,16 @@ def test_the_engine_gets_the_weights_when_they_have_changed(tmp_path: Path) -> N
     one.load_state(one.state())
     one.collect()
     assert calls(one) == ["weights", "check"]
+    assert isinstance(one.sampler, VLLMSampler)
+    engine = one.sampler.engine
     one.close()
-    assert calls(one) == ["close"]
+    one.close()
+    assert isinstance(engine, Copy)
+    assert engine.calls == ["close"]
+    # Whoever goes on gets another one, with the weights.
+    one.collect()
+    assert one.sampler.engine is not engine
+    assert calls(one) == ["weights", "check"]
 
 
 def test_the_engine_sleeps_while_the_learner_learns(tmp_path: Path) -> None:
@@ -147,7 +158,8 @@ def test_adapters_travel_alone_and_the_weights_below_stay(tmp_path: Path) -> Non
 
 
 def test_a_step_is_that_of_the_local_sampler(tmp_path: Path) -> None:
-    ours, theirs = trainer(tmp_path / "a", sampler="local"), trainer(tmp_path / "b")
+    sampling = {"sampling": SamplingConfig(temperature=0.7, max_tokens=24, batch_size=8)}
+    ours, theirs = trainer(tmp_path / "a", sampler="local", **sampling), trainer(tmp_path / "b", **sampling)
     found = [one.collect() for one in (ours, theirs)]
     ids = [[[s.token_ids for s in t.segments] for t in part] for part in found]
     assert ids[0] == ids[1]
@@ -156,8 +168,10 @@ def test_a_step_is_that_of_the_local_sampler(tmp_path: Path) -> None:
     for name in ("loss/policy", "grad_norm", "tokens/trained"):
         assert other[name] == pytest.approx(mine[name], rel=1e-3), name
     assert other["policy/rollout_ratio"] == pytest.approx(1.0, abs=1e-4)
-    assert ours.config.objective.rollout_clip is None
-    assert theirs.config.objective.rollout_clip == (0.0, 2.0)
+    assert ours.objective.rollout_clip is theirs.config.objective.rollout_clip is None
+    assert theirs.objective.rollout_clip == (0.0, 2.0)
+    own = ObjectiveConfig(rollout_clip=(0.5, 1.5))
+    assert trainer(tmp_path / "c", objective=own).objective.rollout_clip == (0.5, 1.5)
 
 
 @pytest.mark.parametrize("broken", ["load_weights", "load_adapter"])
@@ -173,7 +187,6 @@ def test_an_engine_that_keeps_old_weights_stops_the_run(
         with pytest.raises(ServiceError, match="not those of the policy in training"):
             one.train_step()
     assert all(torch.equal(weight, before[name]) for name, weight in one.weights.state().items())
-    monkeypatch.undo()
 
 
 def test_bounds_of_the_probe(tmp_path: Path) -> None:
@@ -190,8 +203,41 @@ def test_bounds_of_the_probe(tmp_path: Path) -> None:
         if passes:
             sampler.probe()
         else:
-            with pytest.raises(ServiceError, match=r"by up to 0\.\d+ nats"):
+            with pytest.raises(ServiceError, match=r"differ by [0-9.]+ nats on average, where 0\.0001 is"):
                 sampler.probe()
+
+
+def test_how_much_rounding_passes() -> None:
+    """At the first sync at most so much; later, that it has not grown by more than ten times, or above what is little."""
+    found = [mismatch_bound(torch.float32, first) for first in (0.0, 1e-6, 5e-5, 9e-4)]
+    assert found == pytest.approx([1e-3, 1e-4, 5e-4, 1e-3])
+    found = [mismatch_bound(torch.bfloat16, first) for first in (0.0, 1e-4, 0.005, 0.09)]
+    assert found == pytest.approx([0.1, 0.02, 0.05, 0.1])
+
+
+def test_what_the_engine_is_told(tmp_path: Path) -> None:
+    one = trainer(tmp_path, engine_args={"max_model_len": 99, "kv_cache_memory_bytes": 7})
+    assert isinstance(one.sampler, VLLMSampler)
+    assert isinstance(one.sampler.engine, Copy)
+    assert one.sampler.engine.args == {
+        "dtype": "float32", "load_format": "dummy", "max_num_seqs": 8, "enforce_eager": True, "enable_chunked_prefill": False,
+        "kv_cache_memory_bytes": 7, "max_model_len": 99,
+    }  # fmt: skip
+    assert one.sampler._policy.context_length == one.sampler.engine.context_length
+    metrics, _ = one.train_step()
+    assert metrics["sampler/mismatch"] < 1e-5
+
+
+def test_a_run_goes_on_with_another_sampler(tmp_path: Path) -> None:
+    """As the message of a probe that fails says, and as on a machine with another server."""
+    trainer(tmp_path, steps=1).train(trackers=())
+    for sampler in ("local", "http://127.0.0.1:9/v1"):
+        with contextlib.suppress(ServiceError):
+            trainer(tmp_path, steps=1, sampler=sampler).train(trackers=())
+    again = trainer(tmp_path, sampler="local")
+    again.train(trackers=())
+    assert again.finished
+    assert again.step == 2
 
 
 def test_names_of_weights(tmp_path: Path) -> None:
@@ -212,7 +258,12 @@ def test_what_a_configuration_says_of_samplers() -> None:
         TrainConfig(sampler="ftp://here")
     with pytest.raises(ConfigurationError, match=r"engine_args are for sampler=\"vllm\", and it is 'local'"):
         TrainConfig(engine_args={"max_model_len": 8})
-    assert TrainConfig(sampler="http://localhost:8000/v1").engine_args == {}
+    with pytest.raises(ConfigurationError, match="CUDA_VISIBLE_DEVICES=1 and device"):
+        TrainConfig(sampler="vllm", device="cuda:1")
+    for name in ("model", "name"):
+        with pytest.raises(ConfigurationError, match=f"engine_args may not hold {name}"):
+            TrainConfig(sampler="vllm", engine_args={name: "x"})
+    assert TrainConfig(sampler="http://localhost:8000/v1", device="cuda:1").engine_args == {}
 
 
 def test_the_plan_counts_the_engine() -> None:
@@ -220,6 +271,12 @@ def test_the_plan_counts_the_engine() -> None:
     assert engine["update"] == local["update"]
     assert engine["rollout"]["engine"] == pytest.approx(local["rollout"]["weights"])
     assert engine["rollout"]["cache"] == pytest.approx(local["rollout"]["cache"] / 2)
+    awake = memory(dataclasses.replace(RUN, sampler="vllm", engine_args={"enable_sleep_mode": False}), SUBJECT)
+    assert awake["rollout"] == engine["rollout"]
+    assert awake["update"] == local["update"] | {name: engine["rollout"][name] for name in ("cache", "engine")}
+    server = memory(dataclasses.replace(RUN, sampler="http://there:8000/v1"), SUBJECT)
+    assert server["update"] == local["update"]
+    assert server["rollout"].keys() == local["rollout"].keys() - {"cache", "head"}
 
 
 # -- a server ----------------------------------------------------------------------------------------------------------
@@ -261,6 +318,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             )
         status, text = self.server.answers.get(self.path, (404, "no such path"))
         self.send_response(status)
+        if status == 302:
+            self.send_header("Location", text)
         self.end_headers()
         self.wfile.write(text.encode())
 
@@ -328,7 +387,19 @@ def test_servers_that_are_none(served: Served, tmp_path: Path, monkeypatch: pyte
         client(served, tmp_path)
     assert "secret" not in str(raised.value)
     served.answers["/v1/models"] = (200, json.dumps({"data": [{"id": "a"}, {"id": "b"}]}))
-    with pytest.raises(ConfigurationError, match=r"must serve one model.* it serves 2"):
+    with pytest.raises(ConfigurationError, match=r"must be a vLLM server with one model.* it serves 0"):
         client(served, tmp_path)
+    served.answers["/v1/models"] = (200, json.dumps({"data": [{"id": k, "max_model_len": 8} for k in "ab"]}))
+    with pytest.raises(ConfigurationError, match=r"it serves 2"):
+        client(served, tmp_path)
+    for other in ("hello", "[]", '{"detail": 1}'):
+        served.answers["/v1/models"] = (200, other)
+        with pytest.raises(ConfigurationError, match=r"it serves 0"):
+            client(served, tmp_path)
+    # A key is for the address that was named, and for no other that this one names.
+    served.answers["/v1/models"] = (302, f"http://localhost:{served.server_port}/elsewhere")
+    with pytest.raises(ServiceError, match="answered 302"):
+        client(served, tmp_path)
+    assert "/elsewhere" not in [path for path, _ in served.asked]
     with pytest.raises(ServiceError, match="cannot be reached"):
         TrainableServer("http://127.0.0.1:9/v1", tmp_path)

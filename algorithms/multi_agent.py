@@ -1,0 +1,377 @@
+"""Helpers that are trained so that the policy ends well.
+
+A helper's reply is a one-turn episode in which the helper is the policy: samples, advantages and objective serve it unchanged.
+What a reply earns is decided by playing on. From an episode that has come to a consult, `samples_per_prompt` replies branch
+off, each is played to the end by the policy, and the replies to one query are the group that is compared.
+
+A helper of the policy's own weights and view would be the policy alone, so it has weights of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aipo_agents.backends.base import CompletionSampling, Generation
+from aipo_agents.backends.transformers_model import TransformersModel
+from aipo_agents.llm import LLMAgent, role_prompt
+from aipo_agents.verdicts import leading_verdict
+from aipo_agents.verify import VerifyAgent
+from aipo_env.advantages import informative_groups
+from aipo_env.consulting import run_sync
+from aipo_env.episode import Episode
+from aipo_env.errors import ConfigurationError, unknown_id
+from aipo_env.make_options import AgentLike
+from aipo_env.playing import Player
+from aipo_env.protocol import ConsultRequest, Reply
+from aipo_env.registry import DEFAULT_AGENTS, parse_agents
+from aipo_env.rollout import EpisodeSeeds
+from aipo_env.training_sample import to_training_sample
+from aipo_env.trajectory import Segment, Source, Trajectory
+from algorithms import batch as batches
+from algorithms.config import ObjectiveConfig
+from algorithms.logprobs import token_logprobs
+from algorithms.policies import Policy, load_policy
+from algorithms.rollout import LocalSampler, evaluating, local_policy
+from algorithms.train_config import HelperConfig, HelperReward, TrainConfig
+from algorithms.trainer import Metrics, Trainer
+
+TEMPERATURE = 0.5
+"""Nats a token by which a reply has to be less likely under the policy than the likeliest right one to earn 1 / e."""
+
+
+class TrainedHelper:
+    """A helper whose replies a model that is loaded here samples; they carry its log-probabilities.
+
+    The model reads the role's prompt, transcript and query as `LLMAgent` puts them, or, without a chat template, the query
+    alone.
+
+    Args:
+        role: the name that the policy asks for.
+        policy: the helper's model and tokenizer.
+        max_tokens: of a reply.
+        temperature: 0 is greedy.
+    """
+
+    def __init__(self, role: str, policy: Policy, *, max_tokens: int = 64, temperature: float = 1.0) -> None:
+        self.name, self.policy = role, policy
+        self.backend = TransformersModel(policy.model, policy.tokenizer, eos_ids=policy.eos_ids, name=policy.name)
+        self._sampling = CompletionSampling(temperature, max_tokens=max_tokens)
+        self._prompted = LLMAgent(role, self.backend) if policy.tokenizer.chat_template else None
+
+    @classmethod
+    def load(cls, role: str, folder: str | Path, **options: Any) -> TrainedHelper:
+        """A helper from the folder of a policy, such as `helpers/knowledge/policy` of a run."""
+        return cls(role, load_policy(str(folder)), **options)
+
+    def view(self, request: ConsultRequest) -> tuple[str, list[int]]:
+        """What the model reads for a request, as text and ids."""
+        text = request.query
+        if self._prompted is not None:
+            text = f"{role_prompt(self.name)}\n\n{self._prompted.messages(request)[-1].content}"
+        return text, self.policy.codec.encode_prompt(text)
+
+    async def sample(self, request: ConsultRequest) -> Generation:
+        """The ids of a reply, with the end token where it was sampled."""
+        sampling = dataclasses.replace(self._sampling, seed=request.seed, stop_ids=tuple(sorted(self.policy.eos_ids)))
+        return await self.backend.complete(self.view(request)[1], sampling)
+
+    def as_reply(self, generation: Generation) -> Reply:
+        """What was sampled, as a reply; an empty one is an error."""
+        ids, logprobs = generation.token_ids or (), generation.logprobs
+        said = len(ids) - (bool(ids) and ids[-1] in self.policy.eos_ids)
+        text = self.policy.codec.decode(ids[:said])
+        if not text.strip():
+            return Reply("", error="the model wrote nothing", declined=True)
+        fingerprint = self.policy.codec.fingerprint
+        return Reply(text, tuple(ids[:said]), None if logprobs is None else tuple(logprobs[:said]), fingerprint)
+
+    async def respond(self, request: ConsultRequest) -> Reply:
+        """A reply; its seed is the request's."""
+        return self.as_reply(await self.sample(request))
+
+
+@dataclasses.dataclass
+class Branch:
+    """A reply, and the episode that was played on behind it."""
+
+    request: ConsultRequest
+    generation: Generation
+    reply: Reply
+    episode: Episode
+    leaks: bool
+    """Whether the reply states the gold answer."""
+    reward: float
+    num_tokens: int = 0
+    """AGENT tokens of the reply as it stands in the episode."""
+    policy_logprob: float = math.nan
+    """The mean of their log-probabilities under the policy."""
+
+
+class HelperTrainer(Trainer):
+    """Trains a helper, with the policy as it is.
+
+    Args:
+        config: of the run, in which the helper is the `policy`: `prompts_per_step` queries a step, one of each task, and
+            `samples_per_prompt` replies to each. Its objective has no AGENT term.
+        role: that is trained.
+        team: the policy that asks and plays on; it stays as it is.
+        reward: of a reply. "team": what the episode earns that is played on behind it. "learnable": the same, less for
+            replies that the policy is less likely to write itself. "verdict", for Verify: whether the verdict is that of the
+            embedded helper.
+        may_answer: pays for replies that state the gold answer, too.
+        max_reply_tokens: of a reply.
+        policy: overrides `config.policy` with a loaded one; it is trained in place.
+        agents: the other helpers; those of the environment by default.
+    """
+
+    judged_by = "eval/assisted_pass1"
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        role: str,
+        team: Policy,
+        *,
+        reward: HelperReward = "team",
+        may_answer: bool = False,
+        max_reply_tokens: int = 64,
+        policy: Policy | None = None,
+        agents: Mapping[str, AgentLike] | None = None,
+    ) -> None:
+        policy = policy or load_policy(config.policy, config.device)
+        if policy.model is team.model:
+            raise ConfigurationError(
+                f"the helper {role!r} needs weights of its own: with those of the policy, and its view, it is the policy alone."
+            )
+        self.role, self.team, self.reward, self.may_answer = role, team, reward, may_answer
+        self.helper = TrainedHelper(role, policy, max_tokens=max_reply_tokens)
+        others: dict[str, AgentLike] = dict(agents) if agents else {name: name for name in DEFAULT_AGENTS}
+        super().__init__(config, policy=policy, agents=others | {role: self.helper}, codec=team.codec)
+        self.sampler = LocalSampler(team, config.sampling)
+        self._truth = VerifyAgent() if reward == "verdict" else None
+        self._branches: list[list[Branch]] = []
+
+    def collect(self) -> list[Trajectory]:
+        """The replies of this step, each an episode of one turn."""
+        with evaluating(self.team.model), evaluating(self.model):
+            self._branches = [branches for branches in run_sync(self._branch_out()) if branches]
+            if self.reward == "learnable":
+                self._score_by_policy()
+        self.helper.backend.forget()
+        found = []
+        for group, branches in enumerate(self._branches):
+            self._pay(branches)
+            found += [self._trajectory(branch, group, sample) for sample, branch in enumerate(branches)]
+        return found
+
+    # -- playing ----------------------------------------------------------------------------------------------------
+
+    async def _branch_out(self) -> list[list[Branch]]:
+        sampling = self.config.sampling
+        turns = local_policy(self.team, sampling)
+        player, tasks = Player(self.env.game, turns, max_tokens=sampling.max_tokens), self._tasks(0)
+        try:
+            return await asyncio.gather(*[self._branch(player, slot, task) for slot, task in enumerate(tasks)])
+        finally:
+            turns.backend.forget()  # type: ignore[attr-defined]
+
+    async def _branch(self, player: Player, slot: int, task: int) -> list[Branch]:
+        """The branches of one task's first query; none where the policy does not ask."""
+        seed, replies = self.sampling_seed(0), self.config.samples_per_prompt
+        seeds = EpisodeSeeds(seed, task, 0, slot)
+        episode = await player.start(task, seed=seeds.episode, assisted=True)
+        error = await player.play(episode, seeds.turn, until=self.role)
+        if error is not None or episode.turn_of != self.role:
+            return []
+        places = [EpisodeSeeds(seed, task, 1 + sample, slot) for sample in range(replies)]
+        return list(await asyncio.gather(*[self._play_on(player, episode, place) for place in places]))
+
+    async def _play_on(self, player: Player, prefix: Episode, seeds: EpisodeSeeds) -> Branch:
+        episode, game = prefix.fork(), self.env.game
+        request = dataclasses.replace(episode.request, seed=seeds.episode)
+        generation = await self.helper.sample(request)
+        reply = self.helper.as_reply(generation)
+        leaks = reply.error is None and await game.gives_away(reply.text, request.query, episode)
+        if self._truth is not None:
+            truth, said = (await self._truth.respond(request)).text, reply.text
+            right = leading_verdict(said) is not None and leading_verdict(said) == leading_verdict(truth)
+            return Branch(request, generation, reply, episode, leaks, float(right))
+        episode.reply(await game.screened(request, reply, episode))
+        behind = episode.segments[len(prefix.segments) :]
+        num_tokens = sum(len(segment.token_ids) for segment in behind if segment.source is Source.AGENT)
+        if await player.play(episode, seeds.turn) is not None:
+            episode.truncate("error")
+        return Branch(request, generation, reply, episode, leaks, episode.reward, num_tokens)
+
+    # -- rewards ----------------------------------------------------------------------------------------------------
+
+    def _pay(self, branches: Sequence[Branch]) -> None:
+        for branch in branches:
+            if branch.reply.error is not None or (branch.leaks and not self.may_answer):
+                branch.reward = 0.0
+        if self.reward == "learnable" and (paid := [b.policy_logprob for b in branches if b.reward > 0]):
+            for branch in branches:
+                branch.reward *= math.exp(min(branch.policy_logprob - max(paid), 0.0) / TEMPERATURE)
+
+    @torch.no_grad()
+    def _score_by_policy(self) -> None:
+        """How likely the policy is to write each reply itself, where it stands."""
+        flat = [b for branches in self._branches for b in branches if b.reply.error is None]
+        samples = [to_training_sample(b.episode.trajectory()) for b in flat]
+        pad_id = self.team.tokenizer.pad_token_id or 0
+        size, device = self.config.micro_batch_size, self.config.device
+        for part in batches.micro_batches(samples, np.zeros(len(samples)), size, pad_id=pad_id, device=device):
+            masks = part.input_ids_BL, part.attention_mask_BL, part.selected_BL
+            logprobs_T = token_logprobs(
+                self.team.model, *masks, temperature=self.config.sampling.temperature
+            ).logprobs_T
+            for index in set(part.sequence_ids_T.tolist()):
+                chosen_T = (part.sequence_ids_T == index) & (part.sources_T == Source.AGENT)
+                # Behind it the policy may have asked again.
+                flat[index].policy_logprob = float(logprobs_T[chosen_T][: flat[index].num_tokens].mean())
+
+    def _trajectory(self, branch: Branch, group: int, sample: int) -> Trajectory:
+        played, ids = branch.episode.trajectory(group=group, sample=sample), branch.generation.token_ids or ()
+        text, view = self.helper.view(branch.request)
+        wrote = self.policy.codec.decode(ids)
+        return dataclasses.replace(
+            played,
+            env_id=f"{played.env_id}/{self.role}",
+            segments=[
+                Segment(Source.PROMPT, text, tuple(view)),
+                Segment(Source.POLICY, wrote, ids, branch.generation.logprobs or ()),
+            ],
+            reward=branch.reward,
+            reward_parts={self.reward: branch.reward},
+            stop_reason="error" if played.stop_reason == "error" else "answer",
+            assisted=False,
+            num_consults=0,
+        )
+
+    def metrics_of(self, trajectories: Sequence[Trajectory]) -> Metrics:
+        """What the replies earned, and what they are like."""
+        flat = [branch for branches in self._branches for branch in branches]
+        told = {"prefixes": float(len(self._branches))}
+        if flat:
+            rewards, groups = [t.reward for t in trajectories], [t.group for t in trajectories]
+            informative = informative_groups(rewards, groups)
+            sampled = [x for t in trajectories for x in t.segments[1].logprobs]
+            told |= {
+                "reward": float(np.mean(rewards)),
+                "informative_groups": len(set(np.array(groups)[informative].tolist())) / len(self._branches),
+                "reply_tokens": float(np.mean([len(b.generation.token_ids or ()) for b in flat])),
+                "distinct_replies": float(np.mean([len({b.reply.text for b in part}) for part in self._branches])),
+                "leak_rate": float(np.mean([b.leaks for b in flat])),
+                "entropy": -float(np.mean(sampled)),
+            }
+            if self._truth is None:
+                told["team_accuracy"] = float(np.mean([t.verdict == "correct" for t in trajectories]))
+            if scored := [b.policy_logprob for b in flat if not math.isnan(b.policy_logprob)]:
+                told["policy_logprob"] = float(np.mean(scored))
+        return {f"helper/{self.role}/{name}": value for name, value in told.items()}
+
+
+class MultiAgentTrainer:
+    """Trains a helper for a policy as it is, or helper and policy in turns; resumes what lies in the folders of their runs.
+
+    The helper's run lies in helpers/NAME of the policy's. Each phase ends with a checkpoint, so that what is played with is
+    what it was, wherever a run was cut.
+
+    Args:
+        config: of the policy's run, and of the helper's in what `helper` does not say.
+        helper: of the helper's.
+        agents: the other helpers; those of the configuration by default.
+    """
+
+    def __init__(
+        self, config: TrainConfig, helper: HelperConfig, *, agents: Mapping[str, AgentLike] | None = None
+    ) -> None:
+        role = helper.train_helper
+        if role is None:
+            raise ConfigurationError("train_helper names the helper that is trained, and is None.")
+        agents = parse_agents(config.agents) if agents is None and config.agents else agents
+        others: dict[str, AgentLike] = dict(agents) if agents else {name: name for name in DEFAULT_AGENTS}
+        if role not in others:
+            raise unknown_id("helper", role, others)
+        own = dataclasses.replace(
+            config,
+            policy=helper.helper_policy,
+            out=config.out / "helpers" / role,
+            steps=config.steps if helper.helper_steps is None else helper.helper_steps,
+            prompts_per_step=helper.helper_queries,
+            samples_per_prompt=helper.helper_replies,
+            solo_share=1.0,
+            final_solo_share=None,
+            objective=ObjectiveConfig(agent_loss="mask", policy_baseline="group"),
+            dynamic_sampling=0,
+            curriculum="uniform",
+            rates=None,
+            sampler="local",
+            engine_args={},
+        )
+        model, self._every = load_policy(helper.helper_policy, config.device), helper.every
+        self._asked = TrainedHelper(role, model, max_tokens=helper.helper_max_tokens)
+        self.trainer = None if self._every is None else Trainer(config, agents=others | {role: self._asked})
+        team = load_policy(config.policy, config.device) if self.trainer is None else self.trainer.policy
+        self.helper = HelperTrainer(
+            own,
+            role,
+            team,
+            reward=helper.helper_reward,
+            max_reply_tokens=helper.helper_max_tokens,
+            policy=model,
+            agents=others,
+        )
+        self._last: Trainer = self.trainer or self.helper
+        self.config, self.policy = self._last.config, self._last.policy
+
+    @property
+    def step(self) -> int:
+        """Of the policy, or of the helper where the policy stays as it is."""
+        return self._last.step
+
+    @property
+    def finished(self) -> bool:
+        """Whether all came to their ends."""
+        return self.helper.finished and self._last.finished
+
+    def train(
+        self,
+        on_step: Callable[[Metrics], None] | None = None,
+        trackers: Sequence[str] = ("tensorboard",),
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        **told: Any,
+    ) -> list[Metrics]:
+        """As `Trainer.train`; `on_step` is told of the policy's steps, or of the helper's where the policy stays as it is."""
+        if self.trainer is None or self._every is None:
+            return self.helper.train(on_step, trackers, stop=stop, **told)
+        history: list[Metrics] = []
+        for end in range(
+            self._every, max(self.helper.config.steps, self.trainer.config.steps) + self._every, self._every
+        ):
+            for one, tell in ((self.helper, None), (self.trainer, on_step)):
+                # What it has computed with the weights of the phase before.
+                self._asked.backend.forget()
+                until = min(end, one.config.steps)
+                at_end = functools.partial(
+                    lambda one, until: stop() or until <= one.step < one.config.steps, one, until
+                )
+                history = one.train(tell, trackers, stop=at_end, **told)
+                if stop():
+                    return history
+        return history
+
+    def close(self) -> None:
+        """Ends what the samplers started."""
+        for one in (self.helper, self._last):
+            one.close()
