@@ -76,6 +76,10 @@ def train(
         raise ConfigurationError(
             f"--memory is how many GiB --plan counts with, got {memory:g} {'' if plan else 'without it'}."
         )
+    if plan and helper.train_helper is not None:
+        raise ConfigurationError(
+            "--plan counts a policy alone, without a helper that is trained; leave out --train-helper."
+        )
     if plan:
         from algorithms.memory_plan import show
 
@@ -104,6 +108,8 @@ def train(
             trainer.close()
     if not (history and trainer.finished):
         kept = list_checkpoints(config.out / CHECKPOINTS)
+        if not kept and isinstance(trainer, MultiAgentTrainer):
+            return interrupted(f"The same command goes on with the helper; the runs are in {config.out}.")
         if not kept:
             return interrupted(f"No step was finished; the same command starts again, in {config.out}.")
         step = int(kept[-1].name.removeprefix(PREFIX))
@@ -116,8 +122,9 @@ def train(
             accuracies = [f"{n.removeprefix('eval/')} {v:.3f}" for n, v in row.items() if n.startswith("eval/")]
             print(f"{label:<6}", *accuracies, sep="  ")
         print(f"metrics, traces, checkpoints and the trained policy are in {config.out}")
-        if (best := best_step(history)) not in (None, trainer.step):
-            print(f"the best one, by solo accuracy, is that of step {best}: {config.out / 'best'}")
+        if (best := best_step(history, trainer.judged_by)) not in (None, trainer.step):
+            by = "solo accuracy" if trainer.judged_by == "eval/solo_pass1" else "the policy's accuracy with it"
+            print(f"the best one, by {by}, is that of step {best}: {config.out / 'best'}")
     return 0
 
 

@@ -9,9 +9,8 @@ A helper of the policy's own weights and view would be the policy alone, so it h
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import functools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,29 +19,34 @@ from typing import Any
 import numpy as np
 import torch
 
+import aipo_env
 from aipo_agents.backends.base import CompletionSampling, Generation
 from aipo_agents.backends.transformers_model import TransformersModel
 from aipo_agents.llm import LLMAgent, role_prompt
 from aipo_agents.verdicts import leading_verdict
 from aipo_agents.verify import VerifyAgent
 from aipo_env.advantages import informative_groups
-from aipo_env.consulting import run_sync
+from aipo_env.consulting import ask_together, run_sync
 from aipo_env.episode import Episode
-from aipo_env.errors import ConfigurationError, unknown_id
+from aipo_env.errors import ConfigurationError, ServiceError, unknown_id
 from aipo_env.make_options import AgentLike
 from aipo_env.playing import Player
 from aipo_env.protocol import ConsultRequest, Reply
-from aipo_env.registry import DEFAULT_AGENTS, parse_agents
+from aipo_env.registry import parse_agents
 from aipo_env.rollout import EpisodeSeeds
 from aipo_env.training_sample import to_training_sample
 from aipo_env.trajectory import Segment, Source, Trajectory
 from algorithms import batch as batches
+from algorithms.checkpoint import list_checkpoints, load_checkpoint
 from algorithms.config import ObjectiveConfig
 from algorithms.logprobs import token_logprobs
 from algorithms.policies import Policy, load_policy
 from algorithms.rollout import LocalSampler, evaluating, local_policy
+from algorithms.run_folder import CHECKPOINTS
 from algorithms.train_config import HelperConfig, HelperReward, TrainConfig
 from algorithms.trainer import Metrics, Trainer
+
+log = logging.getLogger("algorithms")
 
 TEMPERATURE = 0.5
 """Nats a token by which a reply has to be less likely under the policy than the likeliest right one to earn 1 / e."""
@@ -59,11 +63,16 @@ class TrainedHelper:
         policy: the helper's model and tokenizer.
         max_tokens: of a reply.
         temperature: 0 is greedy.
+        max_batch: replies that are decoded together.
     """
 
-    def __init__(self, role: str, policy: Policy, *, max_tokens: int = 64, temperature: float = 1.0) -> None:
+    def __init__(
+        self, role: str, policy: Policy, *, max_tokens: int = 128, temperature: float = 1.0, max_batch: int = 256
+    ) -> None:
         self.name, self.policy = role, policy
-        self.backend = TransformersModel(policy.model, policy.tokenizer, eos_ids=policy.eos_ids, name=policy.name)
+        self.backend = TransformersModel(
+            policy.model, policy.tokenizer, eos_ids=policy.eos_ids, name=policy.name, max_batch=max_batch
+        )
         self._sampling = CompletionSampling(temperature, max_tokens=max_tokens)
         self._prompted = LLMAgent(role, self.backend) if policy.tokenizer.chat_template else None
 
@@ -110,8 +119,8 @@ class Branch:
     leaks: bool
     """Whether the reply states the gold answer."""
     reward: float
-    num_tokens: int = 0
-    """AGENT tokens of the reply as it stands in the episode."""
+    tokens: tuple[int, int] = (0, 0)
+    """From which to which of the episode's AGENT tokens the reply stands, with the tags around it."""
     policy_logprob: float = math.nan
     """The mean of their log-probabilities under the policy."""
 
@@ -131,6 +140,10 @@ class HelperTrainer(Trainer):
         max_reply_tokens: of a reply.
         policy: overrides `config.policy` with a loaded one; it is trained in place.
         agents: the other helpers; those of the environment by default.
+
+    Raises:
+        ConfigurationError: for a helper of the policy's own weights, and for several consults in a turn (fan_out).
+        UnknownIdError: the environment has no such helper.
     """
 
     judged_by = "eval/assisted_pass1"
@@ -143,7 +156,7 @@ class HelperTrainer(Trainer):
         *,
         reward: HelperReward = "team",
         may_answer: bool = False,
-        max_reply_tokens: int = 64,
+        max_reply_tokens: int = 128,
         policy: Policy | None = None,
         agents: Mapping[str, AgentLike] | None = None,
     ) -> None:
@@ -153,9 +166,13 @@ class HelperTrainer(Trainer):
                 f"the helper {role!r} needs weights of its own: with those of the policy, and its view, it is the policy alone."
             )
         self.role, self.team, self.reward, self.may_answer = role, team, reward, may_answer
-        self.helper = TrainedHelper(role, policy, max_tokens=max_reply_tokens)
-        others: dict[str, AgentLike] = dict(agents) if agents else {name: name for name in DEFAULT_AGENTS}
+        self.helper = _helper(role, policy, config, max_reply_tokens)
+        others = other_helpers(config, role, agents)
         super().__init__(config, policy=policy, agents=others | {role: self.helper}, codec=team.codec)
+        if self.env.config.fan_out > 1:
+            raise ConfigurationError("a helper is trained where a turn asks one helper: leave fan_out at 1.")
+        told = {"role": role, "team": team.name, "reward": reward}
+        self.settings["helper"] = told | {"may_answer": may_answer, "max_reply_tokens": max_reply_tokens}
         self.sampler = LocalSampler(team, config.sampling)
         self._truth = VerifyAgent() if reward == "verdict" else None
         self._branches: list[list[Branch]] = []
@@ -179,8 +196,10 @@ class HelperTrainer(Trainer):
         sampling = self.config.sampling
         turns = local_policy(self.team, sampling)
         player, tasks = Player(self.env.game, turns, max_tokens=sampling.max_tokens), self._tasks(0)
+        for task in set(tasks):
+            self.env.game.task(task)  # at hand, so that episodes start together
         try:
-            return await asyncio.gather(*[self._branch(player, slot, task) for slot, task in enumerate(tasks)])
+            return await ask_together([self._branch(player, slot, task) for slot, task in enumerate(tasks)])
         finally:
             turns.backend.forget()  # type: ignore[attr-defined]
 
@@ -193,7 +212,11 @@ class HelperTrainer(Trainer):
         if error is not None or episode.turn_of != self.role:
             return []
         places = [EpisodeSeeds(seed, task, 1 + sample, slot) for sample in range(replies)]
-        return list(await asyncio.gather(*[self._play_on(player, episode, place) for place in places]))
+        try:
+            return await ask_together([self._play_on(player, episode, place) for place in places])
+        except ServiceError as error:  # more to read than the helper's context takes
+            log.warning("a query is left out: %s", error)
+            return []
 
     async def _play_on(self, player: Player, prefix: Episode, seeds: EpisodeSeeds) -> Branch:
         episode, game = prefix.fork(), self.env.game
@@ -206,26 +229,29 @@ class HelperTrainer(Trainer):
             right = leading_verdict(said) is not None and leading_verdict(said) == leading_verdict(truth)
             return Branch(request, generation, reply, episode, leaks, float(right))
         episode.reply(await game.screened(request, reply, episode))
-        behind = episode.segments[len(prefix.segments) :]
-        num_tokens = sum(len(segment.token_ids) for segment in behind if segment.source is Source.AGENT)
+        counts = [_num_agent_tokens(one) for one in (prefix, episode)]
         if await player.play(episode, seeds.turn) is not None:
             episode.truncate("error")
-        return Branch(request, generation, reply, episode, leaks, episode.reward, num_tokens)
+        return Branch(request, generation, reply, episode, leaks, episode.reward, (counts[0], counts[1]))
 
     # -- rewards ----------------------------------------------------------------------------------------------------
 
     def _pay(self, branches: Sequence[Branch]) -> None:
+        # Where a question costs something, nothing would be more than what a wrong reply earns.
+        least = min(0.0, *(branch.reward for branch in branches))
         for branch in branches:
             if branch.reply.error is not None or (branch.leaks and not self.may_answer):
-                branch.reward = 0.0
-        if self.reward == "learnable" and (paid := [b.policy_logprob for b in branches if b.reward > 0]):
-            for branch in branches:
-                branch.reward *= math.exp(min(branch.policy_logprob - max(paid), 0.0) / TEMPERATURE)
+                branch.reward = least
+        paid = [b for b in branches if b.reward > 0 and not math.isnan(b.policy_logprob)]
+        if self.reward == "learnable" and paid:
+            most = max(branch.policy_logprob for branch in paid)
+            for branch in paid:
+                branch.reward *= math.exp((branch.policy_logprob - most) / TEMPERATURE)
 
     @torch.no_grad()
     def _score_by_policy(self) -> None:
         """How likely the policy is to write each reply itself, where it stands."""
-        flat = [b for branches in self._branches for b in branches if b.reply.error is None]
+        flat = [b for branches in self._branches for b in branches if b.tokens[0] < b.tokens[1]]
         samples = [to_training_sample(b.episode.trajectory()) for b in flat]
         pad_id = self.team.tokenizer.pad_token_id or 0
         size, device = self.config.micro_batch_size, self.config.device
@@ -236,8 +262,7 @@ class HelperTrainer(Trainer):
             ).logprobs_T
             for index in set(part.sequence_ids_T.tolist()):
                 chosen_T = (part.sequence_ids_T == index) & (part.sources_T == Source.AGENT)
-                # Behind it the policy may have asked again.
-                flat[index].policy_logprob = float(logprobs_T[chosen_T][: flat[index].num_tokens].mean())
+                flat[index].policy_logprob = float(logprobs_T[chosen_T][slice(*flat[index].tokens)].mean())
 
     def _trajectory(self, branch: Branch, group: int, sample: int) -> Trajectory:
         played, ids = branch.episode.trajectory(group=group, sample=sample), branch.generation.token_ids or ()
@@ -295,31 +320,38 @@ class MultiAgentTrainer:
     def __init__(
         self, config: TrainConfig, helper: HelperConfig, *, agents: Mapping[str, AgentLike] | None = None
     ) -> None:
-        role = helper.train_helper
+        role, objective = helper.train_helper, config.objective
         if role is None:
             raise ConfigurationError("train_helper names the helper that is trained, and is None.")
-        agents = parse_agents(config.agents) if agents is None and config.agents else agents
-        others: dict[str, AgentLike] = dict(agents) if agents else {name: name for name in DEFAULT_AGENTS}
-        if role not in others:
-            raise unknown_id("helper", role, others)
         own = dataclasses.replace(
             config,
             policy=helper.helper_policy,
             out=config.out / "helpers" / role,
+            # Not the tasks that the policy meets in the same step.
+            seed=config.seed + 10_000,
             steps=config.steps if helper.helper_steps is None else helper.helper_steps,
             prompts_per_step=helper.helper_queries,
             samples_per_prompt=helper.helper_replies,
             solo_share=1.0,
             final_solo_share=None,
-            objective=ObjectiveConfig(agent_loss="mask", policy_baseline="group"),
+            objective=ObjectiveConfig(
+                algorithm=objective.algorithm,
+                constant_length=objective.constant_length,
+                kl_coef=objective.kl_coef,
+                agent_loss="mask",
+                policy_baseline="group",
+            ),
             dynamic_sampling=0,
+            overlong_buffer=0,
             curriculum="uniform",
+            max_solo_rate=0.2,
             rates=None,
             sampler="local",
             engine_args={},
         )
+        others = other_helpers(config, role, agents)
         model, self._every = load_policy(helper.helper_policy, config.device), helper.every
-        self._asked = TrainedHelper(role, model, max_tokens=helper.helper_max_tokens)
+        self._asked = _helper(role, model, config, helper.helper_max_tokens)
         self.trainer = None if self._every is None else Trainer(config, agents=others | {role: self._asked})
         team = load_policy(config.policy, config.device) if self.trainer is None else self.trainer.policy
         self.helper = HelperTrainer(
@@ -331,8 +363,10 @@ class MultiAgentTrainer:
             policy=model,
             agents=others,
         )
+        if self.trainer is not None:
+            self.trainer.settings["helper"] = dataclasses.asdict(helper)
         self._last: Trainer = self.trainer or self.helper
-        self.config, self.policy = self._last.config, self._last.policy
+        self.config, self.policy, self.judged_by = self._last.config, self._last.policy, self._last.judged_by
 
     @property
     def step(self) -> int:
@@ -355,6 +389,10 @@ class MultiAgentTrainer:
         """As `Trainer.train`; `on_step` is told of the policy's steps, or of the helper's where the policy stays as it is."""
         if self.trainer is None or self._every is None:
             return self.helper.train(on_step, trackers, stop=stop, **told)
+        for one in (self.helper, self.trainer):
+            # Each plays with the other as it was, from the first episode on.
+            if checkpoints := list_checkpoints(one.config.out / CHECKPOINTS):
+                one.load_state(load_checkpoint(checkpoints[-1]))
         history: list[Metrics] = []
         for end in range(
             self._every, max(self.helper.config.steps, self.trainer.config.steps) + self._every, self._every
@@ -362,11 +400,7 @@ class MultiAgentTrainer:
             for one, tell in ((self.helper, None), (self.trainer, on_step)):
                 # What it has computed with the weights of the phase before.
                 self._asked.backend.forget()
-                until = min(end, one.config.steps)
-                at_end = functools.partial(
-                    lambda one, until: stop() or until <= one.step < one.config.steps, one, until
-                )
-                history = one.train(tell, trackers, stop=at_end, **told)
+                history = one.train(tell, trackers, stop=stop, until=end, **told)
                 if stop():
                     return history
         return history
@@ -375,3 +409,30 @@ class MultiAgentTrainer:
         """Ends what the samplers started."""
         for one in (self.helper, self._last):
             one.close()
+
+
+def other_helpers(
+    config: TrainConfig, role: str, agents: Mapping[str, AgentLike] | None = None
+) -> dict[str, AgentLike]:
+    """The helpers beside the one that is trained: those that are given, or configured, or the environment's own.
+
+    Raises:
+        UnknownIdError: the trained one is none of the environment's.
+    """
+    options: dict[str, Any] = dict(config.env_options)
+    given = agents or parse_agents(config.agents)
+    helpers: dict[str, AgentLike] = dict(aipo_env.make(config.env, agents=given, **options).agents)
+    if role not in helpers:
+        raise unknown_id("helper", role, helpers)
+    return helpers
+
+
+def _helper(role: str, policy: Policy, config: TrainConfig, max_tokens: int) -> TrainedHelper:
+    sampling = config.sampling
+    return TrainedHelper(
+        role, policy, max_tokens=max_tokens, temperature=sampling.temperature, max_batch=sampling.batch_size
+    )
+
+
+def _num_agent_tokens(episode: Episode) -> int:
+    return sum(len(segment.token_ids) for segment in episode.segments if segment.source is Source.AGENT)

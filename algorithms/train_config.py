@@ -280,7 +280,11 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class HelperConfig:
-    """How a helper is trained beside the policy, or for one."""
+    """How a helper is trained beside the policy, or for one.
+
+    Of the run's options its own are those of optimizer, precision, adapters, evaluation and files, and of the objective
+    algorithm, constant_length and kl_coef; what is said of the policy's rollouts is not for it.
+    """
 
     train_helper: str | None = None
     """The helper that is trained, such as "knowledge"."""
@@ -304,6 +308,13 @@ class HelperConfig:
     def __post_init__(self) -> None:
         """Refuses what cannot be trained."""
         check_fields(self)
+        others = {field.name for field in dataclasses.fields(self)} - {"train_helper"}
+        if self.train_helper is None and (
+            given := sorted(n for n in others if getattr(self, n) != getattr(type(self), n))
+        ):
+            raise ConfigurationError(f'{given[0]} is for a helper that is trained: name it, train_helper="knowledge".')
+        if self.helper_steps is not None and self.helper_steps < 0:
+            raise ConfigurationError(f"helper_steps must be at least 0, got {self.helper_steps}.")
         for name in ("helper_replies", "helper_queries", "helper_max_tokens"):
             if getattr(self, name) < 1 + (name == "helper_replies"):
                 raise ConfigurationError(

@@ -138,6 +138,8 @@ class Trainer:
         if config.objective.kl_coef > 0:
             self._reference = self.model if config.lora.rank else copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = make_optimizer(config, self.weights)
+        self.settings: dict[str, Any] = dataclasses.asdict(config)
+        """What a run that goes on in the same folder has to have as well, and trackers are told."""
         self.step = 0
         """Optimizer batches done."""
         self.num_rollouts = 0
@@ -285,6 +287,7 @@ class Trainer:
         on_evaluation: Callable[[int, int], None] = lambda done, total: None,
         on_problem: Callable[[str], None] = log.warning,
         stop: Callable[[], bool] = lambda: False,
+        until: int | None = None,
     ) -> list[Metrics]:
         """Runs to `config.steps`, resuming from the newest checkpoint in `config.out` if there is one.
 
@@ -298,6 +301,7 @@ class Trainer:
             on_problem: told in words when the run begins to go wrong (`algorithms.run_health`).
             stop: asked between steps and between episodes of an evaluation; a run that stops writes a checkpoint, and
                 `finished` is False.
+            until: the step after which it pauses, as if it had been stopped; None for `config.steps`.
 
         Returns:
             The history, evaluations included.
@@ -311,16 +315,17 @@ class Trainer:
         self.finished = False
         with locked(out):
             with writing(out):
-                claim(out, dataclasses.asdict(config), begun=bool(list_checkpoints(out / CHECKPOINTS)))
+                claim(out, self.settings, begun=bool(list_checkpoints(out / CHECKPOINTS)))
                 complete = self.resume(out) and not self._awaits_evaluation()
                 note_versions(out, self.step)
                 self._note_data(out)
             if not self.history:
                 self.history.append({"seconds": 0.0, "step": 0, "rollouts": 0})
             began = time.perf_counter() - self.seconds
-            with open_trackers(trackers, out, self.step, dataclasses.asdict(config)) as tracked:
+            with open_trackers(trackers, out, self.step, self.settings) as tracked:
                 try:
-                    while self.step < config.steps or not complete:
+                    last = config.steps if until is None else min(until, config.steps)
+                    while self.step < last or not complete:
                         if complete:
                             if stop():
                                 raise _Stopped
@@ -331,10 +336,11 @@ class Trainer:
                         complete = True
                         if on_step is not None:
                             on_step(self.history[-1])
-                    self.finished = True
+                    self.finished = self.step >= config.steps
                 except _Stopped:
-                    if self.step and not checkpoint_path(out / CHECKPOINTS, self.step).exists():
-                        self._save_checkpoint(out)
+                    pass
+                if not self.finished and self.step and not checkpoint_path(out / CHECKPOINTS, self.step).exists():
+                    self._save_checkpoint(out)
             if self.finished and config.steps:
                 self._save_policy(out, "policy")
         return self.history

@@ -23,10 +23,12 @@ from aipo_agents.backends import Generation
 from aipo_env import Reply, Source
 from aipo_env.cli import main
 from aipo_env.episode import Episode
-from aipo_env.errors import ConfigurationError, UnknownIdError
+from aipo_env.errors import ConfigurationError, ServiceError, UnknownIdError
 from aipo_env.playing import Player, as_policy, turn_request
 from aipo_env.protocol import ConsultRequest
 from aipo_env.rollout import EpisodeSeeds
+from aipo_env.training_sample import to_training_sample
+from algorithms.batch import micro_batches
 from algorithms.checkpoint import list_checkpoints
 from algorithms.multi_agent import TEMPERATURE, Branch, HelperTrainer, MultiAgentTrainer, TrainedHelper
 from algorithms.policies import Policy, load_policy
@@ -114,7 +116,7 @@ def test_an_empty_reply_is_an_error(start: Policy) -> None:
 def branch(reward: float, logprob: float = math.nan, *, text: str = "x", leaks: bool = False) -> Branch:
     reply = Reply(text) if text else Reply("", error="nothing")
     episode = Episode(SumTasks().task(0), "1+1")
-    return Branch(ConsultRequest("q"), Generation(text), reply, episode, leaks, reward, 1, logprob)
+    return Branch(ConsultRequest("q"), Generation(text), reply, episode, leaks, reward, (0, 1), logprob)
 
 
 def test_leaks_and_errors_earn_nothing(tmp_path: Path) -> None:
@@ -127,13 +129,29 @@ def test_leaks_and_errors_earn_nothing(tmp_path: Path) -> None:
 
 def test_learnable_pays_less_for_what_the_policy_would_not_write(tmp_path: Path) -> None:
     one = helper_trainer(tmp_path, reward="learnable")
-    branches = [branch(1.0, -0.5), branch(1.0, -1.5), branch(0.0, -0.1), branch(1.0, -0.1, leaks=True)]
+    branches = [
+        branch(1.0, -0.5),
+        branch(1.0, -1.5),
+        branch(0.0, -0.1),
+        branch(1.0, -0.1, leaks=True),
+        branch(0.0, text=""),
+    ]
     one._pay(branches)
-    # The likeliest of those that are paid is the measure: neither a wrong reply nor a leak.
-    assert [b.reward for b in branches] == pytest.approx([1.0, math.exp(-1.0 / TEMPERATURE), 0.0, 0.0])
+    # The likeliest of those that are paid is the measure: neither a wrong reply nor a leak. An empty one is not scored.
+    assert [b.reward for b in branches] == pytest.approx([1.0, math.exp(-1.0 / TEMPERATURE), 0.0, 0.0, 0.0])
     nothing = [branch(0.0, -0.5), branch(0.0, -2.0)]
     one._pay(nothing)
     assert [b.reward for b in nothing] == [0.0, 0.0]
+    held_back = [branch(1.0), branch(1.0, -1.0)]  # one that the game replaced has no tokens there
+    one._pay(held_back)
+    assert [b.reward for b in held_back] == [1.0, 1.0]
+
+
+def test_nothing_is_not_worth_more_than_a_wrong_reply(tmp_path: Path) -> None:
+    one = helper_trainer(tmp_path)
+    branches = [branch(-0.1), branch(0.9), branch(0.9, leaks=True), branch(-0.1, text="")]
+    one._pay(branches)
+    assert [b.reward for b in branches] == [-0.1, 0.9, -0.1, -0.1]
 
 
 def test_what_the_policy_makes_of_a_reply_is_scored_on_its_own_tokens(tmp_path: Path, start: Policy) -> None:
@@ -148,8 +166,71 @@ def test_what_the_policy_makes_of_a_reply_is_scored_on_its_own_tokens(tmp_path: 
         with torch.no_grad():
             logits = one.team.model(torch.tensor([ids])).logits[0].log_softmax(-1)
         wanted = [float(logits[k - 1, i]) for k, (i, yes) in enumerate(zip(ids, replied, strict=True)) if yes]
-        assert b.num_tokens == len(wanted)
+        assert b.tokens == (0, len(wanted))
         assert b.policy_logprob == pytest.approx(np.mean(wanted), abs=1e-4)
+
+
+def test_an_earlier_helpers_reply_is_not_taken_for_it(tmp_path: Path, start: Policy) -> None:
+    """The policy asks verify, then knowledge: what is scored, and paid, is knowledge's reply."""
+    one = helper_trainer(tmp_path, fresh(start), reward="learnable", samples_per_prompt=2, prompts_per_step=1)
+    turns = iter(['<consult agent="verify">1+1=2</consult>', '<consult agent="knowledge">473@128</consult>'])
+    player = Player(one.env.game, as_policy(lambda transcript: next(turns, r"\boxed{1}")))
+    branches = asyncio.run(one._branch(player, 0, one._tasks(0)[0]))
+    assert len(branches) == 2
+    one._branches = [branches]
+    one._score_by_policy()
+    for b in branches:
+        assert b.request.query == "473@128"
+        sources = [(s.agent, len(s.token_ids)) for s in b.episode.segments if s.source is Source.AGENT]
+        verify, knowledge = (sum(n for agent, n in sources if agent == name) for name in ("verify", "knowledge"))
+        assert b.tokens == (verify, verify + knowledge)
+        assert not math.isnan(b.policy_logprob)
+
+
+@pytest.mark.parametrize(("said", "earned"), [("{gold}", 0.0), ("the answer is {gold}.", 0.0), ("add the digits", 1.0)])
+def test_a_reply_that_states_the_answer(said: str, earned: float, tmp_path: Path, start: Policy) -> None:
+    one = helper_trainer(tmp_path, fresh(start))
+    episode = one.env.game.make_episode(0)
+    gold = episode.task.gold
+
+    class Says(TrainedHelper):
+        async def sample(self, request: ConsultRequest) -> Generation:
+            return Generation("", tuple(self.policy.codec.encode(said.format(gold=gold))))
+
+    one.helper = Says("knowledge", one.policy)
+    episode.act('<consult agent="knowledge">rule</consult>')
+    player = Player(one.env.game, as_policy(lambda transcript: rf"\boxed{{{gold}}}"))
+    found = asyncio.run(one._play_on(player, episode, EpisodeSeeds(0, 0, 0)))
+    assert found.leaks == (earned == 0)
+    one._pay([found])
+    assert found.reward == earned
+
+
+def test_a_fault_behind_a_reply_says_nothing_of_it(tmp_path: Path, start: Policy) -> None:
+    one = helper_trainer(tmp_path, fresh(start))
+
+    def fails(transcript: str) -> str:
+        raise ServiceError("down")
+
+    episode = one.env.game.make_episode(0)
+    episode.act('<consult agent="knowledge">473@128</consult>')
+    found = asyncio.run(one._play_on(Player(one.env.game, as_policy(fails)), episode, EpisodeSeeds(0, 0, 0)))
+    assert one._trajectory(found, 0, 0).stop_reason == "error"  # which no learner counts
+
+
+def test_the_learner_scores_replies_at_the_temperature_of_the_sampling(tmp_path: Path, start: Policy) -> None:
+    one = helper_trainer(tmp_path, fresh(start), sampling=SamplingConfig(temperature=0.6, max_tokens=48))
+    samples = [to_training_sample(t) for t in one.collect()]
+    for part in micro_batches(samples, np.zeros(len(samples)), 64, pad_id=0):
+        with torch.no_grad():
+            again_T = one._token_logprobs(one.model, part)
+        torch.testing.assert_close(again_T, part.behaviour_logprobs_T, atol=1e-4, rtol=0)
+
+
+def test_a_query_that_is_too_long_is_left_out(tmp_path: Path, start: Policy) -> None:
+    one = helper_trainer(tmp_path, fresh(start))
+    player = Player(one.env.game, as_policy(lambda transcript: f'<consult agent="knowledge">{"1" * 600}</consult>'))
+    assert asyncio.run(one._branch(player, 0, one._tasks(0)[0])) == []
 
 
 def test_a_verdict_is_paid_where_it_is_the_embedded_helpers(tmp_path: Path) -> None:
@@ -243,7 +324,16 @@ def test_a_step_in_which_nobody_asks_is_legal(tmp_path: Path, monkeypatch: pytes
     assert all(torch.equal(weight, before[name]) for name, weight in one.weights.state().items())
 
 
+def test_the_other_helpers_are_the_environments(tmp_path: Path) -> None:
+    one = helper_trainer(tmp_path, role="verify", env_options={**RULES, "variant": "steps"})
+    plain = aipo_env.make("rulebook-consult", **{**RULES, "variant": "steps"})
+    assert vars(one.env.agents["knowledge"]).get("expand") == vars(plain.agents["knowledge"]).get("expand")
+    assert one.env.agents["verify"] is one.helper
+
+
 def test_weights_that_are_the_policys_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="fan_out"):
+        helper_trainer(tmp_path, env_options={**RULES, "fan_out": 2})
     team = load_policy("embedded")
     with pytest.raises(ConfigurationError, match="needs weights of its own"):
         HelperTrainer(config(tmp_path), "knowledge", team, policy=team)
@@ -274,15 +364,18 @@ def test_a_helper_learns_from_the_policys_success_alone(tmp_path: Path) -> None:
 
 def team(out: Path, start: Path, **options: Any) -> MultiAgentTrainer:
     helper = HelperConfig(
-        "knowledge", str(start), helper_queries=4, helper_replies=3, **{"helper_phase": "alternate:2"} | options
+        "knowledge", str(start), helper_queries=8, helper_replies=8, **{"helper_phase": "alternate:2"} | options
     )
-    return MultiAgentTrainer(config(out, prompts_per_step=3), helper)
+    return MultiAgentTrainer(
+        config(out, prompts_per_step=8, samples_per_prompt=8, eval_every=2, learning_rate=3e-4), helper
+    )
 
 
 @pytest.fixture(scope="module")
-def start_folder(start: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def start_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that is right often enough that something is learnt at once."""
     folder = tmp_path_factory.mktemp("start")
-    start.save(folder)
+    start_helper(Settings(), 0).save(folder)
     return folder
 
 
@@ -304,6 +397,11 @@ def test_phases_take_turns_and_a_cut_run_goes_on_to_the_same_end(tmp_path: Path,
     assert whole.finished
     assert history[-1]["step"] == whole.step == 4
     assert order == ["helper"] * 2 + ["policy"] * 2 + ["helper"] * 2 + ["policy"] * 2
+    for one in (whole.helper, whole.trainer):
+        assert one is not None
+        # Something is learnt, and each is evaluated at the end of its phase with the other as it is then.
+        assert max(row.get("grad_norm", 0.0) for row in one.history) > 0
+        assert ["eval/assisted_pass1" in row for row in one.history] == [True, False, True, False, True]
     for cut in (1, 3, 6):  # in the helper's first phase, in the policy's, in the helper's second
         out, done = tmp_path / f"cut{cut}", list[int]()
         part = team(out, start_folder)
@@ -318,6 +416,9 @@ def test_phases_take_turns_and_a_cut_run_goes_on_to_the_same_end(tmp_path: Path,
         for folder in ("", "helpers/knowledge"):
             mine, other = weights(tmp_path / "whole" / folder), weights(out / folder)
             assert all(torch.allclose(mine[name], other[name], atol=1e-5) for name in mine), (cut, folder)
+    for changed in ({"helper_reward": "learnable"}, {"helper_max_tokens": 9}, {"helper_phase": "alternate:1"}):
+        with pytest.raises(ConfigurationError, match="other settings"):
+            team(tmp_path / "whole", start_folder, **changed).train(None, ())
 
 
 def test_the_policy_learns_from_the_helper_with_its_mu(tmp_path: Path, start_folder: Path) -> None:
@@ -392,6 +493,9 @@ def test_repair_34_a_killed_run_goes_on(tmp_path: Path, start_folder: Path) -> N
         (lambda: HelperConfig("verify", helper_phase="joint"), ConfigurationError, "got 'joint'"),
         (lambda: HelperConfig("verify", helper_phase="alternate:0"), ConfigurationError, "got 'alternate:0'"),
         (lambda: HelperConfig("knowledge", helper_reward="verdict"), ConfigurationError, "'knowledge' is trained"),
+        (lambda: HelperConfig(helper_replies=4), ConfigurationError, "helper_replies is for a helper that is trained"),
+        (lambda: HelperConfig("verify", helper_replies=1), ConfigurationError, "at least 2, got 1"),
+        (lambda: HelperConfig("verify", helper_steps=-1), ConfigurationError, "helper_steps must be at least 0"),
         (lambda: MultiAgentTrainer(TrainConfig(), HelperConfig()), ConfigurationError, "is None"),
         (lambda: MultiAgentTrainer(TrainConfig(), HelperConfig("coach")), UnknownIdError, "coach"),
     ],
