@@ -24,7 +24,7 @@ from algorithms.train_config import HelperConfig, TrainConfig
     "aipo train --env-options level 2 style terse prompt bare --steps 150 --out runs/mine",
     "aipo train --config run.toml --objective.agent-loss mask --out runs/mask  # the file, with one thing changed",
     "aipo train --policy Qwen/Qwen2.5-1.5B-Instruct --env math-consult --device cuda --plan --memory 24  # does it fit?",
-    "aipo train --train-helper knowledge --helper-policy runs/knowledge0 --helper-phase alternate:20 --out runs/team",
+    "aipo train --train-helper knowledge --helper-policy path/to/its/start --helper-phase alternate:20 --out runs/team",
     "aipo train --backend openrlhf --help  # on a cluster",
 )
 def train(

@@ -120,7 +120,7 @@ class ObjectiveConfig:
     """Weight of the KL penalty to the reference model, on POLICY tokens only. At least 0."""
     rollout_clip: tuple[float, float] | None = None
     """Bounds (low, high) of the detached factor clip(pi_old / pi_rollout) on POLICY tokens, which corrects a
-    sampler whose probabilities differ from the trainer's. None: no correction."""
+    sampler whose probabilities differ from the trainer's. None: no correction; (0, 2) where vLLM samples for `aipo train`."""
 
     @property
     def policy_rule(self) -> PolicyRule:

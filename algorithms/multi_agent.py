@@ -167,7 +167,8 @@ class HelperTrainer(Trainer):
             )
         self.role, self.team, self.reward, self.may_answer = role, team, reward, may_answer
         self.helper = _helper(role, policy, config, max_reply_tokens)
-        others = other_helpers(config, role, agents)
+        # Making an environment reads its data: once is enough.
+        others = dict(agents) if agents else other_helpers(config, role)
         super().__init__(config, policy=policy, agents=others | {role: self.helper}, codec=team.codec)
         if self.env.config.fan_out > 1:
             raise ConfigurationError("a helper is trained where a turn asks one helper: leave fan_out at 1.")

@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import rich.table
 from rich.console import Console
 
-from aipo_env.errors import AipoError
+from aipo_env.errors import AipoError, ConfigurationError
 from aipo_env.installation import install_command, versions
 from aipo_env.parsing import parse
 
@@ -52,6 +52,23 @@ def check_least(settings: object, least: Mapping[str, float]) -> None:
     for name, value in least.items():
         if getattr(settings, name) < value:
             raise ValueError(f"{name} is at least {value}; got {getattr(settings, name)}. Choose a larger one.")
+
+
+def same_settings(settings: Any, out: Path, free: Sequence[str]) -> None:
+    """Notes the settings in a folder of runs; raises ConfigurationError where its runs have others: they cannot be compared.
+
+    Args:
+        settings: a dataclass.
+        out: the folder.
+        free: settings that may differ; all others are as JSON has them.
+    """
+    now = {name: value for name, value in dataclasses.asdict(settings).items() if name not in free}
+    path = out / "settings.json"
+    if not path.exists():
+        write_json(path, now)
+    elif (before := json.loads(path.read_text(encoding="utf-8"))) != now:
+        differ = ", ".join(f"{n} was {before.get(n)!r} and is {v!r}" for n, v in now.items() if before.get(n) != v)
+        raise ConfigurationError(f"{out} has runs of other settings: {differ}. Name another folder with --out.")
 
 
 @dataclasses.dataclass(frozen=True)

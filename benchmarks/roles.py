@@ -136,6 +136,8 @@ def run(settings: Settings, arm: str, seed: int) -> dict[str, float]:
 def main(settings: Settings) -> int:
     """Runs what is not finished, and writes roles.md and roles.json; returns the exit code."""
     prepare_process()
+    settings.out.mkdir(parents=True, exist_ok=True)
+    report.same_settings(settings, settings.out, ("out", "seeds"))
     measured = {}
     for seed in settings.seeds:
         for arm in ARMS:
@@ -154,7 +156,6 @@ def main(settings: Settings) -> int:
     for arm in ARMS:
         of_arm = [found for name, found in measured.items() if name.startswith(arm)]
         lines[-1] += f"\n| {arm} | {' | '.join(_seeds([found[what] for found in of_arm]) for what in _SHOWN)} |"
-    settings.out.mkdir(parents=True, exist_ok=True)
     (settings.out / "roles.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     about = report.machine(PACKAGES, threads=1)
     report.write_json(settings.out / "roles.json", {"machine": about, "settings": settings, "measured": measured})

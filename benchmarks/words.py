@@ -84,7 +84,7 @@ class Settings:
     assisted_samples: int = 2
     """The same with help."""
     processes: int = 2
-    """Runs at the same time, one thread each; the warm-up has as many threads."""
+    """Runs at the same time, one thread each."""
     minutes: float | None = None
     """Stops after so long; the same command goes on."""
     device: str = "cpu"
@@ -132,7 +132,7 @@ def split_rows(folder: Path) -> dict[str, list[dict[str, str]]]:
 def main(settings: Settings) -> int:
     """Runs what is not finished, and writes what is; returns the exit code."""
     settings.out.mkdir(parents=True, exist_ok=True)
-    _same_settings(settings)
+    report.same_settings(settings, settings.out, ("methods", "seeds", "results", "processes", "minutes", "data", "out"))
     for split, rows in split_rows(settings.data).items():
         (settings.out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     deadline = None if settings.minutes is None else time.time() + 60 * settings.minutes
@@ -154,12 +154,8 @@ def main(settings: Settings) -> int:
 
 def run(settings: Settings, name: str, deadline: float | None) -> str:
     """The warm-up ("start") or a training run ("aipo-0"), and its measurement, as far as it gets; says what happened."""
-    import torch
-
     folder = settings.out / name
     folder.mkdir(exist_ok=True)
-    # Nothing runs beside the warm-up.
-    torch.set_num_threads(settings.processes if name == START else 1)
     if (folder / "measured.json").exists():
         return f"{name}: was finished"
     begun, cpu = time.perf_counter(), time.process_time()
@@ -363,20 +359,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
     return None
-
-
-def _same_settings(settings: Settings) -> None:
-    """Runs of other settings in one folder could not be compared."""
-    free = ("methods", "seeds", "results", "processes", "minutes", "data", "out")
-    now = {name: value for name, value in dataclasses.asdict(settings).items() if name not in free}
-    before = _read(settings.out / "settings.json")
-    if before is None:
-        report.write_json(settings.out / "settings.json", now)
-    elif before != now:
-        differ = ", ".join(f"{n} was {before.get(n)!r} and is {v!r}" for n, v in now.items() if before.get(n) != v)
-        raise ConfigurationError(
-            f"{settings.out} has runs of other settings: {differ}. Name another folder with --out."
-        )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from aipo_env.protocol import ConsultRequest
 from aipo_env.rollout import EpisodeSeeds
 from aipo_env.training_sample import to_training_sample
 from algorithms.batch import micro_batches
-from algorithms.checkpoint import list_checkpoints
+from algorithms.checkpoint import PREFIX, list_checkpoints
 from algorithms.multi_agent import TEMPERATURE, Branch, HelperTrainer, MultiAgentTrainer, TrainedHelper
 from algorithms.policies import Policy, load_policy
 from algorithms.rollout import local_policy
@@ -469,20 +469,22 @@ def test_the_command_line(tmp_path: Path, start_folder: Path, capsys: pytest.Cap
 
 def test_repair_34_a_killed_run_goes_on(tmp_path: Path, start_folder: Path) -> None:
     """kill -9 in a phase of the helper: the same command ends it."""
-    command = [
+    command = lambda steps: [  # noqa: E731
         sys.executable, "-m", "aipo_env.cli", "train", "--env-options", "level", "2", "operators", "@", "style", "terse", "prompt",
-        "bare", "--steps", "4", "--prompts-per-step", "2", "--samples-per-prompt", "4", "--eval-tasks", "1", "--eval-samples", "1",
+        "bare", "--steps", str(steps), "--prompts-per-step", "2", "--samples-per-prompt", "4", "--eval-tasks", "1", "--eval-samples", "1",
         "--train-helper", "knowledge", "--helper-policy", str(start_folder), "--helper-queries", "2", "--helper-replies", "2",
         "--helper-phase", "alternate:2", "--checkpoint-every", "1", "--out", str(tmp_path), "--quiet",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # So many that it does not come to its end before, however slow this process is.
+    process = subprocess.Popen(command(10_000), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     folder = tmp_path / "helpers" / "knowledge" / "checkpoints"
     while process.poll() is None and not list_checkpoints(folder):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "policy").exists()
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    reached = int(list_checkpoints(folder)[-1].name.removeprefix(PREFIX))
+    assert subprocess.run(command(reached + 2), capture_output=True, check=False).returncode == 0
     assert (tmp_path / "policy" / "model.safetensors").exists()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the extra 'train' is not installed")
 
+from aipo_env.errors import ConfigurationError
 from algorithms.multi_agent import TrainedHelper
 from benchmarks.roles import ARMS, Settings, expand, main, right_share, start_helper
 
@@ -28,6 +29,8 @@ def test_it_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(dataclasses.replace(settings)) == 0
     assert (tmp_path / "team-1" / "measured.json").read_bytes() == before
     assert (tmp_path / "roles.md").read_text() == table
+    with pytest.raises(ConfigurationError, match="steps was 1 and is 2"):
+        main(dataclasses.replace(settings, steps=2))
 
 
 def test_the_start_helper_knows_the_rule_in_part() -> None:
