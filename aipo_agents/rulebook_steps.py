@@ -10,16 +10,19 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from aipo_agents.rulebook_queries import Application, find_application
-from aipo_env.tasks.rulebook import COMPOUND, evaluate_expansion
+from aipo_agents.rulebook_queries import MAX_QUERY_CHARS, Application, find_application
+from aipo_env.tasks.rulebook import COMPOUND, chain_step, evaluate_expansion
 
 MAX_TRANSCRIPT_CHARS: Final = 20_000
 
+_CHAIN: Final = re.compile(r"(?<![0-9|])[0-9]{1,64}\|[0-9]{1,64}\|[0-9]{1,64}(?![0-9|])")
 _PLACE: Final = re.compile(r"(?<![0-9+])([0-9]\+[0-9]\+[0-9])(?![0-9+])(?:\s*=\s*([0-9]{2})(?![0-9]))?")
 
 
 def rulebook_step(query: str, transcript: str) -> str | None:
     """The next step for the first application of an operator in the query, or None if there is none."""
+    if (chained := _CHAIN.search(query[:MAX_QUERY_CHARS])) is not None:
+        return chain_step(chained[0]) or "a chain needs equally many digits in each of its operands"
     application = find_application(query)
     if application is None:
         return None

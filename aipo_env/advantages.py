@@ -24,7 +24,7 @@ AdvantageEstimator = Literal["mean", "mean_std", "leave_one_out", "mean_whitened
 the batch's tokens (REINFORCE++-baseline, arXiv 2501.03262); since that second mean is over tokens, a group of equal rewards
 gets a constant instead of 0 (drop such groups with `informative_groups` where they must not count)."""
 PolicyBaseline = Literal["mode", "group"]
-AgentBaseline = Literal["solo", "group"]
+AgentBaseline = Literal["none", "solo", "group"]
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Integers: TypeAlias = NDArray[np.integer[Any]]
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -55,20 +55,23 @@ def sample_advantages(
     estimator: AdvantageEstimator = "mean",
     *,
     policy_baseline: PolicyBaseline = "mode",
-    agent_baseline: AgentBaseline = "solo",
+    agent_baseline: AgentBaseline = "none",
+    self_imitation: float = 0.0,
     overlong: tuple[int, int] | None = None,
 ) -> tuple[Floats, Floats]:
     """The advantages of the POLICY tokens, and of the AGENT tokens, of each rollout of a batch.
 
-    Whether help came is no choice of the policy, so its own tokens are compared within their mode; a reply is compared with
-    what the policy gets without it, so its push ends when solo succeeds. What help and length cost is the policy's doing, and
-    counts for its own tokens alone. Both are 0 where a fault cut the rollout, which no other is compared with.
+    Whether help came is no choice of the policy, so its own tokens are compared within their mode. A reply is compared with
+    nothing: it is learnt where the rollout succeeded, and never pushed away from. What help and length cost is the policy's
+    doing, and counts for its own tokens alone. Both are 0 where a fault cut the rollout, which no other is compared with.
 
     Args:
         samples: the whole batch.
         estimator: how rewards of a group become advantages.
         policy_baseline: what POLICY tokens are compared with: the rollouts of the same prompt and mode, or all of the prompt.
-        agent_baseline: what AGENT tokens are compared with: the prompt's solo rollouts (all of them where it has none), or all.
+        agent_baseline: what AGENT tokens are compared with: nothing, so that a reply gets the outcome itself, or 0 if that is
+            negative; the prompt's solo rollouts (all of them where it has none); or all.
+        self_imitation: what an assisted rollout's outcome, where positive, counts for its POLICY tokens beside their advantage.
         overlong: longest response and buffer of `overlong_penalty`.
     """
     counted_S = np.array([not sample.faulted for sample in samples], bool)
@@ -87,8 +90,15 @@ def sample_advantages(
         tokens_S,
         compared_S=2 * groups_S + solo_S if policy_baseline == "mode" else None,
     )
-    baseline_S = solo_S if agent_baseline == "solo" else np.zeros_like(solo_S)
-    reply_S[counted_S] = agent_advantages(outcomes_S, groups_S, baseline_S, estimator, tokens_S, rewards_S=rewards_S)
+    earned_S = np.maximum(outcomes_S, 0)
+    own_S[counted_S] += self_imitation * earned_S * ~solo_S
+    if agent_baseline == "none":
+        reply_S[counted_S] = earned_S
+    else:
+        baseline_S = solo_S if agent_baseline == "solo" else np.zeros_like(solo_S)
+        reply_S[counted_S] = agent_advantages(
+            outcomes_S, groups_S, baseline_S, estimator, tokens_S, rewards_S=rewards_S
+        )
     return own_S, reply_S
 
 

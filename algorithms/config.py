@@ -96,6 +96,9 @@ class ObjectiveConfig:
     policy_baseline: PolicyBaseline = "mode"
     """What a rollout's reward is compared with for POLICY tokens. `mode`: the rollouts of the same prompt and the same mode,
     assisted or solo. `group`: all rollouts of the prompt."""
+    self_imitation: float = 0.0
+    """How much an assisted rollout's outcome, where positive, is added to the advantage of its POLICY tokens: the policy also
+    learns to write what it did itself in episodes that help brought to a right answer. At least 0."""
     agent_loss: str = "aipo"
     """Term for AGENT tokens: `aipo`, `mask`, `clone`, `is`, `luffy`, or a registered name."""
     agent_weight: float = 1.0
@@ -104,9 +107,10 @@ class ObjectiveConfig:
     """Divisor of the AGENT term. `policy_tokens`: an AGENT token weighs as much as an average POLICY token.
     `agent_tokens`: the mean over AGENT tokens, so the term's size does not depend on how often help is
     asked."""
-    agent_baseline: AgentBaseline = "solo"
-    """What a reply's reward is compared with. `solo`: the mean of the group's solo rollouts, which is what the policy gets
-    without help; the group's mean where it has none. `group`: the mean of all rollouts of the prompt."""
+    agent_baseline: AgentBaseline = "none"
+    """What a reply's reward is compared with. `none`: nothing, so that A is the outcome, or 0 if that is negative. `solo`: the
+    mean of the group's solo rollouts, which is what the policy gets without help; the group's mean where it has none. `group`:
+    the mean of all rollouts of the prompt."""
     c_min: float = 1.0
     """Floor of pi / mu where A > 0. At least 0. Read by `aipo`."""
     c_max: float = 2.0
@@ -156,6 +160,13 @@ class ObjectiveConfig:
             ("clip_low", rule.clip_low, 0 <= rule.clip_low <= 1, "in [0, 1]", "1 removes the bound"),
             ("clip_high", rule.clip_high, rule.clip_high >= 0, "at least 0", "infinity removes the bound"),
             ("agent_weight", self.agent_weight, 0 <= self.agent_weight < infinity, "finite and at least 0", _MASK),
+            (
+                "self_imitation",
+                self.self_imitation,
+                0 <= self.self_imitation < infinity,
+                "finite and at least 0",
+                "try 1",
+            ),
             ("c_min", self.c_min, 0 <= self.c_min < infinity, "finite and at least 0", "0 removes the floor"),
             ("c_max", self.c_max, self.c_max > 0, "above 0", "infinity removes the cap"),
             ("c_max", self.c_max, self.c_max >= self.c_min, f"at least c_min={self.c_min}", "raise it"),
@@ -197,7 +208,7 @@ class ObjectiveConfig:
 
 
 OWN_FIELDS = (
-    *("policy_baseline", "agent_loss", "agent_weight", "agent_normalizer", "agent_baseline"),
+    *("policy_baseline", "self_imitation", "agent_loss", "agent_weight", "agent_normalizer", "agent_baseline"),
     *("c_min", "c_max", "delta", "luffy_gamma"),
 )
 """The fields of `ObjectiveConfig` that are ours in every trainer; its own settings stand for all others."""

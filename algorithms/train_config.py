@@ -265,6 +265,7 @@ class TrainConfig:
             "estimator": objective.policy_rule.advantage,
             "policy_baseline": objective.policy_baseline,
             "agent_baseline": objective.agent_baseline,
+            "self_imitation": objective.self_imitation,
             "overlong": (self.sampling.max_tokens, self.overlong_buffer) if self.overlong_buffer else None,
         }
 

@@ -3,9 +3,9 @@ r"""The method in one file: a policy that may ask for help while it explores lea
     python examples/aipo_single_file.py                    # the embedded policy, on a CPU, in minutes
     python examples/aipo_single_file.py --agent-weight 0   # replies bear no loss: it learns to ask, and nothing alone
 
-1. Of each problem `samples` rollouts are made, the first half alone, the others with helpers that answer when they are asked.
-2. What the policy wrote itself is compared with the rollouts of the same problem and the same mode; what a helper wrote, with
-   what the policy gets on that problem alone. So a reply pushes as long as the policy fails without it, and no longer.
+1. Of each problem `samples` rollouts are made, the first quarter alone, the others with helpers that answer if they are asked.
+2. What the policy wrote itself is compared with the rollouts of the same problem and the same mode, and what helped to a right
+   answer counts once more. What a helper wrote is compared with nothing: it is learnt where the rollout came right.
 3. The policy's own tokens get the usual clipped surrogate. A helper's tokens were not sampled by the policy, so they get a
    coefficient of their own: pi / mu, floored at 1 where the advantage is positive (or a rare token would never be learnt),
    capped, and inside a trust region in probability. docs/objective.md derives it.
@@ -42,16 +42,17 @@ class Config:
         "@"  # what there is to learn: rulebook's "@", "#", "~" and "&" are known to the Knowledge helper alone
     )
     seed: int = 0
-    steps: int = 100
+    steps: int = 60
     problems: int = 32  # in a step
-    samples: int = 8  # rollouts of each problem; the first half of them alone
+    samples: int = 8  # rollouts of each problem; the first quarter of them alone
     max_tokens: int = 48  # behind the prompt, replies included
     temperature: float = 1.0
     learning_rate: float = 3e-4
     warmup_steps: int = 10  # in which the learning rate rises; then it falls linearly to 0.3 of its peak
-    updates: int = 1  # optimizer steps on one batch
+    updates: int = 2  # optimizer steps on one batch
     clip_low: float = 0.2  # PPO's clip of pi / pi_old on POLICY tokens
     clip_high: float = 0.28
+    self_imitation: float = 1.0  # what a right assisted rollout counts for the policy's own tokens beside its advantage
     agent_weight: float = 1.0  # lambda
     c_min: float = 1.0  # floor of pi / mu where A > 0
     c_max: float = 2.0  # its cap
@@ -76,9 +77,10 @@ def make_envs(policy: Policy, config: Config, split: str) -> tuple[list[ConsultE
         "codec": policy.codec,
     }
     solo, assisted = (aipo_env.make(env_id, split=split, **options) for env_id in ("rulebook", "rulebook-consult"))
-    count = config.problems * config.samples // 2
+    alone = config.problems * (config.samples // 4)
     # What was made once (tasks, helpers, rules) serves any number of episodes at the same time.
-    return [ConsultEnv(solo.game) for _ in range(count)], [ConsultEnv(assisted.game) for _ in range(count)]
+    helped = config.problems * config.samples - alone
+    return [ConsultEnv(solo.game) for _ in range(alone)], [ConsultEnv(assisted.game) for _ in range(helped)]
 
 
 def roll_out(
@@ -136,23 +138,21 @@ def sample_turns(policy: Policy, envs: Sequence[ConsultEnv], config: Config, rng
 # -- the objective ---------------------------------------------------------------------------------------------------------
 
 
-def advantages(rewards_S: Tensor, groups_S: Tensor, solo_S: Tensor) -> tuple[Tensor, Tensor]:
+def advantages(rewards_S: Tensor, groups_S: Tensor, solo_S: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     """Of each rollout's POLICY tokens, and of its AGENT tokens: see 2. above.
 
     Args:
         rewards_S: one each.
         groups_S: the number of its problem.
         solo_S: whether nobody answered.
+        config: of the run.
     """
-    own_S, reply_S = torch.zeros_like(rewards_S), torch.zeros_like(rewards_S)
+    own_S, reply_S = torch.zeros_like(rewards_S), rewards_S.clamp(min=0)
     for group in set(groups_S.tolist()):
-        in_group_S = groups_S == group
         for mode in (True, False):
-            peers_S = in_group_S & (solo_S == mode)
+            peers_S = (groups_S == group) & (solo_S == mode)
             own_S[peers_S] = rewards_S[peers_S] - rewards_S[peers_S].mean()
-        if rewards_S[in_group_S].min() < rewards_S[in_group_S].max():
-            reply_S[in_group_S] = rewards_S[in_group_S] - rewards_S[in_group_S & solo_S].mean()
-    return own_S, reply_S
+    return own_S + config.self_imitation * reply_S * ~solo_S, reply_S
 
 
 @dataclasses.dataclass
@@ -245,8 +245,8 @@ def evaluate(policy: Policy, envs: Sequence[ConsultEnv], config: Config) -> floa
 
 def train(config: Config) -> float:
     """Trains, and prints as it goes; returns the accuracy alone at the end."""
-    if config.samples < 4 or config.samples % 2:
-        raise SystemExit(f"--samples must be even and at least 4, two of a kind to compare; got {config.samples}.")
+    if config.samples < 8:
+        raise SystemExit(f"--samples must be at least 8, two of a kind to compare; got {config.samples}.")
     policy = load_policy(config.policy)
     if policy.tiny:
         torch.set_num_threads(1)  # more cost more than they bring
@@ -274,7 +274,7 @@ def train(config: Config) -> float:
         indices = [envs[0].tasks.sample_index(np_rng) for _ in range(config.problems)]
         trajectories = roll_out(policy, envs, [indices[i] for i in problem_S.tolist()], config, rng)
         rewards_S = torch.tensor([t.reward for t in trajectories])
-        batch = make_batch(trajectories, *advantages(rewards_S, problem_S, solo_S))
+        batch = make_batch(trajectories, *advantages(rewards_S, problem_S, solo_S, config))
         update(policy, optimizer, batch, config)
         schedule.step()
     return alone

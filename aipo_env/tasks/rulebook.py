@@ -13,6 +13,7 @@ Levels:
     2. two operands, one operator: `473@128`
     3. nested: `(473@128)#305142`
     4. an operator that is defined through others: `473$128`, which is `(473@128)#128128`
+    5. half of them `47@12`, half chains such as `47|12|35`, of which Reasoning alone says what comes first: `37@15`
 
 Variants:
     "expand": Knowledge answers `473@128` with its whole expansion.
@@ -107,11 +108,15 @@ OPERATORS: dict[str, Operator] = {
 COMPOUND: dict[str, str] = {"$": "(a@b)#bb", "^": "(b~a)@aa"}
 """Operators defined through others, by symbol; `aa` is the digits of a, written twice."""
 
+CHAIN = "|"
+"""Joins three operands; `chain_step` says which of their digits meet."""
+
 LEVELS: dict[int, tuple[str, ...]] = {
     1: ("!", "?"),
     2: ("@", "#", "~", "&"),
     3: ("@", "#", "~", "&"),
     4: ("$", "^"),
+    5: ("@", CHAIN),
 }
 """The operators that a level draws from."""
 
@@ -154,6 +159,20 @@ def expand(expression: str) -> str | None:
     return ";".join(OPERATORS[symbol].expand(a, b))
 
 
+def chain_step(expression: str) -> str | None:
+    """What comes first in a chain: `47|12|35` is `37@15`, the diagonals c a b ... and b c a ... of its three operands.
+
+    Returns None for text that is no chain, or whose operands differ in length.
+    """
+    if re.fullmatch(r"[0-9]{1,64}(?:\|[0-9]{1,64}){2}", text := expression.strip()) is None:
+        return None
+    a, b, c = text.split(CHAIN)
+    if not len(a) == len(b) == len(c):
+        return None
+    left, right = ("".join(order[i % 3][i] for i in range(len(a))) for order in ((c, a, b), (b, c, a)))
+    return f"{left}@{right}"
+
+
 def evaluate_expansion(expansion: str) -> str:
     """Computes an expansion: `4+4+1;7+7+2;3+3+8` is `091614`."""
     return "".join(f"{sum(int(digit) for digit in place.split('+')):02d}" for place in expansion.split(";"))
@@ -169,11 +188,11 @@ def evaluate(expression: str) -> str:
     inner = re.search(r"\(([^()]*)\)", text)
     if inner is not None:
         return evaluate(text[: inner.start()] + evaluate(inner[1]) + text[inner.end() :])
-    expansion = expand(text)
+    expansion = chain_step(text) or expand(text)
     if expansion is None:
         raise ConfigurationError(
             f"{expression[:80]!r} is not a rulebook expression: expected digits of equal length around one of "
-            f"{' '.join([*OPERATORS, *COMPOUND])}, brackets at most once."
+            f"{' '.join([*OPERATORS, *COMPOUND])}, brackets at most once, or a chain a|b|c."
         )
     return evaluate(expansion) if EXPRESSION.search(expansion) or "(" in expansion else evaluate_expansion(expansion)
 
@@ -183,7 +202,7 @@ class RulebookTasks:
 
     Args:
         split: "train" or "test"; no operands occur in both (about one in eight operand choices is kept for the test).
-        level: 1 to 4, see the module's docstring.
+        level: 1 to 5, see the module's docstring.
         seed: another seed is another sequence of problems.
         digits: digits per operand, 2 to 8. Three are the least for which guessing is hopeless (more than 10,000
             answers).
@@ -209,7 +228,7 @@ class RulebookTasks:
         if split not in ("train", "test"):
             raise unknown_id("rulebook split", split, ["train", "test"])
         if level not in LEVELS:
-            raise ConfigurationError(f"rulebook levels are 1 to 4, got level={level!r}.")
+            raise ConfigurationError(f"rulebook levels are 1 to 5, got level={level!r}.")
         if not 2 <= digits <= 8:
             raise ConfigurationError(f"digits must be 2 to 8 per operand, got digits={digits!r}.")
         if variant not in ("expand", "steps"):
@@ -274,6 +293,9 @@ class RulebookTasks:
         a, b = digits(self.digits), digits(self.digits)
         if self.level == 1:
             return f"{symbol}{a}", (a,)
+        if symbol == CHAIN:
+            operands = (a, b, digits(self.digits))
+            return CHAIN.join(operands), operands
         if self.level == 3:
             outer = self.operators[int(rng.integers(len(self.operators)))]
             return f"({a}{symbol}{b}){outer}{digits(2 * self.digits)}", (a, b)

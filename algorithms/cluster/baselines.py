@@ -125,6 +125,7 @@ def set_advantages(
     agents = _agent_advantages(experiences, args, config, deviation) if reads_agent_baseline(config) else None
     if config.policy_baseline == "mode":
         _set_mode_advantages(experiences, penalties, args, deviation)
+    _add_self_imitation(experiences, args, config.self_imitation)
     for experience, agent_B in zip(experiences, agents or (), strict=agents is not None):
         experience.advantages = torch.where(
             decode(experience.rollout_log_probs).is_agent, agent_B[:, None], experience.advantages
@@ -152,19 +153,34 @@ def _set_mode_advantages(
             experience.advantages = (experience.advantages - mean) / deviation
 
 
+def _add_self_imitation(experiences: Sequence[ScoredExperience], args: SimpleNamespace, weight: float) -> None:
+    """Adds what an assisted sample earned to the advantages of its POLICY tokens; nothing clips or whitens it."""
+    if weight == 0:
+        return
+    samples = _samples(experiences, args)
+    earned = _split(_compared(samples, "mean", "none")[1], experiences)
+    for experience, earned_B in zip(experiences, earned, strict=True):
+        assisted_B = experience.info[SOLO] == 0
+        experience.advantages = (
+            experience.advantages + weight * (earned_B * assisted_B)[:, None] * experience.action_mask
+        )
+
+
 def _agent_advantages(
     experiences: Sequence[ScoredExperience],
     args: SimpleNamespace,
     config: ObjectiveConfig,
     deviation: Float[Tensor, ""],
 ) -> tuple[Float[Tensor, " batch"], ...]:
-    """Advantages of the AGENT tokens of each sample.
+    """Advantages of the AGENT tokens of each sample; what is compared with nothing is not shaped either.
 
     Whitening divides by the deviation that OpenRLHF's own, with the group's baseline, divides by (or by that of the outcomes,
     if it is larger). With the solo baseline it subtracts nothing: zero stays "as good as without help". Groups without a solo
     sample are whitened as OpenRLHF does it.
     """
     samples = _samples(experiences, args)
+    if config.agent_baseline == "none":
+        return _split(_compared(samples, "mean", "none")[1], experiences)
     name = args.algo.advantage.estimator
     if name in GROUPLESS:
         outcomes_S = torch.tensor([sample.outcome for sample in samples])
@@ -201,7 +217,7 @@ def _samples(experiences: Sequence[ScoredExperience], args: SimpleNamespace) -> 
 
 
 def _compared(
-    samples: Sequence[ScoredRollout], estimator: AdvantageEstimator, agent_baseline: AgentBaseline = "solo"
+    samples: Sequence[ScoredRollout], estimator: AdvantageEstimator, agent_baseline: AgentBaseline = "none"
 ) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
     """Advantages of the POLICY tokens by mode, and of the AGENT tokens."""
     own_S, reply_S = sample_advantages(samples, estimator, agent_baseline=agent_baseline)

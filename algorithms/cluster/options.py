@@ -60,13 +60,15 @@ class ClusterConfig:
     policy_baseline: PolicyBaseline = ObjectiveConfig.policy_baseline
     """What a rollout's reward is compared with for POLICY tokens. mode: the rollouts of the same prompt and the same mode,
     assisted or solo. group: all rollouts of the prompt, as OpenRLHF does it."""
+    self_imitation: float = ObjectiveConfig.self_imitation
+    """How much an assisted rollout's outcome, where positive, adds to the advantage of its POLICY tokens."""
     agent_loss: str = ObjectiveConfig.agent_loss
     """Term for AGENT tokens: aipo, mask, clone, is, luffy, or one that a module of `imports` registers."""
     agent_weight: float = ObjectiveConfig.agent_weight
     """lambda: weight of the AGENT term."""
     agent_baseline: AgentBaseline = ObjectiveConfig.agent_baseline
-    """What a reply's reward is compared with. solo: the mean of the group's solo rollouts; the group's mean where it has none.
-    group: the mean of all rollouts of the prompt."""
+    """What a reply's reward is compared with. none: nothing, the advantage is the outcome. solo: the mean of the group's solo
+    rollouts; the group's mean where it has none. group: the mean of all rollouts of the prompt."""
     c_min: float = ObjectiveConfig.c_min
     """Floor of pi / mu where the advantage is positive. Read by aipo."""
     c_max: float = ObjectiveConfig.c_max

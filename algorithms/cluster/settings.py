@@ -103,7 +103,7 @@ def check_estimator(config: ObjectiveConfig, estimator: str) -> None:
     if estimator not in GROUPLESS:
         return
     apart = ["policy_baseline"] if config.policy_baseline != "group" else []
-    if reads_agent_baseline(config) and config.agent_baseline != "group":
+    if reads_agent_baseline(config) and config.agent_baseline == "solo":
         apart.append("agent_baseline")
     if apart:
         raise ConfigurationError(

@@ -6,23 +6,23 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from aipo_env.errors import ConfigurationError, unknown_id
 from algorithms.config import Algorithm, ObjectiveConfig
-from algorithms.policies.embedded_model import ARCHITECTURES, Architecture
+from algorithms.policies.embedded_model import ARCHITECTURES
 
-Form = Literal["quick", "full"]
+Form = Literal["quick", "full", "words"]
+TaskName = Literal["operator", "chain", "words"]
+"""An operator of the rulebook; chains of them, which need all three helpers; and the operator put in words, for SmolLM2."""
+PolicyName = Literal["llama", "qwen3", "gpt_neox", "smollm2"]
 ALGORITHMS: tuple[Algorithm, ...] = ("grpo", "dapo", "rloo", "reinforce_baseline")
 """The RLVR algorithms of the cells."""
-
-
-UNCHANGED = "unchanged"
-"""The table of AIPO as it is, with what the ablations have in common."""
-VARIED: Mapping[str, object] = {"architecture": "gpt_neox", "steps": 60}
-"""What noise and ablations, of which there are many, have in common: the policy that learns fastest (its transition comes at
-about step 26), and fewer steps."""
+SEEDS = (0, 1, 2)
+TUNING_SEED = 100
+"""Of the runs by which settings were chosen; none of them is reported as a result."""
+HELPERS = ("verify", "knowledge", "reasoning")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,28 +30,60 @@ class Method:
     """One way to learn the task."""
 
     label: str
-    agent_loss: str
-    solo_share: float
-    trainer: Literal["rl", "imitation", "mixed"] = "rl"
-    """What a batch is made of: rollouts; a teacher's full solutions; a teacher's in each group of solo rollouts."""
-    objective: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    """Further fields of `ObjectiveConfig`."""
+    objective: Mapping[str, object]
+    """Fields of `ObjectiveConfig`."""
+    solo_share: float = 0.25
+    trainer: Literal["rl", "sft", "rft", "mixed", "echo", "hint", "sdpo"] = "rl"
+    train: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """Fields of `TrainConfig`; the learning rate is the one that was tuned."""
+    tried: tuple[Mapping[str, object], ...] = ()
+    """What was tried on `TUNING_SEED`: learning rates, and where there is one the weight of what was not sampled."""
+
+    @property
+    def teacher(self) -> bool:
+        """Whether it needs somebody who solves the whole task."""
+        return self.trainer in ("sft", "rft", "mixed")
 
 
-PLAIN = {"agent_baseline": "group", "policy_baseline": "group"}
-"""What the methods of others do: one baseline, the mean of the group."""
+def _grid(*weights: float) -> tuple[Mapping[str, object], ...]:
+    return tuple({"learning_rate": rate, "agent_weight": weight} for weight in weights for rate in (3e-4, 6e-4))
+
+
+_RATES = tuple({"learning_rate": rate} for rate in (1.5e-4, 3e-4, 6e-4, 1.2e-3))
+_GROUP = {"policy_baseline": "group", "agent_baseline": "group"}
+_OLD = {"agent_loss": "aipo", "agent_baseline": "solo", "agent_weight": 2.0}
+_MASK = {"agent_loss": "mask", "policy_baseline": "group"}
+_SFT = {"agent_loss": "clone", "agent_normalizer": "agent_tokens", "agent_baseline": "group"}
 
 METHODS: dict[str, Method] = {
-    "grpo": Method("RLVR, no helpers", "mask", 1.0, objective={"policy_baseline": "group"}),
-    "mask": Method("helpers, replies masked", "mask", 0.5, objective={"policy_baseline": "group"}),
-    "clone": Method("helpers, replies cloned", "clone", 0.5, objective=PLAIN),
-    "is": Method("helpers, pi/mu", "is", 0.5, objective=PLAIN),
-    "luffy": Method("helpers, LUFFY's shaping", "luffy", 0.5, objective=PLAIN),
-    "aipo": Method("AIPO", "aipo", 0.5),
-    "sft": Method("SFT, full solutions", "clone", 1.0, "imitation", {"agent_normalizer": "agent_tokens", "agent_weight": 1.0}),
-    "luffy_mixed": Method("LUFFY, full solutions in the group", "luffy", 1.0, "mixed", {**PLAIN, "agent_weight": 1.0}),
-}  # fmt: skip
-"""The methods, by name. The last two need a teacher who can solve the whole task; the others ask a helper one question."""
+    "grpo": Method("RLVR, no helpers", _MASK, solo_share=1.0),
+    "mask": Method("helpers, replies masked", _MASK),
+    "mask_mode": Method("helpers, replies masked, baselines by mode", {"agent_loss": "mask"}),
+    "decay": Method("helpers, masked, help taken away by and by (EAPO)", _MASK, train={"final_solo_share": 1.0}),
+    "hint": Method(
+        "hints where all fail, not learnt (Guide)", {**_MASK, "rollout_clip": (0.0, 2.0)}, trainer="hint", tried=_RATES
+    ),
+    "sdpo": Method("the reply as a teacher's context (SDPO)", _MASK, 1.0, "sdpo", tried=_RATES),
+    "luffy": Method(
+        "helpers, LUFFY's shaping", {**_GROUP, "agent_loss": "luffy", "agent_weight": 2.0}, tried=_grid(2.0, 8.0)
+    ),
+    "luffy_mixed": Method("LUFFY, full solutions in the group", {**_GROUP, "agent_loss": "luffy"}, 1.0, "mixed"),
+    "echo": Method(
+        "all replies at a constant weight (ECHO)",
+        {**_GROUP, "agent_loss": "clone", "agent_weight": 0.5},
+        trainer="echo",
+        tried=_grid(0.05, 0.5),
+    ),
+    "clone": Method(
+        "helpers, replies cloned", {**_GROUP, "agent_loss": "clone", "agent_weight": 2.0}, tried=_grid(0.5, 2.0)
+    ),
+    "former": Method("AIPO with the solo baseline (the default before)", _OLD, tried=_grid(0.5, 2.0)),
+    "aipo": Method("AIPO", {"agent_weight": 2.0, "self_imitation": 1.0}, tried=_grid(0.5, 2.0)),
+    "sft": Method("SFT, full solutions", _SFT, 1.0, "sft", tried=_RATES),
+    "rft": Method("RFT, full solutions that the grader calls right", _SFT, 1.0, "rft", tried=_RATES),
+}
+"""The methods, by name, as they were tuned. SFT, RFT and LUFFY's mixed groups need a teacher who can solve the whole task; the
+others ask a helper one question."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,35 +91,36 @@ class RunSpec:
     """One training run of the study with its measurement: plain data, so that it can be sent to another process."""
 
     table: str
-    """Which part of the study it belongs to: "methods", "cells", "teachers", "noise", or the name of an ablation."""
+    """Which part of the study it belongs to: "tuning", "methods", "baselines", "cells", "parts", "helpers" or "words"."""
     name: str
     """Its row there: the method, or the setting that is changed ("c_min 0.1")."""
     method: str = "aipo"
-    architecture: Architecture = "llama"
+    task: TaskName = "operator"
+    architecture: PolicyName = "gpt_neox"
     algorithm: Algorithm = "group_mean"
     seed: int = 0
-    steps: int = 120
+    steps: int = 60
     noise: float = 0.0
     """How often the helper (or the teacher) is wrong in training."""
     helper: Literal["embedded", "forgetful", "forgetful, mu known"] = "embedded"
     """The embedded Knowledge agent, spoilt by `NoisyAgent` at the rate `noise`, or `ForgetfulKnowledge`."""
-    helpers: tuple[str, ...] = ("verify", "knowledge", "reasoning")
-    """Those that answer."""
+    helpers: tuple[str, ...] = HELPERS
+    """Those that know something; the others "cannot tell"."""
     objective: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Fields of `ObjectiveConfig` that differ from the method's."""
     train: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    """Fields of `TrainConfig` that differ from the study's."""
-    env: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    """Options of the environment that differ from the study's."""
+    """Fields of `TrainConfig` that differ from the method's."""
     eval_samples: int = 16
-    """Samples of each boundary problem at the end: the largest k of pass@k."""
+    """Samples of each boundary problem at the end, at temperature 1: the largest k of pass@k."""
 
     def __post_init__(self) -> None:
         """Refuses what is no run."""
         if self.method not in METHODS:
             raise unknown_id("method", self.method, METHODS)
-        if self.architecture not in ARCHITECTURES:
-            raise unknown_id("architecture", self.architecture, ARCHITECTURES)
+        if (self.architecture == "smollm2") != (self.task == "words"):
+            raise ConfigurationError(
+                f"smollm2 plays the task words, and nobody else; got {self.architecture}, {self.task}."
+            )
         if not 0 <= self.noise < 1 or self.steps < 1 or self.eval_samples < 1:
             raise ConfigurationError(
                 f"a run needs 0 <= noise < 1, steps >= 1 and eval_samples >= 1; got noise={self.noise}, steps={self.steps}, "
@@ -96,113 +129,118 @@ class RunSpec:
 
     @property
     def id(self) -> str:
-        """Names the run and nothing else: a readable part, and a hash of every field."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """Names the run and nothing else: a readable part, and a hash of every field and of the method's own."""
+        method = METHODS[self.method]
+        own = {"is": [dict(method.objective), method.solo_share, method.trainer, dict(method.train)]}
+        text = json.dumps(dataclasses.asdict(self) | own, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         return f"{self.table}/{self.name}/{self.architecture}/{self.algorithm}/s{self.seed}/{digest}".replace(" ", "_")
 
     def objective_config(self) -> ObjectiveConfig:
         """The objective of this run."""
-        method = METHODS[self.method]
-        fields: dict[str, object] = {"algorithm": self.algorithm, "agent_loss": method.agent_loss}
-        if method.agent_loss != "mask":
-            fields["agent_weight"] = 2.0
-        return ObjectiveConfig(**{**fields, **method.objective, **self.objective})  # type: ignore[arg-type]
+        fields = {"algorithm": self.algorithm, **METHODS[self.method].objective, **self.objective}
+        return ObjectiveConfig(**fields)  # type: ignore[arg-type]
 
 
-def full_design(seeds: Iterable[int] = (0, 1, 2)) -> list[RunSpec]:
+def full_design(seeds: Iterable[int] = SEEDS) -> list[RunSpec]:
     """Every run whose result is recorded, the most important ones first."""
     seeds = tuple(seeds)
-    return [*methods(seeds), *cells(seeds), *teachers(seeds), *noise(seeds), *ablations(seeds)]
+    return [*methods(seeds), *helpers(seeds), *tuning(), *baselines(seeds), *parts(seeds[:1]), *cells(seeds[:1])]
 
 
 def quick_design() -> list[RunSpec]:
-    """What fits into a quarter of an hour on two cores: the claim itself, at one seed."""
+    """What fits into a quarter of an hour on two cores: the claim itself, at one seed, under noise."""
     return [
-        RunSpec("methods", method, method=method, eval_samples=64)
-        for method in ("aipo", "clone", "mask", "grpo", "luffy", "sft")
+        RunSpec("methods", f"{method} 60%", method=method, noise=0.6)
+        for method in ("aipo", "rft", "former", "clone", "echo", "mask", "grpo")
     ]
 
 
-def methods(seeds: Iterable[int]) -> list[RunSpec]:
-    """All methods with a helper that is always right, measured to k = 256."""
-    return [RunSpec("methods", m, method=m, seed=s, eval_samples=256) for s in seeds for m in METHODS]
+def words_design() -> list[RunSpec]:
+    """The same question put to SmolLM2-135M, for one GPU that all runs share: `--device cuda --processes 12 --minutes 13`."""
+    return [
+        RunSpec("words", f"{m} 60%", m, "words", "smollm2", seed=s, noise=0.6, train={"learning_rate": 5e-5})
+        for s in SEEDS
+        for m in ("aipo", "rft", "echo", "grpo")
+    ]
 
 
-def cells(seeds: Iterable[int]) -> list[RunSpec]:
-    """AIPO, masked replies and no helpers, for every architecture and RLVR algorithm."""
+def tuning() -> Iterator[RunSpec]:
+    """What each method's settings were chosen by: the same number of runs for each, at a seed that is not reported."""
+    for name, method in METHODS.items():
+        for tried in method.tried:
+            objective = {k: v for k, v in tried.items() if k == "agent_weight"}
+            rate = {"learning_rate": tried["learning_rate"]}
+            label = " ".join([name, *(f"{k} {v}" for k, v in tried.items())])
+            yield RunSpec("tuning", label, name, seed=TUNING_SEED, steps=40, noise=0.6, objective=objective, train=rate)
+
+
+_UNMOVED = ("grpo", "mask", "mask_mode", "decay", "hint", "sdpo", "luffy_mixed")
+"""Methods that stay at nought whatever the seed: one seed shows it."""
+
+
+def methods(seeds: Iterable[int]) -> Iterator[RunSpec]:
+    """All methods with a helper (or teacher) that is always right, and with one that is wrong in 60 %."""
+    for seed in seeds:
+        for noise in (0.6, 0.0):
+            for method in reversed(METHODS):
+                # Of a teacher who is always right the grader refuses nothing; one who is not is never learnt without it.
+                same = method == ("sft" if noise else "rft") and (seed != 0 or not noise)
+                if not same and (seed == 0 or method not in _UNMOVED):
+                    yield RunSpec("methods", f"{method} {noise:.0%}", method=method, seed=seed, noise=noise)
+
+
+def helpers(seeds: Iterable[int]) -> Iterator[RunSpec]:
+    """The task that needs all three helpers, with some of them."""
+    left: tuple[tuple[str, ...], ...] = (
+        HELPERS, ("knowledge", "reasoning"), ("verify", "knowledge"), ("knowledge",), ("verify", "reasoning"),
+    )  # fmt: skip
+    for seed in seeds:
+        for known in left:
+            if seed == 0 or "knowledge" in known:
+                yield RunSpec("helpers", ", ".join(known), task="chain", seed=seed, helpers=known)
+
+
+def baselines(seeds: Iterable[int]) -> Iterator[RunSpec]:
+    """Coefficient by baseline of the replies, under noise, on two architectures; all else as in AIPO."""
     seeds = tuple(seeds)
-    specs = [
-        RunSpec("cells", "aipo", architecture=a, algorithm=r, seed=s)
-        for s in seeds
-        for a in ARCHITECTURES
-        for r in ALGORITHMS
-    ]
-    # Both baselines stay at zero, whatever the seed; one shows it for each cell.
-    return specs + [
-        RunSpec("cells", m, method=m, architecture=a, algorithm=r, seed=seeds[0])
-        for m in ("grpo", "mask")
-        for a in ARCHITECTURES
-        for r in ALGORITHMS
-    ]
+    places: list[tuple[PolicyName, int]] = [*(("gpt_neox", s) for s in seeds), ("qwen3", seeds[0])]
+    for architecture, seed in places:
+        for coefficient in ("aipo", "clone"):
+            for baseline in ("none", "solo", "group"):
+                changed = {"agent_loss": coefficient, "agent_baseline": baseline}
+                name = f"{coefficient}, {baseline}"
+                yield RunSpec("baselines", name, noise=0.6, architecture=architecture, seed=seed, objective=changed)
 
 
-def teachers(seeds: Iterable[int]) -> list[RunSpec]:
-    """Answers to questions against full solutions, on the other architectures."""
-    return [
-        RunSpec("teachers", m, method=m, architecture=a, seed=s)
-        for s in seeds
-        for a in ("qwen3", "gpt_neox")
-        for m in ("aipo", "sft", "luffy_mixed")
-    ]
+def cells(seeds: Iterable[int]) -> Iterator[RunSpec]:
+    """AIPO for every architecture and RLVR algorithm."""
+    for seed in seeds:
+        for a in ARCHITECTURES:
+            for r in ALGORITHMS:
+                yield RunSpec("cells", f"{a}, {r}", architecture=a, algorithm=r, seed=seed, noise=0.6)
 
 
-def noise(seeds: Iterable[int]) -> list[RunSpec]:
-    """Helpers, and teachers, that are often wrong."""
-    return [
-        RunSpec("noise", f"{m} {level:.0%}", method=m, seed=s, noise=level, **VARIED)  # type: ignore[arg-type]
-        for s in seeds
-        for level in (0.0, 0.3, 0.6)
-        for m in ("aipo", "clone", "sft", "luffy", "luffy_mixed")
+def parts(seeds: Iterable[int]) -> Iterator[RunSpec]:
+    """One setting of AIPO changed at a time, under noise."""
+    known: dict[str, object] = {"helper": "forgetful, mu known"}
+    smaller = {"prompts_per_step": 64, "samples_per_prompt": 4}
+    changes: list[tuple[str, dict[str, object]]] = [
+        ("one update a batch", {"train": {"updates_per_batch": 1}}),
+        ("no self-imitation", {"objective": {"self_imitation": 0.0}}),
+        ("self-imitation 0.3", {"objective": {"self_imitation": 0.3}}),
+        ("64 problems x 4, solo share 0.5", {"train": {**smaller, "solo_share": 0.5}}),
+        ("solo share 0.5", {"train": {"solo_share": 0.5}}),
+        ("solo share 0", {"train": {"solo_share": 0.0}}),
+        ("c_min 0 (pi / mu, capped)", {"objective": {"c_min": 0.0}}),
+        ("c_min 0.3", {"objective": {"c_min": 0.3}}),
+        ("no trust region", {"objective": {"delta": math.inf}}),
+        ("mixture helper, mu unknown", {"helper": "forgetful"}),
+        ("the same, mu known", known),
+        ("the same, mu known, c_max 1", {**known, "objective": {"c_max": 1.0}}),
+        ("the same, mu known, no cap", {**known, "objective": {"c_max": math.inf}}),
+        ("without Verify and Reasoning", {"helpers": ("knowledge",)}),
     ]
-
-
-def ablations(seeds: Iterable[int]) -> list[RunSpec]:
-    """One setting of AIPO changed at a time."""
-    twice = {"updates_per_batch": 2}
-    forgetful = {"helper": "forgetful", "noise": 0.3}
-    known = {"helper": "forgetful, mu known", "noise": 0.3}
-    apart: dict[str, object] = {"policy_baseline": "mode", "agent_baseline": "solo"}
-    changes: list[tuple[str, str, dict[str, object]]] = [
-        (UNCHANGED, "unchanged", {}),
-        ("baselines", "one baseline for all", {"objective": PLAIN}),
-        ("baselines", "one for the policy, solo for replies", {"objective": {"policy_baseline": "group"}}),
-        ("baselines", "by mode for the policy, one for replies", {"objective": {"agent_baseline": "group"}}),
-        ("baselines", "cloned replies, AIPO's baselines", {"method": "clone", "objective": apart}),
-        ("c_min", "c_min 0 (pi / mu, capped)", {"objective": {"c_min": 0.0}}),
-        ("c_min", "c_min 0.1", {"objective": {"c_min": 0.1}}),
-        ("c_min", "c_min 0.3", {"objective": {"c_min": 0.3}}),
-        ("lambda", "lambda 0.5", {"objective": {"agent_weight": 0.5}}),
-        ("lambda", "lambda 1", {"objective": {"agent_weight": 1.0}}),
-        ("lambda", "lambda 4", {"objective": {"agent_weight": 4.0}}),
-        ("solo share", "solo share 0", {"train": {"solo_share": 0.0}}),
-        ("solo share", "solo share 0.25", {"train": {"solo_share": 0.25}}),
-        ("solo share", "solo share 0.75", {"train": {"solo_share": 0.75}}),
-        ("solo share", "0.25 to 1: help is taken away", {"train": {"solo_share": 0.25, "final_solo_share": 1.0}}),
-        ("consult cost", "consult cost 0.1", {"env": {"consult_cost": 0.1}}),
-        ("consult cost", "consult cost 0.3", {"env": {"consult_cost": 0.3}}),
-        ("mu", "mixture helper, 30 % wrong, mu unknown", forgetful),
-        ("mu", "the same, mu known", known),
-        ("c_max", "the same, mu known, c_max 1", {**known, "objective": {"c_max": 1.0}}),
-        ("c_max", "the same, mu known, no cap", {**known, "objective": {"c_max": math.inf}}),
-        ("delta", "2 updates a batch, delta 0.02", {"objective": {"delta": 0.02}, "train": twice}),
-        ("delta", "2 updates a batch, delta 0.2", {"train": twice}),
-        ("delta", "2 updates a batch, no trust region", {"objective": {"delta": math.inf}, "train": twice}),
-        ("helpers", "without Verify and Reasoning", {"helpers": ("knowledge",)}),
-        ("helpers", "without Knowledge", {"helpers": ("verify", "reasoning")}),
-    ]
-    return [
-        RunSpec(table, name, seed=s, **{**VARIED, **fields})  # type: ignore[arg-type]
-        for s in seeds
-        for table, name, fields in changes
-    ]
+    for seed in seeds:
+        for name, fields in changes:
+            yield RunSpec("parts", name, seed=seed, noise=0.6, **fields)  # type: ignore[arg-type]

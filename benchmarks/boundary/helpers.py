@@ -10,6 +10,8 @@ from aipo_env.dialects.base import TokenCodec
 from aipo_env.errors import ConfigurationError
 from aipo_env.protocol import ConsultRequest, Reply
 
+UNABLE = "cannot tell"
+"""What a helper replies that is left out."""
 _DIGITS = "0123456789"
 
 
@@ -64,3 +66,18 @@ def log_mixture(text: str, right: str, noise: float) -> list[float]:
         logs.append(math.log(probability))
         weight = hit / probability
     return logs
+
+
+class UnableHelper:
+    """In the place of a helper that is left out: whatever it is asked, it cannot tell.
+
+    Args:
+        name: under which the policy asks for it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def respond(self, request: ConsultRequest) -> Reply:
+        """Nothing that helps."""
+        return Reply(UNABLE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import time
@@ -16,7 +17,7 @@ from aipo_env.installation import DISTRIBUTION
 from algorithms.progress import make_progress
 from benchmarks.boundary.design import RunSpec
 from benchmarks.boundary.runs import RunResult, run
-from benchmarks.boundary.start_policies import ATTEMPTS, Start, measure_start, start_folder
+from benchmarks.boundary.start_policies import Start, measure_start, start_folder
 from benchmarks.report import machine
 
 ROWS = "rows.jsonl"
@@ -29,9 +30,10 @@ def run_study(
     *,
     processes: int = 2,
     num_problems: int = 100,
-    attempts: int = ATTEMPTS,
+    attempts: int | None = None,
     device: str = "cpu",
     minutes: float | None = None,
+    measure_after: float | None = None,
 ) -> list[RunResult]:
     """Runs what is not there yet; returns the results of all of `specs` that there are.
 
@@ -40,28 +42,39 @@ def run_study(
         out: gets `rows.jsonl`, one finished run a line, and the start policies.
         processes: runs at the same time.
         num_problems: boundary problems of the final measurement.
-        attempts: that must all fail for a problem to be one.
+        attempts: that must all fail for a problem to be one; None for those of its task.
         device: a torch device, of every run.
         minutes: after which no further run is started, and those that run are given up.
+        measure_after: minutes after which runs end and are measured as they are.
     """
     out.mkdir(parents=True, exist_ok=True)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     done = {result.id for result in read_results(out)}
     waiting = [spec for spec in specs if spec.id not in done]
-    architectures = sorted({spec.architecture for spec in waiting})
+    needed = sorted({(spec.task, spec.architecture) for spec in waiting})
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=prepare_process)
     try:
         with pool, make_progress() as progress:
-            bar = progress.add_task("start policies", total=len(architectures), note="")
-            starting = {a: pool.submit(_prepare_start, a, out, num_problems, attempts, device) for a in architectures}
-            starts: dict[str, Start] = {}
-            for architecture, future in starting.items():
-                starts[architecture] = future.result()
+            bar = progress.add_task("start policies", total=len(needed), note="")
+            starting = {
+                (task, a): pool.submit(measure_start, a, out, num_problems, task, attempts=attempts, device=device)
+                for task, a in needed
+            }
+            starts: dict[tuple[str, str], Start] = {}
+            for which, future in starting.items():
+                starts[which] = future.result()
                 progress.update(bar, advance=1)
             bar = progress.add_task("runs", total=len(waiting), note="")
             futures = [
-                pool.submit(run, spec, start_folder(spec.architecture, out), starts[spec.architecture].indices, device)
+                pool.submit(
+                    run,
+                    spec,
+                    start_folder(spec.architecture, out, spec.task),
+                    starts[spec.task, spec.architecture].indices,
+                    device,
+                    math.inf if measure_after is None else time.time() + 60 * measure_after,
+                )
                 for spec in waiting
             ]
             with (out / ROWS).open("a", encoding="utf-8") as file:
@@ -141,8 +154,3 @@ def prepare_process() -> None:
 
     torch.set_num_threads(1)
     quiet_libraries()
-
-
-def _prepare_start(architecture: str, out: Path, num_problems: int, attempts: int, device: str) -> Start:
-    start_folder(architecture, out, device=device)  # type: ignore[arg-type]
-    return measure_start(architecture, out, num_problems, attempts=attempts, device=device)  # type: ignore[arg-type]

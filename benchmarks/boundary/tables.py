@@ -32,11 +32,16 @@ class Cell:
         return str(self.runs[0].spec["method"])
 
     @property
+    def noise(self) -> float:
+        """How often the helper was wrong."""
+        return float(str(self.runs[0].spec["noise"]))
+
+    @property
     def num_samples(self) -> int:
         """Samples of each boundary problem."""
         return int(str(self.runs[0].spec["eval_samples"]))
 
-    def solo(self, k: int) -> Interval:
+    def solo(self, k: int = 1) -> Interval:
         """Solo pass@k on the boundary problems, mean of the seeds, with an interval over problems."""
         per_problem = [
             statistics.fmean(pass_at_k(self.num_samples, c, k) for c in counts)
@@ -48,17 +53,14 @@ class Cell:
         """Solo pass@k of each seed."""
         return [statistics.fmean(pass_at_k(self.num_samples, c, k) for c in run.num_correct) for run in self.runs]
 
-    def final(self, name: str) -> list[float]:
-        """What each seed's curve ends with."""
-        return [run.curve[-1][name] for run in self.runs]
+    @property
+    def median(self) -> float:
+        """Of the seeds' solo pass@1 at temperature 1."""
+        return statistics.median(self.solo_by_seed())
 
     def until_half(self, what: str) -> list[float | None]:
         """Where each seed's solo accuracy passes one half; None where it does not."""
         return [steps_until(run.curve, HALF, what) for run in self.runs]
-
-    def solo_at(self, what: str, amount: float) -> list[float | None]:
-        """Each seed's solo accuracy on the watched problems when `amount` was spent; None where less was spent in all."""
-        return [_at(run.curve, what, amount) for run in self.runs]
 
 
 def cells(results: Iterable[RunResult]) -> list[Cell]:
@@ -72,44 +74,24 @@ def cells(results: Iterable[RunResult]) -> list[Cell]:
 
 
 def machine_rows(results: Sequence[RunResult]) -> list[dict[str, object]]:
-    """One row per run for `boundary.json`: method, algorithm, model, seed, settings, budget, solo pass@k, transition, curve."""
+    """One row per run for `boundary.json`."""
     rows = []
     for result in results:
-        spec, last = result.spec, result.curve[-1]
-        samples = int(str(spec["eval_samples"]))
-        ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128, 256) if k <= samples]
-        rows.append(
-            {
-                "id": result.id,
-                "table": spec["table"],
-                "name": spec["name"],
-                "method": spec["method"],
-                "algorithm": spec["algorithm"],
-                "model": spec["architecture"],
-                "seed": spec["seed"],
-                "noise": spec["noise"],
-                "settings": {key: spec[key] for key in ("helper", "helpers", "objective", "train", "env")},
-                "budget": {
-                    "steps": spec["steps"],
-                    "rollouts": last["rollouts"],
-                    "trained_tokens": last["trained_tokens"],
-                    "consults": last["consults"],
-                },
-                "solo_pass_at_k": {
-                    str(k): round(statistics.fmean(pass_at_k(samples, c, k) for c in result.num_correct), 4) for k in ks
-                },
-                "num_problems": len(result.num_correct),
-                "num_samples": samples,
-                "num_correct": result.num_correct,
-                "assisted_pass_at_1": last["assisted"],
-                "until_solo_half": {
-                    what: steps_until(result.curve, HALF, what) for what in ("step", "trained_tokens", "consults")
-                },
-                "curve": result.curve,
-                "seconds": result.seconds,
-                "device": result.device,
-            }
-        )
+        samples = int(str(result.spec["eval_samples"]))
+        row = dataclasses.asdict(result) | {
+            "solo_pass_at_k": {
+                str(k): round(statistics.fmean(pass_at_k(samples, c, k) for c in result.num_correct), 4)
+                for k in (1, 4, 16, 64, 256)
+                if k <= samples
+            },
+            "until_solo_half": {
+                what: None if (at := steps_until(result.curve, HALF, what)) is None else round(at, 1)
+                for what in ("step", "trained_tokens", "helper_tokens", "consults", "cpu_seconds")
+            },
+            # One list a column: a file of points is ten times as long.
+            "curve": {name: [point[name] for point in result.curve] for name in result.curve[0]},
+        }
+        rows.append(row)
     return rows
 
 
@@ -117,6 +99,7 @@ def start_table(starts: Sequence[Start]) -> str:
     """The start policies."""
     rows = [
         [
+            s.task,
             s.architecture,
             f"{s.num_parameters:,}",
             f"{s.solved} of {s.candidates}",
@@ -125,103 +108,64 @@ def start_table(starts: Sequence[Start]) -> str:
         ]
         for s in starts
     ]
-    return markdown(
-        ["start policy", "parameters", "solved in 256 attempts, left out", "boundary problems", "assisted pass@1"], rows
-    )
+    header = ["task", "start policy", "parameters", "solved, left out", "boundary problems", "assisted pass@1"]
+    return markdown(header, rows)
 
 
 def methods_table(found: Sequence[Cell]) -> str:
-    """All methods: what they can do alone at the end, and when they could."""
-    found = in_order(found)
-    common = min((min(cell.final("trained_tokens")) for cell in found if cell.method not in ("grpo",)), default=0.0)
+    """All methods at one rate of wrong replies: what they can do alone at the end, and what half-way took."""
     rows = []
-    for cell in found:
-        ks = [k for k in (8, 256) if k <= cell.num_samples]
+    for cell in sorted(found, key=lambda c: list(METHODS).index(c.method)):
+        label = "**AIPO**" if cell.method == "aipo" else METHODS[cell.method].label
         rows.append(
             [
-                _label(cell),
-                _interval(cell.solo(1)),
-                _seeds(cell.solo_by_seed()),
-                *(_interval(cell.solo(k)) for k in ks),
-                _seeds(cell.final("assisted")),
-                _seeds(cell.until_half("step"), 0),
-                _seeds([None if v is None else v / 1000 for v in cell.until_half("trained_tokens")], 0),
-                _seeds(cell.solo_at("trained_tokens", common), missing="–"),
+                f"*{label}*" if METHODS[cell.method].teacher else label,
+                _settings(cell),
+                _with_median(cell.solo_by_seed()),
+                _interval(cell.solo()),
+                *(_seeds([run.cooler[t] for run in cell.runs]) for t in ("0.6", "0")),
+                _seeds([run.assisted for run in cell.runs]),
+                _seeds(cell.until_half("step"), 1),
+                *(_thousands(cell.until_half(what)) for what in ("trained_tokens", "helper_tokens")),
+                _seeds(cell.until_half("cpu_seconds"), 0),
             ]
         )
-    ks = [k for k in (8, 256) if found and k <= found[0].num_samples]
     header = [
-        "method", "solo pass@1", "by seed", *(f"solo pass@{k}" for k in ks), "assisted pass@1", "steps until solo 0.5",
-        "thousand trained tokens until then", f"solo at {common / 1000:,.0f} thousand trained tokens",
+        "method", "learning rate, weight", "solo pass@1, T = 1", "interval", "T = 0.6", "greedy", "assisted",
+        "steps until solo 0.5", "thousand trained tokens until then", "thousand of helpers or teachers", "processor seconds",
     ]  # fmt: skip
     return markdown(header, rows)
 
 
-def noise_table(found: Sequence[Cell]) -> str:
-    """Solo pass@1 by how often the helper, or the teacher, is wrong in training."""
+def tuning_table(found: Sequence[Cell]) -> str:
+    """What each method's settings were chosen by."""
     rows = []
     for method in METHODS:
-        by_level = {float(str(c.runs[0].spec["noise"])): c for c in found if c.method == method}
-        if by_level:
-            row = [by_level.get(level) for level in (0.0, 0.3, 0.6)]
-            rows.append(
-                [METHODS[method].label]
-                + ["" if c is None else _with_median(c.solo_by_seed()) for c in row]
-                + ["" if c is None else _seeds(c.until_half("step"), 0) for c in row]
-            )
-    levels = ("0 %", "30 %", "60 %")
-    header = ["method", *(f"wrong {n}: solo pass@1" for n in levels), *(f"wrong {n}: steps until 0.5" for n in levels)]
-    return markdown(header, rows)
+        tried = [cell for cell in found if cell.method == method]
+        best = max((cell.median for cell in tried), default=0.0)
+        for cell in tried:
+            value = f"{cell.median:.3f}"
+            shown = f"**{value}**" if cell.median == best else value
+            rows.append([METHODS[method].label, _settings(cell), shown, _seeds(cell.until_half("step"), 1)])
+    return markdown(["method", "learning rate, weight", "solo pass@1, T = 1", "steps until solo 0.5"], rows)
 
 
-def cells_table(found: Sequence[Cell]) -> str:
-    """Architectures by RLVR algorithms."""
-    rows = []
-    for cell in (c for c in found if c.method == "aipo"):
-        others = {c.method: c for c in found if (c.architecture, c.algorithm) == (cell.architecture, cell.algorithm)}
-        rows.append(
-            [
-                cell.architecture,
-                cell.algorithm,
-                _with_median(cell.solo_by_seed()),
-                _seeds(cell.until_half("step"), 0),
-                *("" if m not in others else _seeds(others[m].solo_by_seed()) for m in ("mask", "grpo")),
-            ]
-        )
-    return markdown(
-        ["architecture", "algorithm", "AIPO, solo pass@1", "steps until 0.5", "replies masked", "no helpers"], rows
-    )
-
-
-def teachers_table(found: Sequence[Cell]) -> str:
-    """AIPO beside those who are shown full solutions, by architecture."""
+def plain_table(found: Sequence[Cell], first: str) -> str:
+    """One row per setting."""
     rows = [
         [
+            cell.name,
             cell.architecture,
-            _label(cell),
             _with_median(cell.solo_by_seed()),
-            _seeds(cell.final("assisted")),
-            _seeds(cell.until_half("step"), 0),
-            _seeds([None if v is None else v / 1000 for v in cell.until_half("trained_tokens")], 0),
+            *(_seeds([run.cooler[t] for run in cell.runs]) for t in ("0.6", "0")),
+            _seeds([run.assisted for run in cell.runs]),
+            _seeds(cell.until_half("step"), 1),
         ]
-        for cell in sorted(in_order(found), key=lambda c: c.architecture)
+        for cell in found
     ]
     return markdown(
-        [
-            *("architecture", "method", "solo pass@1", "assisted pass@1", "steps until solo 0.5"),
-            "thousand trained tokens until then",
-        ],
-        rows,
+        [first, "policy", "solo pass@1, T = 1", "T = 0.6", "greedy", "assisted", "steps until solo 0.5"], rows
     )
-
-
-def ablation_table(found: Sequence[Cell], default: Cell | None) -> str:
-    """One row per changed setting, the unchanged method first."""
-    rows = []
-    if default is not None:
-        rows.append(["**unchanged**", *_measures(default)])
-    rows += [[cell.name, *_measures(cell)] for cell in found]
-    return markdown(["setting", "solo pass@1", "steps until solo 0.5", "assisted pass@1", "consults"], rows)
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -230,45 +174,30 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" if "---" not in line[:3] else f"|{line}|" for line in lines)
 
 
-def _measures(cell: Cell) -> list[str]:
-    return [
-        _with_median(cell.solo_by_seed()),
-        _seeds(cell.until_half("step"), 0),
-        _seeds(cell.final("assisted")),
-        _seeds(cell.final("consults"), 0),
-    ]
+def _settings(cell: Cell) -> str:
+    """Learning rate and AGENT weight, where the method has one."""
+    spec, method = cell.runs[0].spec, METHODS[cell.method]
 
+    def setting(name: str, own: Mapping[str, object], changed: object) -> object:
+        assert isinstance(changed, dict)
+        return changed.get(name, own.get(name))
 
-def in_order(found: Sequence[Cell]) -> list[Cell]:
-    """The rows of a table of methods, in the order of `METHODS`."""
-    order = list(METHODS)
-    return sorted(found, key=lambda cell: order.index(cell.method))
-
-
-def _label(cell: Cell) -> str:
-    label = METHODS[cell.method].label
-    return f"**{label}**" if cell.method == "aipo" else label
+    rate = setting("learning_rate", method.train, spec["train"]) or 3e-4
+    weight = setting("agent_weight", method.objective, spec["objective"])
+    return f"{rate:g}" + ("" if weight is None else f", {weight:g}")
 
 
 def _interval(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"[{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def _seeds(values: Sequence[float | None], digits: int = 3, missing: str = "never") -> str:
-    return " ".join(missing if v is None else f"{v:,.{digits}f}" for v in values)
+def _seeds(values: Sequence[float | None], digits: int = 3) -> str:
+    return " ".join("never" if v is None else f"{v:,.{digits}f}" for v in values)
+
+
+def _thousands(values: Sequence[float | None]) -> str:
+    return _seeds([None if v is None else v / 1000 for v in values], 0)
 
 
 def _with_median(values: Sequence[float]) -> str:
     return f"{_seeds(values)} · **{statistics.median(values):.3f}**"
-
-
-def _at(curve: Sequence[Mapping[str, float]], what: str, amount: float) -> float | None:
-    """The curve's solo accuracy where `what` reaches `amount`, by linear interpolation."""
-    before = curve[0]
-    for point in curve:
-        if point[what] >= amount:
-            width = point[what] - before[what]
-            share = 1.0 if width == 0 else (amount - before[what]) / width
-            return before["solo"] + share * (point["solo"] - before["solo"])
-        before = point
-    return None

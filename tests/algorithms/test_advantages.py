@@ -192,7 +192,8 @@ def test_the_solo_baseline_does_not_depend_on_the_assisted_rewards():
 
 
 def advantages_of(rewards, outcomes, solo, tokens=None, groups=None, **fields):
-    """Of one group unless told otherwise, at the default baselines."""
+    """Of one group unless told otherwise, replies compared with the solo rollouts."""
+    fields = {"agent_baseline": "solo", **fields}
     overlong = fields.pop("overlong_buffer", 0)
     config = TrainConfig(
         objective=ObjectiveConfig(**fields), overlong_buffer=overlong, sampling=SamplingConfig(max_tokens=10)
@@ -267,7 +268,31 @@ def test_repair_15_modes_without_spread_stay_finite(estimator):
 def test_a_rollout_that_a_fault_cut_is_compared_with_none():
     rows = [(1.0, False), (0.0, False), (50.0, True), (0.5, False)]
     samples = [ScoredRollout(reward, reward, 0, False, 4, faulted) for reward, faulted in rows]
-    own, replies = sample_advantages(samples)
+    own, replies = sample_advantages(samples, agent_baseline="solo")
     assert_allclose(own, [0.5, -0.5, 0.0, 0.0])
     assert_allclose(replies, [0.5, -0.5, 0.0, 0.0])
     assert own.dtype == replies.dtype == np.float32
+
+
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, "mean_whitened"])
+def test_without_a_baseline_a_reply_gets_the_outcome(estimator):
+    """Nothing fades when solo succeeds, nothing is pushed away, and no estimator rescales it; a fault counts for nothing."""
+    outcomes, solo = [1.0, 0.0, 1.0, -0.5, 0.25], [True, False, False, False, False]
+    _, replies = advantages_of(np.array(outcomes) - 0.1, outcomes, solo, agent_baseline="none", advantage=estimator)
+    assert_allclose(replies, [1.0, 0.0, 1.0, 0.0, 0.25])
+    assert ObjectiveConfig().agent_baseline == "none"
+    cut = [ScoredRollout(1.0, 1.0, 0, False, 4, faulted) for faulted in (True, False)]
+    assert_allclose(sample_advantages(cut, self_imitation=2.0), [[0.0, 2.0], [0.0, 1.0]])
+
+
+@pytest.mark.parametrize("agent_baseline", ["none", "solo", "group"])
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, "mean_whitened"])
+def test_self_imitation_adds_what_assisted_rollouts_earned(estimator, agent_baseline):
+    """To the policy's own tokens, not to replies; nothing for solo rollouts and for failures; without what help cost."""
+    outcomes, solo = [1.0, 0.0, 1.0, -0.5, 0.25], [True, False, False, False, False]
+    settings = {"agent_baseline": agent_baseline, "advantage": estimator}
+    rewards = np.array(outcomes) - np.array([0.0, 0.3, 0.3, 0.0, 0.0])
+    own, replies = advantages_of(rewards, outcomes, solo, **settings)
+    more, same = advantages_of(rewards, outcomes, solo, self_imitation=0.5, **settings)
+    assert_allclose(more - own, [0.0, 0.0, 0.5, 0.0, 0.125], atol=1e-6)
+    assert_allclose(same, replies)

@@ -601,7 +601,7 @@ def test_repair_01_the_policy_is_evaluated_before_it_is_trained(tmp_path: Path) 
 
 def test_repair_01_a_run_that_goes_wrong_says_so_once_and_notes_it(tmp_path: Path) -> None:
     said: list[str] = []
-    trainer = make(tmp_path, reward=lambda t: 1.0, steps=12)
+    trainer = make(tmp_path, reward=lambda t: 0.0, steps=12)
     history = trainer.train(on_problem=said.append)
     signalless = [sentence for sentence in said if "nothing was learnt" in sentence]
     assert len(signalless) == 1

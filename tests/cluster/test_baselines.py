@@ -36,7 +36,7 @@ REWARDS = [[0.0, 1.0, 1.0, 0.7], [0.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.3, 1.0], [0.
 OUTCOMES = [[0.25, 1.5, 1.5, 0.95], [0.0, 0.0, 1.75, 1.5], [0.5, 0.0, 0.3, 0.5], [0.6, 0.1, 0.1, 0.35]]
 """The same without what help cost: they differ more than the rewards, but for the third group."""
 ESTIMATORS: tuple[AdvantageEstimator, ...] = ("mean", "mean_std", "leave_one_out", "mean_whitened")
-BASELINES = list(itertools.product(("mode", "group"), ("solo", "group")))
+BASELINES = list(itertools.product(("mode", "group"), ("none", "solo", "group")))
 
 
 @dataclasses.dataclass
@@ -139,21 +139,23 @@ def samples(values: list[Tensor], batch: list[Experience]) -> Tensor:
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize(("policy_baseline", "agent_baseline"), BASELINES)
-@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize(("scale", "imitation"), [(1.0, 0.0), (0.25, 0.0), (1.0, 0.5)])
 def test_every_token_has_the_advantage_of_the_single_machine(
-    estimator: AdvantageEstimator, policy_baseline: str, agent_baseline: str, scale: float
+    estimator: AdvantageEstimator, policy_baseline: str, agent_baseline: str, scale: float, imitation: float
 ) -> None:
     """Where outcomes differ more than rewards, and where they differ less."""
     batch = experiences()
     for experience in batch:
         experience.info["aipo/outcome"] *= scale
-    run(Maker(estimator), config_of(policy_baseline, agent_baseline), batch)
+    run(Maker(estimator), config_of(policy_baseline, agent_baseline, self_imitation=imitation), batch)
     counts = (SOURCES == P).sum(1).tolist()
     rollouts = [
         ScoredRollout(REWARDS[g][i], scale * OUTCOMES[g][i], g, SOLO[g][i] > 0, counts[i], False)
         for g, i in itertools.product(range(len(REWARDS)), range(GROUP_SIZE))
     ]
-    config = TrainConfig(objective=config_of(policy_baseline, agent_baseline, advantage=estimator))
+    config = TrainConfig(
+        objective=config_of(policy_baseline, agent_baseline, advantage=estimator, self_imitation=imitation)
+    )
     policy_S, agent_S = map(torch.from_numpy, sample_advantages(rollouts, **config.comparison))
     for experience in batch:
         places = torch.tensor(experience.index)
@@ -161,7 +163,7 @@ def test_every_token_has_the_advantage_of_the_single_machine(
             expected_BL = expected_S[places][:, None].expand(experience.sources.shape)
             at = experience.sources == source
             torch.testing.assert_close(experience.advantages[at], expected_BL[at], rtol=1e-5, atol=1e-6)
-    if estimator != "mean_whitened" and policy_baseline == "mode":
+    if estimator != "mean_whitened" and (policy_baseline, imitation) == ("mode", 0) and agent_baseline != "none":
         # Exactly: such samples cost no update. The second group's spread is between the modes alone.
         zero_S = samples([(e.advantages * (e.sources == P)).abs().sum(1) for e in batch], batch) == 0
         assert zero_S[4:8].all()
@@ -297,7 +299,7 @@ def test_repair_09_without_groups_replies_are_judged_by_the_outcome_too(name: st
 @pytest.mark.parametrize(
     ("estimator", "config", "named"),
     [
-        ("reinforce", ObjectiveConfig(), r"policy_baseline mode and --aipo\.agent_baseline solo"),
+        ("reinforce", config_of("mode", "solo"), r"policy_baseline mode and --aipo\.agent_baseline solo"),
         ("flash_reinforce", config_of("mode", "group"), r"say --aipo\.policy_baseline group,"),
         ("flash_reinforce", config_of("group", "solo"), r"say --aipo\.agent_baseline group,"),
         ("reinforce", ObjectiveConfig(agent_loss="mask"), r"say --aipo\.policy_baseline group,"),
@@ -312,7 +314,8 @@ def test_estimators_without_groups_are_refused(estimator: str, config: Objective
 
 
 def test_estimators_without_groups_leave_the_comparison_to_openrlhf() -> None:
-    for config in (config_of("group", "group"), ObjectiveConfig(agent_loss="mask", policy_baseline="group")):
+    masked = ObjectiveConfig(agent_loss="mask", policy_baseline="group")
+    for config in (config_of("group", "group"), config_of("group", "none"), masked):
         maker = Maker("mean")
         maker.strategy.args.algo.advantage.estimator = "reinforce"
         stock = maker.compute_advantages_and_returns

@@ -142,7 +142,11 @@ def test_without_evaluation_there_is_no_file_for_it(tmp_path: Path) -> None:
     [
         ({}, ["--rollout.n_samples_per_prompt", "2"], "1 is solo and 1 assisted"),
         ({}, ["--algo.advantage.estimator=reinforce"], "reinforce has no baseline"),
-        ({"policy_baseline": "group"}, ["--algo.advantage.estimator", "flash_reinforce"], "agent_baseline solo"),
+        (
+            {"policy_baseline": "group", "agent_baseline": "solo"},
+            ["--algo.advantage.estimator", "flash_reinforce"],
+            "agent_baseline solo",
+        ),
     ],
 )
 def test_baselines_with_nothing_to_compare_are_refused(

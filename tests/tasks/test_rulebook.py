@@ -14,6 +14,7 @@ from aipo_env.tasks.rulebook import (
     LEVELS,
     OPERATORS,
     RulebookTasks,
+    chain_step,
     define,
     evaluate,
     evaluate_expansion,
@@ -48,6 +49,19 @@ def test_other_text_is_not_expanded(text: str) -> None:
     assert expand(text) is None
     with pytest.raises(AipoError):
         evaluate(text)
+
+
+def test_chains_by_hand() -> None:
+    # Diagonals: the first digit of c, the second of a, the third of b; of b, of c, of a.
+    assert chain_step("123|456|789") == "726@483"
+    assert chain_step("47|12|35") == "37@15"
+    assert evaluate("47|12|35") == evaluate("37@15") == "0719"
+    for text in ("47|12", "47|12|3", "47|12|35|46", "(47|12|35)", "4a|12|35", ""):
+        assert chain_step(text) is None
+    tasks = RulebookTasks(level=5, digits=2)
+    kinds = Counter(str(tasks.task(i).metadata["expression"]).count("|") for i in range(400))
+    assert kinds.keys() == {0, 2}
+    assert 150 < kinds[2] < 250
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -111,7 +125,7 @@ def test_grades_by_digits() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"level": 5}, "1 to 4"),
+        ({"level": 6}, "1 to 5"),
         ({"digits": 1}, "2 to 8"),
         ({"style": "short"}, "terse"),
         ({"operators": "!"}, "level 2 has the operators"),

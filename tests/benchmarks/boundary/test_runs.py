@@ -13,22 +13,31 @@ from aipo_env.tasks.rulebook import evaluate
 from algorithms.policies import load_policy
 from algorithms.policies.loading import EMBEDDED
 from benchmarks.boundary import start_policies, study
-from benchmarks.boundary.design import METHODS, RunSpec, full_design, quick_design
-from benchmarks.boundary.imitation import ImitationTrainer, MixedGroupTrainer, solution
-from benchmarks.boundary.runs import count_correct, make_trainer, run, steps_until
+from benchmarks.boundary.design import METHODS, RunSpec, full_design, quick_design, words_design
+from benchmarks.boundary.rivals import (
+    HintTrainer,
+    ImitationTrainer,
+    MixedGroupTrainer,
+    SelfDistillationTrainer,
+    solution,
+)
+from benchmarks.boundary.runs import count_correct, make_trainer, run, steps_until, train_config
 from benchmarks.boundary.start_policies import measure_start, start_folder
 
-SMALL = {"prompts_per_step": 2, "samples_per_prompt": 4}
+SMALL = {"prompts_per_step": 2, "samples_per_prompt": 4, "solo_share": 0.5}
 
 
 def spec(method: str, **fields: object) -> RunSpec:
-    return RunSpec("methods", method, method=method, steps=1, eval_samples=2, train=SMALL, **fields)  # type: ignore[arg-type]
+    train = SMALL | {"solo_share": METHODS[method].solo_share if METHODS[method].solo_share == 1 else 0.5}
+    settings = {"architecture": "llama", "eval_samples": 2, "train": train} | fields
+    return RunSpec("methods", method, method=method, steps=1, **settings)  # type: ignore[arg-type]
 
 
 def test_ids_name_a_run_and_nothing_else() -> None:
     ids = [s.id for s in full_design()]
     assert len(set(ids)) == len(ids)
-    assert {s.seed for s in full_design()} == {0, 1, 2}
+    assert {s.seed for s in full_design() if s.table != "tuning"} == {0, 1, 2}
+    assert {s.seed for s in full_design() if s.table == "tuning"} == {100}
     assert spec("aipo").id == spec("aipo").id != spec("aipo", noise=0.3).id
     assert {s.method for s in full_design()} == set(METHODS)
     assert {s.method for s in quick_design()} <= set(METHODS)
@@ -37,12 +46,35 @@ def test_ids_name_a_run_and_nothing_else() -> None:
 def test_every_run_of_the_design_has_a_valid_objective() -> None:
     for s in full_design():
         config = s.objective_config()
-        assert config.agent_loss == METHODS[s.method].agent_loss
         assert config.algorithm == s.algorithm
+        assert s.objective_config().agent_loss == {**METHODS[s.method].objective, **s.objective}.get(
+            "agent_loss", "aipo"
+        )
+        train_config(s, "cpu")
+
+
+def test_smollm2_is_asked_the_same_by_four_methods_at_three_seeds() -> None:
+    asked = words_design()
+    assert len({s.id for s in asked}) == 12
+    assert {(s.architecture, s.task, s.noise) for s in asked} == {("smollm2", "words", 0.6)}
+    for s in asked:
+        assert train_config(s, "cpu").env_options["style"] == "words"
+
+
+def test_every_method_that_has_settings_was_tuned_as_often() -> None:
+    assert {len(m.tried) for m in METHODS.values()} == {0, 4}
+    untuned = {name for name, m in METHODS.items() if not m.tried}
+    assert untuned == {"grpo", "mask", "mask_mode", "decay"}  # whose gradient is 0 but for lucky guesses
 
 
 @pytest.mark.parametrize(
-    ("fields", "error"), [({"method": "magic"}, UnknownIdError), ({"noise": 1.0}, ConfigurationError)]
+    ("fields", "error"),
+    [
+        ({"method": "magic"}, UnknownIdError),
+        ({"noise": 1.0}, ConfigurationError),
+        ({"task": "words"}, ConfigurationError),
+        ({"architecture": "smollm2"}, ConfigurationError),
+    ],
 )
 def test_runs_that_cannot_be(fields: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error):
@@ -69,7 +101,7 @@ def test_imitation_is_maximum_likelihood() -> None:
     from torch.nn import functional
 
     policy = load_policy("embedded")
-    trainer = make_trainer(spec("sft"), policy)
+    trainer = make_trainer(spec("sft", train={**SMALL, "solo_share": 1.0, "updates_per_batch": 1}), policy)
     trajectories = trainer.collect()
     total, count = torch.zeros(()), 0
     for t in trajectories:
@@ -107,11 +139,73 @@ def test_a_run_measures_what_it_says() -> None:
     assert result.curve[-1]["rollouts"] == 8
     assert result.curve[-1]["trained_tokens"] > 0
     assert 1 <= result.curve[-1]["consults"] <= 4
+    assert result.curve[-1]["helper_tokens"] == 19 * result.curve[-1]["consults"]  # 4+4+1;7+7+2;3+3+8 and its two tags
     assert len(result.num_correct) == 3
-    assert result.curve[0]["assisted"] > 0.5
+    assert result.cooler.keys() == {"0.6", "0"}
     assert result.curve[0]["solo"] < 0.05
+    assert result.curve[1]["cpu_seconds"] > 0
     again = run(spec("aipo"), EMBEDDED, [0, 1, 2])
+    for one in (again, result):
+        for point in one.curve:
+            point["cpu_seconds"] = 0.0
     assert dataclasses.replace(again, seconds=0.0) == dataclasses.replace(result, seconds=0.0)
+
+
+def test_a_run_out_of_time_is_measured_as_it_is() -> None:
+    result = run(spec("aipo"), EMBEDDED, [0, 1], deadline=0.0)
+    assert [p["step"] for p in result.curve] == [0]
+    assert result.num_correct == [0, 0]
+
+
+def test_a_solution_that_the_grader_refuses_is_not_learnt_by_rft() -> None:
+    for noise, rows in ((0.0, 1.0), (0.999999, 0.0)):
+        trainer = make_trainer(spec("rft", noise=noise), load_policy("embedded"))
+        assert trainer.update(trainer.collect())["learning_rows"] == rows
+
+
+def test_echo_learns_every_reply_whatever_came_of_it() -> None:
+    policy = load_policy("embedded")
+    learnt = {}
+    for method in ("echo", "aipo"):
+        trainer = make_trainer(spec(method, noise=0.999999), policy)
+        learnt[method] = trainer.update(trainer.collect())["learning_rows"]
+    assert learnt["echo"] >= 0.25 > learnt["aipo"] == 0.0
+
+
+def test_hints_leave_no_trace_in_what_is_learnt() -> None:
+    trainer = make_trainer(spec("hint"), load_policy("embedded"))
+    assert isinstance(trainer, HintTrainer)
+    trajectories = trainer.collect()
+    assert any(t.assisted and t.num_consults for t in trajectories)
+    assert all(s.source in (Source.PROMPT, Source.POLICY) for t in trajectories for s in t.segments)
+    metrics = trainer.update(trajectories)
+    assert metrics["policy/rollout_ratio"] < 1  # the answer is less likely where the reply is not seen
+
+
+def test_a_teacher_that_saw_the_reply_is_approached() -> None:
+    trainer = make_trainer(spec("sdpo"), load_policy("embedded"))
+    assert isinstance(trainer, SelfDistillationTrainer)
+    prompt, hint, own = [5, 6, 7], [8, 9], [10, 11, 12]
+    assert trainer._divergence([(prompt, [], own)], 1).item() == pytest.approx(0.0, abs=1e-6)
+    student = trainer.model(input_ids=torch.tensor([prompt + own])).logits[0, 2:5].log_softmax(-1)
+    teacher = trainer.model(input_ids=torch.tensor([prompt + hint + own])).logits[0, 4:7].log_softmax(-1)
+    expected = (student.exp() * (student - teacher)).sum(-1).mean()
+    both = trainer._divergence([(prompt, hint, own), (prompt, [], own)], 1)
+    assert both.item() == pytest.approx(expected.item(), rel=1e-4)
+    before = [p.clone() for p in trainer.model.parameters()]
+    trainer.update(trainer.collect())  # nothing is right, so that GRPO's own gradient is 0
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_helpers_that_are_left_out_cannot_tell() -> None:
+    trainer = make_trainer(spec("aipo", task="chain", helpers=("knowledge",)), load_policy("embedded"))
+    env = trainer.env
+    env.reset(seed=0)
+    replies = [
+        env.step(f'<consult agent="{name}">47@12</consult>')[0]["prompt"].rpartition("<feedback")[2]
+        for name in ("verify", "knowledge", "reasoning")
+    ]
+    assert ["cannot tell" in reply for reply in replies] == [True, False, True]
 
 
 def test_counting_agrees_with_the_trainers_own_evaluation() -> None:
@@ -143,9 +237,10 @@ def test_a_start_policy_that_solves_too_much_is_refused(tmp_path: Path, monkeypa
 
 
 def test_other_architectures_are_warmed_up_once(tmp_path: Path) -> None:
-    folder = start_folder("gpt_neox", tmp_path, steps=1)
-    before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert start_folder("gpt_neox", tmp_path, steps=1) == folder
+    for task in ("operator", "chain"):
+        folder = start_folder("gpt_neox", tmp_path, task, steps=1)
+        before = (folder / "model.safetensors").stat().st_mtime_ns
+        assert start_folder("gpt_neox", tmp_path, task, steps=1) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     assert load_policy(str(folder)).model.config.model_type == "gpt_neox"
 
