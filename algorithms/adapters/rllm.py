@@ -42,7 +42,9 @@ def aipo(ctx: Any) -> tuple[Tensor, dict[str, float]]:
     sources = sources.masked_fill(policy, int(Source.POLICY)).masked_fill(agent, int(Source.AGENT))
     # rllm has 0 at what the policy did not sample: as the advantage, and as the sampler's log-probability, which
     # stands for the old policy's unless that was computed. It would read as pi_old = 1 and close the trust region.
-    advantages = torch.where(agent, ctx.seq_reduce(ctx.advantages, ctx.action_mask), ctx.advantages)
+    # Replies are never pushed away; the outcome itself, which they have elsewhere, does not come here.
+    replies = ctx.seq_reduce(ctx.advantages, ctx.action_mask).clamp(min=0)
+    advantages = torch.where(agent, replies, ctx.advantages)
     old = torch.where(agent & (ctx.logp_old == 0), ctx.logp_curr.detach(), ctx.logp_old)
     first = policy[..., :1]
     sequences = torch.arange(first.numel(), device=policy.device).view_as(first).expand_as(policy)

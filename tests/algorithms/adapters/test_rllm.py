@@ -21,7 +21,7 @@ from algorithms.config import ObjectiveConfig
 from algorithms.objective import batch_normalizer, objective_loss
 
 # q: a token of the prompt; p: POLICY; a: AGENT. The advantages are those of whole trajectories.
-ROWS = (("qqqppppaaapp", 1.0), ("qqpp", -0.5), ("qpaapaaap", -0.25), ("qqqqpppp", 0.0))
+ROWS = (("qqqppppaaapp", 1.0), ("qqpp", -0.5), ("qpaapaaap", -0.25), ("qqqqpppp", 0.0), ("qpaaaaaapaaaa", 0.5))
 SOURCES = {"q": int(Source.PROMPT), "p": int(Source.POLICY), "a": int(Source.AGENT)}
 
 
@@ -80,14 +80,15 @@ def batch() -> list[Row]:
 
 
 def ours(batch: list[Row], config: ObjectiveConfig, old: bool = True) -> tuple[Tensor, list[Tensor]]:
-    """The objective of the whole batch, mu = 1, and its gradient."""
+    """The objective of the whole batch, mu = 1, and its gradient: where an advantage is negative, replies have none."""
     sources = torch.tensor([SOURCES[x] for row in batch for x in row.letters])
     sequences = torch.tensor([i for i, row in enumerate(batch) for _ in row.letters])
     new = torch.cat([row.new for row in batch])
     loss = objective_loss(
         new,
         torch.cat([row.old if old else torch.where(row.where("p") > 0, row.old, row.new) for row in batch]),
-        torch.tensor([row.advantage for row in batch for _ in row.letters]),
+        # Replies are never pushed away.
+        torch.tensor([max(row.advantage, 0.0) if x == "a" else row.advantage for row in batch for x in row.letters]),
         sources,
         torch.zeros_like(new),
         sequences,
@@ -179,12 +180,12 @@ def test_loss_and_gradient_of_single_sequences(
 
 
 def test_the_comparison_has_what_it_compares(batch: list[Row]) -> None:
-    """Replies with a gradient in both directions, a trust region that acts, and prompts without any."""
+    """Replies that are learnt, and some that are not, a trust region that acts, and prompts without any gradient."""
     _, gradients = ours(batch, ObjectiveConfig(clip_high=0.2))
     _, free = ours(batch, ObjectiveConfig(clip_high=0.2, delta=float("inf")))
     replies = [g[row.where("a") > 0] for g, row in zip(gradients, batch, strict=True)]
     assert (replies[0] < 0).any()
-    assert (replies[2] > 0).any()
+    assert not replies[2].any()
     assert any((a != b).any() for a, b in zip(gradients, free, strict=True))
     loss, _ = service(batch, RLLM)
     for gradient, row in zip(torch.autograd.grad(loss, [row.new for row in batch]), batch, strict=True):
@@ -202,7 +203,7 @@ def test_the_penalty_to_the_reference_model(batch: list[Row]) -> None:
 
 def test_metrics_are_numbers_of_the_terms(batch: list[Row]) -> None:
     _, metrics = verl(batch, RLLM)
-    assert [m["aipo/tokens/agent"] for m in metrics] == [8, 0]
+    assert [m["aipo/tokens/agent"] for m in metrics] == [8, 10]
     assert 0 < metrics[0]["aipo/agent/probability"] < 1
     assert all(isinstance(x, float) and "loss/" not in name for m in metrics for name, x in m.items())
 
