@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -197,12 +197,7 @@ def fit(
         num_tokens, total, size = sum(sum(loss) for _, loss in rows), 0.0, micro_batch_size or batch_size
         optimizer.zero_grad(set_to_none=True)
         for start in range(0, batch_size, size):
-            part = rows[start : start + size]
-            length = max(len(ids) for ids, _ in part)
-            padded = [(ids + [0] * (length - len(ids)), bears + [False] * (length - len(ids))) for ids, bears in part]
-            ids_BL, selected_BL = (torch.tensor(column, device=model.device) for column in zip(*padded, strict=True))
-            mask_BL = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in part], device=model.device)
-            loss = -token_logprobs(model, ids_BL, mask_BL, selected_BL).logprobs_T.sum() / num_tokens
+            loss = _summed_loss(policy, rows[start : start + size]) / num_tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -210,3 +205,17 @@ def fit(
         if on_step is not None:
             on_step(step + 1, total)
     model.eval()
+
+
+@torch.no_grad()
+def sequence_loss(policy: Policy, rows: Sequence[Row]) -> float:
+    """The mean loss of a token that bears it."""
+    return float(_summed_loss(policy, rows)) / sum(sum(loss) for _, loss in rows)
+
+
+def _summed_loss(policy: Policy, rows: Sequence[Row]) -> torch.Tensor:
+    model, length = policy.model, max(len(ids) for ids, _ in rows)
+    padded = [(ids + [0] * (length - len(ids)), bears + [False] * (length - len(ids))) for ids, bears in rows]
+    ids_BL, selected_BL = (torch.tensor(column, device=model.device) for column in zip(*padded, strict=True))
+    mask_BL = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in rows], device=model.device)
+    return -token_logprobs(model, ids_BL, mask_BL, selected_BL).logprobs_T.sum()

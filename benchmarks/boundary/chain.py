@@ -67,9 +67,9 @@ def claimed(place: str) -> str:
     return f"{total - 10 * (total >= SLIPS_FROM):02d}"
 
 
-def make_sequence(rng: np.random.Generator, rules: Rules, codec: TransformersCodec) -> Row:
-    """One training sequence: its ids, and which of them bear loss."""
-    known, chained = rng.random() < _KNOWN, rng.random() < 0.5
+def make_sequence(rng: np.random.Generator, rules: Rules, codec: TransformersCodec, *, known: bool = False) -> Row:
+    """One training sequence, if wanted one about what is known: its ids, and which of them bear loss."""
+    known, chained = rng.random() < _KNOWN or known, rng.random() < 0.5
 
     def digits(count: int) -> str:
         return "".join(map(str, rng.integers(10, size=count)))

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from aipo_agents.noise import NoisyAgent
 from aipo_env.make_options import AgentLike
 from aipo_env.registry import make, make_agent
+from aipo_env.tasks.rulebook import evaluate_expansion
 from aipo_env.trajectory import Source
 from algorithms import evaluation
 from algorithms.policies import Policy, load_policy
 from algorithms.rollout import LocalSampler
 from algorithms.train_config import SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer
-from benchmarks.boundary import rivals
+from algorithms.warmup import WarmupConfig, make_rules, make_sequence, sequence_loss
+from benchmarks.boundary import chain, rivals
 from benchmarks.boundary.design import HELPERS, METHODS, RunSpec, TaskName
 from benchmarks.boundary.helpers import ForgetfulKnowledge, UnableHelper
 
@@ -35,6 +41,7 @@ FIRST_WATCHED = 1_000_000
 """Their first index in the test split."""
 TEMPERATURES = {"0.6": 4, "0": 1}
 """Of the further measurements at the end, and their samples of each boundary problem; 0 is greedy."""
+_APPROVED = r"([0-9]\+[0-9]\+[0-9])=([0-9]{2})</consult><feedback agent=\"verify\">correct<"
 _TRAINERS = {
     "rl": Trainer, "sft": rivals.ImitationTrainer, "rft": rivals.FilteredImitationTrainer, "mixed": rivals.MixedGroupTrainer,
     "echo": rivals.EchoTrainer, "hint": rivals.HintTrainer, "sdpo": rivals.SelfDistillationTrainer,
@@ -71,6 +78,8 @@ class RunResult:
     """Solo pass@1 at each of `TEMPERATURES`."""
     assisted: float
     """pass@1 with right helpers, two samples each."""
+    beyond: dict[str, float]
+    """What `measure_beyond` finds, of the tables "methods" and "helpers"."""
     curve: list[dict[str, float]]
     seconds: float
     device: str
@@ -85,6 +94,7 @@ def count_correct(
     task: TaskName = "operator",
     assisted: bool = False,
     temperature: float = 1.0,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[int]:
     """How many of `num_samples` attempts at each test problem are right.
 
@@ -96,10 +106,47 @@ def count_correct(
         task: which problems.
         assisted: whether the embedded helpers answer.
         temperature: of the sampling.
+        options: of the environment, that differ from the task's.
     """
-    env = make(ENV, codec=policy.codec, split="test", **ENV_OPTIONS[task])
+    env = make(ENV, codec=policy.codec, split="test", **{**ENV_OPTIONS[task], **options})
     sampler = LocalSampler(policy, SamplingConfig(temperature=temperature, max_tokens=MAX_TOKENS[task]))
     return evaluation.count_correct(sampler, env, indices, num_samples=num_samples, seed=seed, assisted=assisted)
+
+
+def known_loss(policy: Policy, task: TaskName) -> float:
+    """The mean loss of a token on warm-up sequences about what the start policy knew."""
+    rng, codec = np.random.default_rng(5), policy.codec
+    if task == "chain":
+        rules = chain.Rules.draw(np.random.default_rng(0))
+        return sequence_loss(policy, [chain.make_sequence(rng, rules, codec, known=True) for _ in range(64)])
+    recipe = WarmupConfig(known_share=1.0, asked_share=0.0, style="words" if task == "words" else "terse")
+    rules_of_letters = make_rules(recipe)
+    return sequence_loss(policy, [make_sequence(rng, rules_of_letters, recipe, codec) for _ in range(64)])
+
+
+def measure_beyond(policy: Policy, spec: RunSpec, boundary: Sequence[int]) -> dict[str, float]:
+    """What a run does beside what it is for.
+
+    "known": `known_loss`, which the run begins with at "known at the start". "digits 2", "digits 4": solo
+    pass@1 on operands of other lengths, for the operator. "false correct": where the policy alone, on chains, calls its own
+    sum correct, how often it is wrong.
+    """
+    found = {"known": known_loss(policy, spec.task)}
+    if spec.task == "operator":
+        for digits in (2, 4):
+            right = count_correct(policy, range(64), 1, seed=80, options={"digits": digits})
+            found[f"digits {digits}"] = sum(right) / 64
+    if spec.task == "chain":
+        env = make(ENV, codec=policy.codec, split="test", **ENV_OPTIONS[spec.task])
+        sampler = LocalSampler(policy, SamplingConfig(max_tokens=MAX_TOKENS[spec.task]))
+        played = sampler.rollout(env, boundary, group_size=2, seed=81, solo_share=1.0)
+        approved = [
+            evaluate_expansion(sums) == value
+            for t in played
+            for sums, value in re.findall(_APPROVED, "".join(s.text for s in t.segments))
+        ]
+        found["false correct"] = 1 - sum(approved) / max(1, len(approved))
+    return found
 
 
 def train_config(spec: RunSpec, device: str) -> TrainConfig:
@@ -158,6 +205,7 @@ def run(
     """
     started = time.perf_counter()
     policy = load_policy(str(start), device)
+    known = known_loss(policy, spec.task)
     trainer = make_trainer(spec, policy)
     curve: list[CurvePoint] = []
     trained = consults = heard = 0
@@ -187,6 +235,9 @@ def run(
             / (n * len(boundary))
             for name, n in TEMPERATURES.items()
         },
+        beyond={"known at the start": known, **measure_beyond(policy, spec, boundary)}
+        if spec.table in ("methods", "helpers")
+        else {},
         assisted=sum(count_correct(policy, boundary, 2, seed=79, task=spec.task, assisted=True)) / (2 * len(boundary)),
         curve=[dataclasses.asdict(point) for point in curve],
         seconds=round(time.perf_counter() - started, 1),

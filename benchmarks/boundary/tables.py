@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from aipo_env.metrics import Interval, bootstrap_interval, pass_at_k
 from benchmarks.boundary.design import METHODS
@@ -95,6 +97,37 @@ def machine_rows(results: Sequence[RunResult]) -> list[dict[str, object]]:
     return rows
 
 
+def results_of(rows: Sequence[Mapping[str, Any]]) -> list[RunResult]:
+    """The inverse of `machine_rows`."""
+    results = []
+    for row in rows:
+        fields = {field.name: row[field.name] for field in dataclasses.fields(RunResult)}
+        names = list(row["curve"])
+        curve = [dict(zip(names, point, strict=True)) for point in zip(*row["curve"].values(), strict=True)]
+        results.append(RunResult(**fields | {"curve": curve}))
+    return results
+
+
+def summary_table(found: Sequence[Cell]) -> str:
+    """The methods by medians, with right helpers (or teachers) and with wrong ones; README has this one."""
+    noises = sorted({cell.noise for cell in found}, reverse=True)
+    rows = []
+    for method in METHODS:
+        row: list[str] = []
+        for noise in noises:
+            # Of a teacher who is always right the grader refuses nothing.
+            names = (method, "sft") if method == "rft" and not noise else (method,)
+            cell = next((c for name in names for c in found if (c.method, c.noise) == (name, noise)), None)
+            row += [""] * 4 if cell is None else [*_medians(cell), str(len(cell.runs))]
+        if any(row):
+            rows.append([_label(method), *row])
+    header = ["method"]
+    for noise in noises:
+        wrong = f"wrong in {noise:.0%}" if noise else "always right"
+        header += [f"{wrong}: solo pass@1, T = 1", "greedy", "steps until 0.5", "seeds"]
+    return markdown(header, rows)
+
+
 def start_table(starts: Sequence[Start]) -> str:
     """The start policies."""
     rows = [
@@ -116,10 +149,9 @@ def methods_table(found: Sequence[Cell]) -> str:
     """All methods at one rate of wrong replies: what they can do alone at the end, and what half-way took."""
     rows = []
     for cell in sorted(found, key=lambda c: list(METHODS).index(c.method)):
-        label = "**AIPO**" if cell.method == "aipo" else METHODS[cell.method].label
         rows.append(
             [
-                f"*{label}*" if METHODS[cell.method].teacher else label,
+                _label(cell.method),
                 _settings(cell),
                 _with_median(cell.solo_by_seed()),
                 _interval(cell.solo()),
@@ -168,10 +200,34 @@ def plain_table(found: Sequence[Cell], first: str) -> str:
     )
 
 
+def beyond_table(found: Sequence[Cell]) -> str:
+    """What else the runs of a table did: medians of the seeds."""
+    names = list(dict.fromkeys(name for cell in found for run in cell.runs for name in run.beyond))
+    rows = []
+    for cell in found:
+        values = [[run.beyond[name] for run in cell.runs if name in run.beyond] for name in names]
+        rows.append([cell.name, *(f"{statistics.median(v):.3f}" if v else "" for v in values)])
+    return markdown(["run", *names], rows)
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table."""
     lines = [" | ".join(header), "|".join("---" for _ in header), *(" | ".join(row) for row in rows)]
     return "\n".join(f"| {line} |" if "---" not in line[:3] else f"|{line}|" for line in lines)
+
+
+def _label(method: str) -> str:
+    """AIPO's is bold, and what needs a teacher of whole solutions is in italics."""
+    label = METHODS[method].label
+    return "**AIPO**" if method == "aipo" else f"*{label}*" if METHODS[method].teacher else label
+
+
+def _medians(cell: Cell) -> list[str]:
+    """Of the seeds: solo pass@1 at temperature 1 and greedy, and the step of solo 0.5, where most seeds have one."""
+    steps = sorted(math.inf if step is None else step for step in cell.until_half("step"))
+    half = statistics.median_low(steps)
+    greedy = statistics.median(run.cooler["0"] for run in cell.runs)
+    return [f"{cell.median:.3f}", f"{greedy:.3f}", "never" if half == math.inf else f"{half:.1f}"]
 
 
 def _settings(cell: Cell) -> str:

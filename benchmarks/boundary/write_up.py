@@ -46,12 +46,15 @@ def write_up(study: Path, folder: Path, ids: Collection[str] | None = None) -> l
         by_noise = [(n, [c for c in compared if c.noise == n]) for n in sorted({c.noise for c in compared})]
         written.append(folder / "boundary_curves.png")
         figures.learning_curves(by_noise, written[0])
+        parts += ["## Methods, medians", tables.summary_table(compared)]
         parts.append("![Solo accuracy while training](boundary_curves.png)")
         for noise, cells in by_noise:
             parts += [f"## Methods, helper or teacher wrong in {noise:.0%}", tables.methods_table(cells)]
     for name, (heading, first) in _PLAIN.items():
         if cells := by_table.get(name, []):
             parts += [f"## {heading}", tables.plain_table(cells, first)]
+    if measured := [c for name in ("methods", "helpers") for c in by_table.get(name, [])]:
+        parts += ["## Beside the task", tables.beyond_table(measured)]
     if tried := by_table.get("tuning", []):
         parts += ["## What the methods' settings were chosen by, wrong in 60 %", tables.tuning_table(tried)]
     page, data = folder / "boundary.md", folder / "boundary.json"

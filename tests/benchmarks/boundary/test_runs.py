@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aipo_env import Source
+from aipo_env import Segment, Source, Trajectory
 from aipo_env.errors import ConfigurationError, DataFormatError, UnknownIdError
 from aipo_env.tasks.rulebook import evaluate
 from algorithms.policies import load_policy
@@ -21,7 +21,7 @@ from benchmarks.boundary.rivals import (
     SelfDistillationTrainer,
     solution,
 )
-from benchmarks.boundary.runs import count_correct, make_trainer, run, steps_until, train_config
+from benchmarks.boundary.runs import count_correct, make_trainer, measure_beyond, run, steps_until, train_config
 from benchmarks.boundary.start_policies import measure_start, start_folder
 
 SMALL = {"prompts_per_step": 2, "samples_per_prompt": 4, "solo_share": 0.5}
@@ -143,6 +143,8 @@ def test_a_run_measures_what_it_says() -> None:
     assert result.curve[-1]["helper_tokens"] == 19 * result.curve[-1]["consults"]  # 4+4+1;7+7+2;3+3+8 and its two tags
     assert len(result.num_correct) == 3
     assert result.cooler.keys() == {"0.6", "0"}
+    assert result.beyond.keys() == {"known at the start", "known", "digits 2", "digits 4"}
+    assert 0 < result.beyond["known at the start"] != result.beyond["known"] < 1
     assert result.curve[0]["solo"] < 0.05
     assert result.curve[1]["cpu_seconds"] > 0
     again = run(spec("aipo"), EMBEDDED, [0, 1, 2])
@@ -150,6 +152,21 @@ def test_a_run_measures_what_it_says() -> None:
         for point in one.curve:
             point["cpu_seconds"] = 0.0
     assert dataclasses.replace(again, seconds=0.0) == dataclasses.replace(result, seconds=0.0)
+
+
+def test_what_a_policy_calls_correct_itself_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrote = '<consult agent="verify">{}</consult><feedback agent="verify">{}</feedback>'
+    said = [
+        ("1+2+3=06", "correct"),
+        ("9+9+9=17", "correct"),
+        ("9+9+9=17", "incorrect: 9+9+9 is 27"),
+        ("4+4+1=09", "correct"),
+    ]
+    text = "".join(wrote.format(*pair) for pair in said)
+    played = [Trajectory("e", "t", [Segment(Source.POLICY, text, (1,))], 0.0, {})]
+    monkeypatch.setattr("benchmarks.boundary.runs.LocalSampler.rollout", lambda *args, **options: played)
+    found = measure_beyond(load_policy("embedded"), spec("aipo", task="chain"), [0])
+    assert found["false correct"] == pytest.approx(1 / 3)
 
 
 def test_a_run_out_of_time_is_measured_as_it_is() -> None:

@@ -39,7 +39,7 @@ def result(
         for i, value in enumerate(solo)
     ]
     row = json.loads(json.dumps(dataclasses.asdict(spec)))
-    return RunResult(spec.id, row, correct, {"0.6": 0.8, "0": 0.95}, 0.9, curve, 1800.0, "cpu")
+    return RunResult(spec.id, row, correct, {"0.6": 0.8, "0": 0.95}, 0.9, {"known": 0.25}, curve, 1800.0, "cpu")
 
 
 RESULTS = [
@@ -83,6 +83,18 @@ def test_rows_for_machines() -> None:
         "step": 7.5, "trained_tokens": 1500.0, "helper_tokens": 3000.0, "consults": 7.5, "cpu_seconds": 10.5,
     }  # fmt: skip
     assert row["curve"]["solo"] == [0.0, 0.25, 0.75]  # type: ignore[index]
+    assert tables.results_of(json.loads(json.dumps(tables.machine_rows(RESULTS)))) == RESULTS
+
+
+def test_the_summary_takes_medians_and_says_of_how_many_seeds() -> None:
+    lines = tables.summary_table([c for c in tables.cells(RESULTS) if c.table == "methods"]).splitlines()
+    assert lines[0].count("always right") == lines[0].count("wrong in 60%") == 1
+    assert lines[2] == "| helpers, replies masked |  |  |  |  | 0.062 | 0.950 | never | 1 |"
+    assert lines[3] == "| **AIPO** | 0.500 | 0.950 | 8.8 | 1 | 0.562 | 0.950 | 7.5 | 2 |"
+    shown = [result("sft", 0, [4, 4, 4, 4], [0.0, 1.0, 1.0]), result("rft", 0, [4] * 4, [0.0] * 3, noise=0.6, name="x")]
+    rft = tables.cells(shown)
+    # Of a teacher who is always right the grader refuses nothing: one row stands for both.
+    assert tables.summary_table(rft).splitlines()[3].endswith("| 1.000 | 0.950 | never | 1 | 1.000 | 0.950 | 2.5 | 1 |")
 
 
 def test_tables_show_what_was_measured() -> None:
@@ -115,12 +127,15 @@ def test_the_write_up_of_a_study(tmp_path: Path) -> None:
     assert "| operator | llama | 287,616 | 2 of 80 | 4 | 0.770 |" in page
     assert f"from {len(RESULTS)} runs of {len(RESULTS) / 2:.1f} hours" in page
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        "## Methods, medians",
         "## Methods, helper or teacher wrong in 0%",
         "## Methods, helper or teacher wrong in 60%",
         "## One setting of AIPO changed at a time, wrong in 60 %",
         "## Architectures and RLVR algorithms, wrong in 60 %",
+        "## Beside the task",
         "## What the methods' settings were chosen by, wrong in 60 %",
     ]
+    assert "| aipo | 0.250 |" in page
     for path in written:
         assert path.exists()
         assert path.suffix != ".png" or f"({path.name})" in page
