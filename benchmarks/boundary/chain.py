@@ -21,12 +21,11 @@ from aipo_env import markup
 from aipo_env.tasks.rulebook import evaluate_expansion
 from algorithms.codec import TransformersCodec
 from algorithms.policies import Policy
-from algorithms.policies.embedded_model import Architecture, build_model, build_tokenizer
 from algorithms.warmup import fit
 from algorithms.warmup_episodes import Row
 from benchmarks.boundary.helpers import UNABLE
 
-STEPS = 1200
+STEPS = 800
 """Of the warm-up, 128 sequences each."""
 DIGITS = 2
 SLIPS_FROM = 18
@@ -110,15 +109,16 @@ def make_sequence(rng: np.random.Generator, rules: Rules, codec: TransformersCod
     parts += ask("knowledge", step, told := reply(";".join(sums)))
     if told[0] == UNABLE:
         sums = ["+".join(digits(3)) for _ in range(DIGITS)]
-    answer = ""
-    for place in sums:
-        right, own = evaluate_expansion(place), claimed(place)
-        if rng.random() < _UNVERIFIED:
-            answer += own
-            continue
-        verdict = "correct" if known or right == own else f"incorrect: {place} is {right}"
-        parts += ask("verify", f"{place}={own}", told := reply(verdict))
-        answer += right if told[0].startswith("incorrect") else own
+    right, own = map(evaluate_expansion, sums), map(claimed, sums)
+    pairs = list(zip(sums, right, own, strict=True))
+    answer = "".join(mine for _, _, mine in pairs)
+    if rng.random() >= _UNVERIFIED:
+        # Verify tells the first sum that is wrong.
+        slip = next((i for i, (_, value, mine) in enumerate(pairs) if value != mine), None)
+        verdict = "correct" if known or slip is None else f"incorrect: {pairs[slip][0]} is {pairs[slip][1]}"
+        parts += ask("verify", f"{';'.join(sums)}={answer}", told := reply(verdict))
+        if slip is not None and told[0].startswith("incorrect"):
+            answer = "".join(value if i == slip else mine for i, (_, value, mine) in enumerate(pairs))
     parts.append((markup.BOX_OPEN + answer + markup.BOX_CLOSE, True))
     ids = codec.encode_prompt(f"{problem}=")
     loss = [False] * len(ids)
@@ -130,29 +130,24 @@ def make_sequence(rng: np.random.Generator, rules: Rules, codec: TransformersCod
 
 
 def warm_up(
-    architecture: Architecture,
+    policy: Policy,
     folder: Path,
     steps: int = STEPS,
     on_step: Callable[[int, float], None] | None = None,
     *,
     seed: int = 0,
-    device: str = "cpu",
 ) -> None:
-    """Trains a start policy from a random initialisation, and saves it.
+    """Trains a start policy, and saves it.
 
     Args:
-        architecture: of the policy.
+        policy: the operator's start policy, which asks Knowledge and adds; it is trained in place.
         folder: where it goes.
         steps: optimizer steps.
         on_step: called with the step and its loss.
-        seed: of weights, rules and data.
-        device: a torch device.
+        seed: of rules and data.
     """
-    tokenizer = build_tokenizer()
-    codec = TransformersCodec(tokenizer)
-    policy = Policy("chain", build_model(tokenizer, architecture=architecture, seed=seed).to(device), codec)
     rng = np.random.default_rng(seed)
     rules = Rules.draw(rng)
-    make = lambda: make_sequence(rng, rules, codec)  # noqa: E731
-    fit(policy, make, steps=steps, batch_size=128, learning_rate=2e-3, on_step=on_step)
+    make = lambda: make_sequence(rng, rules, policy.codec)  # noqa: E731
+    fit(policy, make, steps=steps, batch_size=128, learning_rate=1e-3, on_step=on_step)
     policy.save(folder)

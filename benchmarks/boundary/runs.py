@@ -34,14 +34,14 @@ ENV_OPTIONS: Mapping[TaskName, Mapping[str, Any]] = {
     "chain": {"level": 5, "digits": 2, "style": "terse", "prompt": "bare", "max_reply_chars": 40},
     "words": {"level": 2, "operators": "@", "style": "words", "prompt": "bare", "max_reply_chars": 40},
 }
-MAX_TOKENS: Mapping[TaskName, int] = {"operator": 48, "chain": 144, "words": 160}
+MAX_TOKENS: Mapping[TaskName, int] = {"operator": 48, "chain": 112, "words": 160}
 WATCHED_TASKS, WATCH_EVERY = 128, 5
 """Held-out problems that are sampled while a run goes on, apart from those of the final measurement."""
 FIRST_WATCHED = 1_000_000
 """Their first index in the test split."""
 TEMPERATURES = {"0.6": 4, "0": 1}
 """Of the further measurements at the end, and their samples of each boundary problem; 0 is greedy."""
-_APPROVED = r"([0-9]\+[0-9]\+[0-9])=([0-9]{2})</consult><feedback agent=\"verify\">correct<"
+_APPROVED = r"((?:;?[0-9]\+[0-9]\+[0-9])+)=([0-9]+)</consult><feedback agent=\"verify\">correct<"
 _TRAINERS = {
     "rl": Trainer, "sft": rivals.ImitationTrainer, "rft": rivals.FilteredImitationTrainer, "mixed": rivals.MixedGroupTrainer,
     "echo": rivals.EchoTrainer, "hint": rivals.HintTrainer, "sdpo": rivals.SelfDistillationTrainer,

@@ -64,7 +64,8 @@ def start_folder(
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         if task == "chain" and architecture != "smollm2":
-            chain.warm_up(architecture, partial, steps or chain.STEPS, on_step, device=device)
+            begun = load_policy(str(start_folder(architecture, out, steps=steps, device=device)), device)
+            chain.warm_up(begun, partial, steps or chain.STEPS, on_step)
         elif architecture == "smollm2":
             # As it comes it neither asks nor boxes an answer.
             config = WarmupConfig(steps=steps or 300, batch_size=64, learning_rate=2e-4, style="words")
