@@ -47,16 +47,15 @@ PRESETS: dict[Algorithm, PolicyRule] = {
 }
 """A rule per algorithm. `group_mean`, the default, is Dr.GRPO's advantage with DAPO's clip and token mean."""
 
-_AGENT_FIELDS = frozenset(
-    {"agent_weight", "agent_normalizer", "agent_baseline", "c_min", "c_max", "delta", "luffy_gamma"}
-)
+_SHARED = frozenset({"agent_weight", "agent_normalizer", "agent_baseline", "self_imitation"})
+_AGENT_FIELDS = _SHARED | {"c_min", "c_max", "delta", "luffy_gamma"}
 
 AGENT_LOSS_FIELDS: dict[str, frozenset[str]] = {
     "mask": frozenset(),
-    "clone": frozenset({"agent_weight", "agent_normalizer", "agent_baseline", "delta"}),
-    "is": frozenset({"agent_weight", "agent_normalizer", "agent_baseline"}),
-    "luffy": frozenset({"agent_weight", "agent_normalizer", "agent_baseline", "luffy_gamma"}),
-    "aipo": frozenset({"agent_weight", "agent_normalizer", "agent_baseline", "c_min", "c_max", "delta"}),
+    "clone": _SHARED | {"delta"},
+    "is": _SHARED,
+    "luffy": _SHARED | {"luffy_gamma"},
+    "aipo": _SHARED | {"c_min", "c_max", "delta"},
 }
 """The agent fields that each `agent_loss` reads; a loss that reads `delta` has the trust region."""
 
@@ -96,9 +95,6 @@ class ObjectiveConfig:
     policy_baseline: PolicyBaseline = "mode"
     """What a rollout's reward is compared with for POLICY tokens. `mode`: the rollouts of the same prompt and the same mode,
     assisted or solo. `group`: all rollouts of the prompt."""
-    self_imitation: float = 0.0
-    """How much an assisted rollout's outcome, where positive, is added to the advantage of its POLICY tokens: the policy also
-    learns to write what it did itself in episodes that help brought to a right answer. At least 0."""
     agent_loss: str = "aipo"
     """Term for AGENT tokens: `aipo`, `mask`, `clone`, `is`, `luffy`, or a registered name."""
     agent_weight: float = 1.0
@@ -111,6 +107,9 @@ class ObjectiveConfig:
     """What a reply's reward is compared with. `none`: nothing, so that A is the outcome, or 0 if that is negative. `solo`: the
     mean of the group's solo rollouts, which is what the policy gets without help; the group's mean where it has none. `group`:
     the mean of all rollouts of the prompt."""
+    self_imitation: float = 1.0
+    """How much an assisted rollout's outcome, where positive, is added to the advantage of its POLICY tokens: the policy also
+    learns to write what it did itself in episodes that help brought to a right answer. At least 0. Not read by `mask`."""
     c_min: float = 1.0
     """Floor of pi / mu where A > 0. At least 0. Read by `aipo`."""
     c_max: float = 2.0
@@ -132,6 +131,11 @@ class ObjectiveConfig:
         preset = PRESETS[self.algorithm]
         own = {field.name: getattr(self, field.name) for field in fields(PolicyRule)}
         return replace(preset, **{name: value for name, value in own.items() if value is not None})
+
+    @property
+    def imitation(self) -> float:
+        """`self_imitation`, or 0 where replies are masked."""
+        return self.self_imitation if "self_imitation" in AGENT_LOSS_FIELDS[self.agent_loss] else 0.0
 
     @property
     def has_trust_region(self) -> bool:
@@ -208,7 +212,7 @@ class ObjectiveConfig:
 
 
 OWN_FIELDS = (
-    *("policy_baseline", "self_imitation", "agent_loss", "agent_weight", "agent_normalizer", "agent_baseline"),
+    *("policy_baseline", "agent_loss", "agent_weight", "agent_normalizer", "agent_baseline", "self_imitation"),
     *("c_min", "c_max", "delta", "luffy_gamma"),
 )
 """The fields of `ObjectiveConfig` that are ours in every trainer; its own settings stand for all others."""

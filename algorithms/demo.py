@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.columns import Columns
 from rich.console import Console
@@ -34,16 +35,17 @@ TEST_TASKS, TEST_SAMPLES = 200, 8
 Result = dict[str, float]
 """The accuracies on the test problems, and the seconds of training in the method's process."""
 
+GROUP: dict[str, Any] = {"policy_baseline": "group", "agent_baseline": "group", "self_imitation": 0.0}
 METHODS: Mapping[str, tuple[ObjectiveConfig, float]] = {
     "aipo": (ObjectiveConfig(agent_weight=2.0), 0.5),
     "mask": (ObjectiveConfig(agent_loss="mask", policy_baseline="group"), 0.5),
     "grpo": (ObjectiveConfig(agent_loss="mask", policy_baseline="group"), 1.0),
     "clone": (
-        ObjectiveConfig(agent_loss="clone", agent_weight=2.0, policy_baseline="group", agent_baseline="group"),
+        ObjectiveConfig(agent_loss="clone", agent_weight=2.0, **GROUP),
         0.5,
     ),
     "luffy": (
-        ObjectiveConfig(agent_loss="luffy", agent_weight=2.0, policy_baseline="group", agent_baseline="group"),
+        ObjectiveConfig(agent_loss="luffy", agent_weight=2.0, **GROUP),
         0.5,
     ),
 }

@@ -333,6 +333,7 @@ class MultiAgentTrainer:
             steps=config.steps if helper.helper_steps is None else helper.helper_steps,
             prompts_per_step=helper.helper_queries,
             samples_per_prompt=helper.helper_replies,
+            updates_per_batch=1,
             solo_share=1.0,
             final_solo_share=None,
             objective=ObjectiveConfig(

@@ -155,7 +155,7 @@ class TrainConfig:
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    updates_per_batch: int = 1
+    updates_per_batch: int = 2
     """Optimizer steps on one batch of rollouts."""
     micro_batch_size: int = 64
     """Sequences in one forward and backward pass; changes memory and speed, not the result."""
@@ -265,7 +265,7 @@ class TrainConfig:
             "estimator": objective.policy_rule.advantage,
             "policy_baseline": objective.policy_baseline,
             "agent_baseline": objective.agent_baseline,
-            "self_imitation": objective.self_imitation,
+            "self_imitation": objective.imitation,
             "overlong": (self.sampling.max_tokens, self.overlong_buffer) if self.overlong_buffer else None,
         }
 
@@ -284,7 +284,7 @@ class HelperConfig:
     """How a helper is trained beside the policy, or for one.
 
     Of the run's options its own are those of optimizer, precision, adapters, evaluation and files, and of the objective
-    algorithm, constant_length and kl_coef; what is said of the policy's rollouts is not for it.
+    algorithm, constant_length and kl_coef; what is said of the policy's rollouts is not for it. It uses a batch once.
     """
 
     train_helper: str | None = None

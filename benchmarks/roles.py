@@ -113,8 +113,9 @@ def run(settings: Settings, arm: str, seed: int) -> dict[str, float]:
         found: dict[str, float] = json.loads((out / "measured.json").read_text())
         return found
     config = TrainConfig(
-        env="rulebook-consult", env_options=RULES, out=out, seed=seed, steps=settings.steps, prompts_per_step=16,
-        samples_per_prompt=8, solo_share=1.0, objective=ObjectiveConfig(agent_loss="mask", policy_baseline="group"),
+        env="rulebook-consult", env_options=RULES, out=out, seed=seed, steps=settings.steps, updates_per_batch=1,
+        prompts_per_step=16, samples_per_prompt=8, solo_share=1.0,
+        objective=ObjectiveConfig(agent_loss="mask", policy_baseline="group"),
         sampling=SamplingConfig(max_tokens=48), eval_every=0, eval_tasks=settings.problems, eval_samples=1, trace_every=0,
     )  # fmt: skip
     kind = Shuffled if arm == "shuffled" else HelperTrainer

@@ -113,7 +113,7 @@ class AIPOTrainer(GRPOTrainer):  # type: ignore[misc]
             "mean" if self.scale_rewards == "none" else "mean_std",
             policy_baseline=self.objective.policy_baseline,
             agent_baseline=self.objective.agent_baseline,
-            self_imitation=self.objective.self_imitation,
+            self_imitation=self.objective.imitation,
         )
         mask_BC = batch["completion_mask"].bool()
         agent_BC, mu_BC = torch.zeros_like(mask_BC), torch.zeros_like(mask_BC, dtype=torch.float32)

@@ -125,7 +125,7 @@ def set_advantages(
     agents = _agent_advantages(experiences, args, config, deviation) if reads_agent_baseline(config) else None
     if config.policy_baseline == "mode":
         _set_mode_advantages(experiences, penalties, args, deviation)
-    _add_self_imitation(experiences, args, config.self_imitation)
+    _add_self_imitation(experiences, args, config.imitation)
     for experience, agent_B in zip(experiences, agents or (), strict=agents is not None):
         experience.advantages = torch.where(
             decode(experience.rollout_log_probs).is_agent, agent_B[:, None], experience.advantages

@@ -50,10 +50,10 @@ def _grid(*weights: float) -> tuple[Mapping[str, object], ...]:
 
 
 _RATES = tuple({"learning_rate": rate} for rate in (1.5e-4, 3e-4, 6e-4, 1.2e-3))
-_GROUP = {"policy_baseline": "group", "agent_baseline": "group"}
-_FORMER = {"agent_loss": "aipo", "agent_baseline": "solo", "agent_weight": 0.5}
+_GROUP = {"policy_baseline": "group", "agent_baseline": "group", "self_imitation": 0.0}
+_FORMER = {"agent_loss": "aipo", "agent_baseline": "solo", "agent_weight": 0.5, "self_imitation": 0.0}
 _MASK = {"agent_loss": "mask", "policy_baseline": "group"}
-_SFT = {"agent_loss": "clone", "agent_normalizer": "agent_tokens", "agent_baseline": "group"}
+_SFT = {"agent_loss": "clone", "agent_normalizer": "agent_tokens", "agent_baseline": "group", "self_imitation": 0.0}
 
 METHODS: dict[str, Method] = {
     "grpo": Method("RLVR, no helpers", _MASK, solo_share=1.0),
@@ -192,8 +192,8 @@ def tuning() -> Iterator[RunSpec]:
             yield RunSpec("tuning", label, name, seed=TUNING_SEED, steps=40, noise=0.6, objective=objective, train=rate)
 
 
-_UNMOVED = ("grpo", "mask", "mask_mode", "decay", "hint", "sdpo", "luffy_mixed")
-"""Methods that stay at nought whatever the seed: one seed shows it."""
+_ONCE = ("grpo", "mask", "mask_mode", "decay", "hint", "sdpo", "luffy_mixed")
+"""Methods of which one seed is run, with right helpers: those that stay at nought even there, and an upper reference."""
 
 
 def methods(seeds: Iterable[int]) -> Iterator[RunSpec]:
@@ -201,9 +201,10 @@ def methods(seeds: Iterable[int]) -> Iterator[RunSpec]:
     for seed in seeds:
         for noise in (0.6, 0.0):
             for method in reversed(METHODS):
-                # Of a teacher who is always right the grader refuses nothing; one who is not is never learnt without it.
-                same = method == ("sft" if noise else "rft") and (seed != 0 or not noise)
-                if not same and (seed == 0 or method not in _UNMOVED):
+                # Of a teacher who is always right the grader refuses nothing; what one who is not says is not sorted by SFT.
+                twice = (method, noise) == ("rft", 0.0)
+                once = (method, noise) == ("sft", 0.6) or (method in _ONCE and noise == 0.0)
+                if not twice and (seed == 0 if once else method not in _ONCE):
                     yield RunSpec("methods", f"{method} {noise:.0%}", method=method, seed=seed, noise=noise)
 
 

@@ -192,8 +192,8 @@ def test_the_solo_baseline_does_not_depend_on_the_assisted_rewards():
 
 
 def advantages_of(rewards, outcomes, solo, tokens=None, groups=None, **fields):
-    """Of one group unless told otherwise, replies compared with the solo rollouts."""
-    fields = {"agent_baseline": "solo", **fields}
+    """Of one group unless told otherwise, replies compared with the solo rollouts, without self-imitation."""
+    fields = {"agent_baseline": "solo", "self_imitation": 0.0, **fields}
     overlong = fields.pop("overlong_buffer", 0)
     config = TrainConfig(
         objective=ObjectiveConfig(**fields), overlong_buffer=overlong, sampling=SamplingConfig(max_tokens=10)
@@ -281,6 +281,7 @@ def test_without_a_baseline_a_reply_gets_the_outcome(estimator):
     _, replies = advantages_of(np.array(outcomes) - 0.1, outcomes, solo, agent_baseline="none", advantage=estimator)
     assert_allclose(replies, [1.0, 0.0, 1.0, 0.0, 0.25])
     assert ObjectiveConfig().agent_baseline == "none"
+    assert (ObjectiveConfig().imitation, ObjectiveConfig(agent_loss="mask").imitation) == (1.0, 0.0)
     cut = [ScoredRollout(1.0, 1.0, 0, False, 4, faulted) for faulted in (True, False)]
     assert_allclose(sample_advantages(cut, self_imitation=2.0), [[0.0, 2.0], [0.0, 1.0]])
 

@@ -197,7 +197,7 @@ def test_layers_that_cannot_be_recomputed_are_refused() -> None:
 def test_recompute_is_what_an_update_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {}
     for on in (False, True):
-        trainer = make(tmp_path, recompute=on)
+        trainer = make(tmp_path, recompute=on, updates_per_batch=1)
         shared: list[bool] = []
         inner = trainer._token_logprobs
 

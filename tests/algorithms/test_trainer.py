@@ -172,18 +172,18 @@ def test_a_killed_run_resumes(tmp_path: Path) -> None:
 def test_micro_batches_and_skipped_rows_change_nothing(tmp_path: Path) -> None:
     found = []
     for size in (1, 5, 64):
-        trainer = make(tmp_path / str(size), micro_batch_size=size)
+        trainer = make(tmp_path / str(size), micro_batch_size=size, updates_per_batch=1)
         trainer.train_step()
         found.append((weights(trainer), trainer.history[-1]))
     for other, metrics in found[1:]:
         for name, value in found[0][0].items():
-            torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(other[name], value, atol=3e-5, rtol=1e-4)
         assert metrics["grad_norm"] == pytest.approx(found[0][1]["grad_norm"], rel=1e-4)
     assert 0 < found[0][1]["learning_rows"] <= 1
 
 
 def test_a_batch_without_signal_has_a_zero_gradient(tmp_path: Path) -> None:
-    trainer = make(tmp_path, reward=lambda t: 1.0)
+    trainer = make(tmp_path, reward=lambda t: 0.0)
     before = weights(trainer)
     metrics, _ = trainer.train_step()
     assert metrics["grad_norm"] == 0.0
@@ -204,7 +204,7 @@ def test_groups_mix_solo_and_assisted_rollouts_of_one_task(tmp_path: Path) -> No
 
 def test_baselines_by_mode_and_of_solo_rollouts(tmp_path: Path) -> None:
     """Rewards 1 for every assisted rollout and for the first solo one of a group of 2 + 2."""
-    objective = ObjectiveConfig(policy_baseline="mode", agent_baseline="solo")
+    objective = ObjectiveConfig(policy_baseline="mode", agent_baseline="solo", self_imitation=0.0)
     trainer = make(tmp_path, lambda t: float(t.assisted or t.sample == 0), objective=objective)
     trajectories = trainer.collect()
     samples = [to_training_sample(t) for t in trajectories]
@@ -217,16 +217,19 @@ def test_baselines_by_mode_and_of_solo_rollouts(tmp_path: Path) -> None:
     shared = make(
         tmp_path,
         lambda t: float(t.assisted or t.sample == 0),
-        objective=ObjectiveConfig(policy_baseline="group", agent_baseline="group"),
+        objective=ObjectiveConfig(policy_baseline="group", agent_baseline="group", self_imitation=0.0),
     )
     policy_S, agent_S = shared._advantages(samples)
     assert policy_S.tolist() == agent_S.tolist()
     assert policy_S.reshape(3, 4).tolist() == [[0.25, -0.75, 0.25, 0.25]] * 3
+    policy_S, agent_S = make(tmp_path, lambda t: float(t.assisted or t.sample == 0))._advantages(samples)
+    assert policy_S.reshape(3, 4).tolist() == [[0.5, -0.5, 1.0, 1.0]] * 3  # by default, self-imitation on top
+    assert agent_S.reshape(3, 4).tolist() == [[1.0, 0.0, 1.0, 1.0]] * 3
 
 
 def test_replies_learn_where_the_rollouts_of_their_mode_all_succeed(tmp_path: Path) -> None:
     """With baselines by mode no POLICY token has an advantage here; the replies do, and the tokens that bore loss are counted."""
-    objective = ObjectiveConfig(policy_baseline="mode", agent_baseline="solo")
+    objective = ObjectiveConfig(policy_baseline="mode", agent_baseline="solo", self_imitation=0.0)
     trainer = make(tmp_path, lambda t: float(t.assisted), objective=objective, samples_per_prompt=16)
     metrics, trajectories = trainer.train_step()
     replies = sum(t.count(Source.AGENT) for t in trajectories)

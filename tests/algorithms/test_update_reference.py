@@ -97,7 +97,13 @@ def reference_loss(
 def test_repair_16_update_is_that_of_a_second_implementation(kl_coef: float, tmp_path: Path) -> None:
     """Two updates, temperature 0.7, mu known, a reference that the policy has left, and without it rows that are skipped."""
     objective = ObjectiveConfig(
-        agent_baseline="solo", kl_coef=kl_coef, rollout_clip=ROLLOUT_CLIP, c_min=C_MIN, c_max=C_MAX, delta=DELTA
+        agent_baseline="solo",
+        self_imitation=0.0,
+        kl_coef=kl_coef,
+        rollout_clip=ROLLOUT_CLIP,
+        c_min=C_MIN,
+        c_max=C_MAX,
+        delta=DELTA,
     )
     config = TrainConfig(
         out=tmp_path, objective=objective, updates_per_batch=2, micro_batch_size=3, learning_rate=LEARNING_RATE,

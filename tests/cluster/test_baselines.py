@@ -121,6 +121,7 @@ def experiences(sizes: tuple[int, ...] = (3, 5, 2, 6)) -> list[Experience]:
 
 
 def config_of(policy_baseline: str, agent_baseline: str, **fields: object) -> ObjectiveConfig:
+    fields = {"self_imitation": 0.0, **fields}
     return ObjectiveConfig(policy_baseline=policy_baseline, agent_baseline=agent_baseline, **fields)  # type: ignore[arg-type]
 
 

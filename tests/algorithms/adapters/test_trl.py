@@ -73,7 +73,7 @@ def test_masks_and_advantages_are_those_of_the_samples(tmp_path: Path) -> None:
     assert [(t.group, t.sample) for t in trainer.trajectories] == [(g, s) for g in range(GROUPS) for s in range(SIZE)]
     samples = [to_training_sample(t) for t in trainer.trajectories]
     assert [s.solo for s in samples] == [True, True, False, False] * GROUPS
-    own_S, reply_S = sample_advantages(samples)
+    own_S, reply_S = sample_advantages(samples, self_imitation=1.0)
     assert batch["advantages"].tolist() == own_S.tolist()
     assert batch["agent_advantages"].tolist() == reply_S.tolist()
     assert reply_S.max() == 1.0
@@ -114,6 +114,7 @@ def our_gradients(
         config.policy_rule.advantage,
         policy_baseline=config.policy_baseline,
         agent_baseline=config.agent_baseline,
+        self_imitation=config.imitation,
     )
     total = 0.0
     new = {name: value.clone() for name, value in policy.model.state_dict().items()}

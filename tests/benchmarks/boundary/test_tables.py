@@ -111,7 +111,7 @@ def test_tables_show_what_was_measured() -> None:
     assert lines[1].count("---") == lines[0].count("|") - 1
     tuned = tables.tuning_table([c for c in found if c.table == "tuning"])
     assert "| helpers, replies cloned | 0.0003, 0.5 | 0.062 | never |" in tuned
-    assert "| helpers, replies cloned | 0.0006, 2 | **0.250** | never |" in tuned
+    assert "| helpers, replies cloned | 0.0006, 0.5 | **0.250** | never |" in tuned
     plain = tables.plain_table([cell("parts", "aipo")], "setting")
     assert "| c_min 0.1 | gpt_neox | 0.062 · **0.062** | 0.800 | 0.950 | 0.900 | never |" in plain
 
