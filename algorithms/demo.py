@@ -29,7 +29,7 @@ from algorithms.progress import describe, make_progress
 from algorithms.train_config import SamplingConfig, TrainConfig
 
 SUMMARY = "summary.json"
-STEPS = 120
+STEPS = 60
 TEST_TASKS, TEST_SAMPLES = 200, 8
 
 Result = dict[str, float]

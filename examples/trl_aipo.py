@@ -37,6 +37,7 @@ def main() -> None:
         per_device_train_batch_size=64,
         gradient_accumulation_steps=4,  # 32 problems x 8 rollouts in a step
         num_generations=8,
+        num_iterations=2,
         max_completion_length=48,
         scale_rewards="none",
         epsilon_high=0.28,

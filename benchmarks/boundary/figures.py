@@ -33,7 +33,11 @@ def learning_curves(by_noise: Sequence[tuple[float, Sequence[Cell]]], path: Path
         wrong = "always right" if not noise else f"wrong in {noise:.0%}"
         axes.set(xlabel="steps of 256 rollouts (or solutions)", title=f"helper or teacher {wrong}", ylim=(-0.03, 1.03))
     panels[0][0].set(ylabel="solved alone, held-out problems (pass@1)")
-    panels[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    lines = {line.get_label(): line for axes in panels[0] for line in axes.get_lines()}
+    labels = [method.label for method in METHODS.values() if method.label in lines]
+    panels[0][-1].legend(
+        [lines[label] for label in labels], labels, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
     finish(figure, panels[0], path)
 
 
