@@ -83,7 +83,7 @@ METHODS: dict[str, Method] = {
     "clone": Method(
         "helpers, replies cloned", {**_GROUP, "agent_loss": "clone", "agent_weight": 0.5}, tried=_grid(0.5, 2.0)
     ),
-    "former": Method("AIPO with the solo baseline (the default before)", _FORMER, tried=_grid(0.5, 2.0)),
+    "former": Method("AIPO's former objective (solo baseline)", _FORMER, tried=_grid(0.5, 2.0)),
     "aipo": Method("AIPO", {"agent_weight": 2.0, "self_imitation": 1.0}, tried=_grid(0.5, 2.0)),
     "sft": Method("SFT, full solutions", _SFT, 1.0, "sft", train={"learning_rate": 1.2e-3}, tried=_RATES),
     "rft": Method(

@@ -36,7 +36,12 @@ def learning_curves(by_noise: Sequence[tuple[float, Sequence[Cell]]], path: Path
     lines = {line.get_label(): line for axes in panels[0] for line in axes.get_lines()}
     labels = [method.label for method in METHODS.values() if method.label in lines]
     panels[0][-1].legend(
-        [lines[label] for label in labels], labels, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5)
+        [lines[label] for label in labels],
+        labels,
+        frameon=False,
+        fontsize=8,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
     )
     finish(figure, panels[0], path)
 

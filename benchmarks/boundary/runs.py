@@ -145,7 +145,8 @@ def measure_beyond(policy: Policy, spec: RunSpec, boundary: Sequence[int]) -> di
             for t in played
             for sums, value in re.findall(_APPROVED, "".join(s.text for s in t.segments))
         ]
-        found["false correct"] = 1 - sum(approved) / max(1, len(approved))
+        if approved:
+            found["false correct"] = 1 - sum(approved) / len(approved)
     return found
 
 

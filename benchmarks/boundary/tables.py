@@ -118,7 +118,8 @@ def summary_table(found: Sequence[Cell]) -> str:
             # Of a teacher who is always right the grader refuses nothing.
             names = (method, "sft") if method == "rft" and not noise else (method,)
             cell = next((c for name in names for c in found if (c.method, c.noise) == (name, noise)), None)
-            row += [""] * 4 if cell is None else [*_medians(cell), str(len(cell.runs))]
+            told = "" if cell is None or cell.method == method else ", SFT's"
+            row += [""] * 4 if cell is None else [*_medians(cell), f"{len(cell.runs)}{told}"]
         if any(row):
             rows.append([_label(method), *row])
     header = ["method"]
@@ -224,8 +225,7 @@ def _label(method: str) -> str:
 
 def _medians(cell: Cell) -> list[str]:
     """Of the seeds: solo pass@1 at temperature 1 and greedy, and the step of solo 0.5, where most seeds have one."""
-    steps = sorted(math.inf if step is None else step for step in cell.until_half("step"))
-    half = statistics.median_low(steps)
+    half = statistics.median(math.inf if step is None else step for step in cell.until_half("step"))
     greedy = statistics.median(run.cooler["0"] for run in cell.runs)
     return [f"{cell.median:.3f}", f"{greedy:.3f}", "never" if half == math.inf else f"{half:.1f}"]
 

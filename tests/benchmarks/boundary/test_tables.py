@@ -90,11 +90,15 @@ def test_the_summary_takes_medians_and_says_of_how_many_seeds() -> None:
     lines = tables.summary_table([c for c in tables.cells(RESULTS) if c.table == "methods"]).splitlines()
     assert lines[0].count("always right") == lines[0].count("wrong in 60%") == 1
     assert lines[2] == "| helpers, replies masked |  |  |  |  | 0.062 | 0.950 | never | 1 |"
-    assert lines[3] == "| **AIPO** | 0.500 | 0.950 | 8.8 | 1 | 0.562 | 0.950 | 7.5 | 2 |"
+    assert lines[3] == "| **AIPO** | 0.500 | 0.950 | 8.8 | 1 | 0.562 | 0.950 | 8.3 | 2 |"
     shown = [result("sft", 0, [4, 4, 4, 4], [0.0, 1.0, 1.0]), result("rft", 0, [4] * 4, [0.0] * 3, noise=0.6, name="x")]
     rft = tables.cells(shown)
     # Of a teacher who is always right the grader refuses nothing: one row stands for both.
-    assert tables.summary_table(rft).splitlines()[3].endswith("| 1.000 | 0.950 | never | 1 | 1.000 | 0.950 | 2.5 | 1 |")
+    assert (
+        tables.summary_table(rft)
+        .splitlines()[3]
+        .endswith("| 1.000 | 0.950 | never | 1 | 1.000 | 0.950 | 2.5 | 1, SFT's |")
+    )
 
 
 def test_tables_show_what_was_measured() -> None:
