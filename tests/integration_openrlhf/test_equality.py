@@ -295,10 +295,11 @@ def test_policy_tokens_get_what_openrlhf_alone_gives_them(
     flags = ["--algo.advantage.estimator", "dr_grpo", "--algo.kl.init_coef", 0, *SETTINGS[setting]]
     batch = trajectories()
     without = [dataclasses.replace(t, segments=[hidden(s) for s in t.segments]) for t in batch]
+    plain: dict[str, Any] = {"policy_baseline": "group", "agent_baseline": "group", "self_imitation": 0.0}
     config = {
         "mask": ObjectiveConfig(agent_loss="mask", policy_baseline="group"),
-        "weight 0": ObjectiveConfig(agent_weight=0.0, policy_baseline="group", agent_baseline="group"),
-        "no agent tokens": ObjectiveConfig(policy_baseline="group", agent_baseline="group"),
+        "weight 0": ObjectiveConfig(agent_weight=0.0, **plain),
+        "no agent tokens": ObjectiveConfig(**plain),
     }[agent]
     options: dict[str, Any] = {"group_size": GROUP_SIZE, "micro_batches": 2, "updated": moved}
     options["reference"] = reference if "KL" in setting else None
