@@ -43,7 +43,7 @@ CALLS = [
     ("train --config table.toml", "--sampling is a table of options, got 3."),
     ("train --env math-consult --env-options data no.jsonl", "Point --env-options data or AIPO_DATA at such a file or its folder"),
     ("train --env dataset-consult --env-options data row.jsonl", "the row has ['x']. Say --env-options problem"),
-    ("train --env-options level 9", "rulebook levels are 1 to 4, got --env-options level=9."),
+    ("train --env-options level 9", "rulebook levels are 1 to 5, got --env-options level=9."),
     ("train --env-options max_consults -1", "--env-options max_consults is how many consults are answered, a whole number from 0"),
     ("train --env-options opertors @", "Did you mean 'operators'? Its task family takes digits, level,"),
     ("train --env-options opertor @", "every environment agents, codec, consult_cost, consult_timeout, consults_in_thought"),
