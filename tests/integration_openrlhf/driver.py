@@ -115,8 +115,8 @@ def _group(command: list[str], environment: dict[str, str], log: object) -> Iter
 
 
 def trained_tokens(samples: list[TrainingSample], policy_baseline: PolicyBaseline) -> int:
-    """Tokens whose advantage is not 0, with the default estimator and the solo baseline for replies."""
-    policy_S, agent_S = sample_advantages(samples, policy_baseline=policy_baseline)
+    """Tokens whose advantage is not 0, with the default estimator, replies compared with nothing, and self-imitation."""
+    policy_S, agent_S = sample_advantages(samples, policy_baseline=policy_baseline, self_imitation=1.0)
     return sum(
         sample.policy_tokens * (policy != 0) + sample.count(Source.AGENT) * (agent != 0)
         for sample, policy, agent in zip(samples, policy_S.tolist(), agent_S.tolist(), strict=True)
