@@ -15,13 +15,16 @@ from aipo_env.tasks.rulebook import COMPOUND, chain_step, evaluate_expansion
 
 MAX_TRANSCRIPT_CHARS: Final = 20_000
 
-_CHAIN: Final = re.compile(r"(?<![0-9|])[0-9]{1,64}\|[0-9]{1,64}\|[0-9]{1,64}(?![0-9|])")
+_CHAIN: Final = re.compile(r"(?<![0-9|])[0-9]{2,64}(?:\|[0-9]{2,64}){2}(?![0-9|])")
 _PLACE: Final = re.compile(r"(?<![0-9+])([0-9]\+[0-9]\+[0-9])(?![0-9+])(?:\s*=\s*([0-9]{2})(?![0-9]))?")
 
 
 def rulebook_step(query: str, transcript: str) -> str | None:
     """The next step for the first application of an operator in the query, or None if there is none."""
-    if (chained := _CHAIN.search(query[:MAX_QUERY_CHARS])) is not None:
+    asked = query[:MAX_QUERY_CHARS].strip().rstrip("=?: ")
+    # Amid words `12|24|48` is divisibility, but in an episode about the rulebook.
+    chained = _CHAIN.search(asked) if "rulebook" in transcript else _CHAIN.fullmatch(asked)
+    if chained is not None:
         return chain_step(chained[0]) or "a chain needs equally many digits in each of its operands"
     application = find_application(query)
     if application is None:

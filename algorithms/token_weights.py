@@ -166,6 +166,8 @@ def _config(row: dict[str, Any]) -> TrainConfig:
         raise ValueError(
             f"agent_loss={objective['agent_loss']!r} is registered by code of the run, which is not loaded here"
         )
+    if "self_imitation" in AGENT_LOSS_FIELDS[objective["agent_loss"]]:
+        objective.setdefault("self_imitation", 0.0)  # runs from before there was any
     lora: dict[str, Any] = dict(values.get("lora", {}))
     if "targets" in lora:
         lora["targets"] = tuple(lora["targets"])

@@ -112,7 +112,12 @@ def make_sequence(
         parts = [(ask, True), (answer, True)]
     else:
         parts = [(answer, True)]
-    ids = codec.encode_prompt(f"{expression}=" if config.style == "terse" else in_words(expression))
+    return to_row(codec, f"{expression}=" if config.style == "terse" else in_words(expression), parts)
+
+
+def to_row(codec: TransformersCodec, prompt: str, parts: Sequence[tuple[str, bool]]) -> Row:
+    """A training sequence of a prompt, what follows it, each with whether it bears loss, and an end token, which does."""
+    ids = codec.encode_prompt(prompt)
     loss = [False] * len(ids)
     for text, bears_loss in parts:
         piece = codec.encode_tag(text)

@@ -21,7 +21,7 @@ from aipo_env import markup
 from aipo_env.tasks.rulebook import evaluate_expansion
 from algorithms.codec import TransformersCodec
 from algorithms.policies import Policy
-from algorithms.warmup import fit
+from algorithms.warmup import fit, to_row
 from algorithms.warmup_episodes import Row
 from benchmarks.boundary.helpers import UNABLE
 
@@ -120,13 +120,7 @@ def make_sequence(rng: np.random.Generator, rules: Rules, codec: TransformersCod
         if slip is not None and told[0].startswith("incorrect"):
             answer = "".join(value if i == slip else mine for i, (_, value, mine) in enumerate(pairs))
     parts.append((markup.BOX_OPEN + answer + markup.BOX_CLOSE, True))
-    ids = codec.encode_prompt(f"{problem}=")
-    loss = [False] * len(ids)
-    for text, bears_loss in parts:
-        piece = codec.encode_tag(text)
-        ids += piece
-        loss += [bears_loss] * len(piece)
-    return [*ids, *codec.eos_ids], [*loss, True]
+    return to_row(codec, f"{problem}=", parts)
 
 
 def warm_up(

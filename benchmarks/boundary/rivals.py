@@ -116,7 +116,7 @@ class HintTrainer(Trainer):
         able = {t.group for t in trajectories if not t.assisted and t.reward > 0}
         hidden = []
         for t in trajectories:
-            # Where the policy succeeds alone, what it did with help is left out: the end token alone earns nothing.
+            # Where the policy succeeds alone, what it did with help is left out, as a rollout that a fault cut is.
             kept = [s for s in t.segments if s.source in (Source.PROMPT, Source.POLICY)]
             if t.assisted and t.group in able:
                 t = dataclasses.replace(t, stop_reason="error")
@@ -163,14 +163,14 @@ class SelfDistillationTrainer(Trainer):
         with torch.no_grad():
             teacher_NV = self._logprobs_of_own([(prompt + hint, own) for prompt, hint, own in rows])
         kl_N = functional.kl_div(teacher_NV, student_NV, log_target=True, reduction="none").sum(-1)
-        lengths_N = torch.tensor([len(own) for *_, own in rows for _ in own], dtype=torch.float32)
+        lengths_N = torch.tensor([len(own) for *_, own in rows for _ in own], dtype=kl_N.dtype, device=kl_N.device)
         return (kl_N / lengths_N).sum() / count
 
     def _logprobs_of_own(self, rows: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
         """Log-probabilities of the whole vocabulary where a rollout's own tokens stand."""
         length = max(len(before) + len(own) for before, own in rows)
-        ids = torch.tensor([[*before, *own, *[0] * (length - len(before) - len(own))] for before, own in rows])
-        logits = self.model(input_ids=ids).logits
+        padded = [[*before, *own, *[0] * (length - len(before) - len(own))] for before, own in rows]
+        logits = self.model(input_ids=torch.tensor(padded, device=self.model.device)).logits
         places = [logits[i, len(before) - 1 : len(before) - 1 + len(own)] for i, (before, own) in enumerate(rows)]
         return functional.log_softmax(torch.cat(places), -1)
 

@@ -165,6 +165,13 @@ def test_what_is_taken_apart_keeps_its_value(query: str) -> None:
     assert evaluate(read(left)) == evaluate(read(right))
 
 
+def test_chains_are_the_rulebooks_and_divisibility_is_not() -> None:
+    assert ask(REASONING, "47|12|35") == ask(REASONING, "47|12|35=") == "37@15"
+    assert "equally many digits" in ask(REASONING, "47|12|353")
+    for query in ("2|4|8", "show that 12|24|48 holds", "12|24"):
+        assert "@" not in ask(REASONING, query), query
+
+
 @pytest.mark.parametrize(
     "problem",
     [

@@ -194,3 +194,12 @@ def test_other_files_of_that_name(tmp_path: Path) -> None:
         TokenWeights.read(write(path, TrainConfig(), objective={**objective, "agent_loss": "mine"}))
     with pytest.raises(DataFormatError, match=r"of this version.*temperature"):
         TokenWeights.read(write(path, TrainConfig(), objective={**objective, "temperature": 3}))
+
+
+@pytest.mark.parametrize(("agent_loss", "read"), [("aipo", 0.0), ("mask", 0.0)])
+def test_a_run_from_before_self_imitation_had_none(agent_loss: str, read: float, tmp_path: Path) -> None:
+    objective = dataclasses.asdict(ObjectiveConfig(agent_loss=agent_loss, policy_baseline="group"))
+    del objective["self_imitation"]
+    weights = TokenWeights.read(write(tmp_path / "config.json", TrainConfig(), objective=objective))
+    assert weights is not None
+    assert weights.config.comparison["self_imitation"] == read
