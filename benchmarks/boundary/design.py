@@ -33,7 +33,7 @@ class Method:
     objective: Mapping[str, object]
     """Fields of `ObjectiveConfig`."""
     solo_share: float = 0.25
-    trainer: Literal["rl", "sft", "rft", "mixed", "echo", "hint", "sdpo"] = "rl"
+    trainer: Literal["rl", "sft", "rft", "mixed", "echo", "hint", "sdpo", "filtered"] = "rl"
     train: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Fields of `TrainConfig`; the learning rate is the one that was tuned."""
     tried: tuple[Mapping[str, object], ...] = ()
@@ -84,6 +84,9 @@ METHODS: dict[str, Method] = {
         "helpers, replies cloned", {**_GROUP, "agent_loss": "clone", "agent_weight": 0.5}, tried=_grid(0.5, 2.0)
     ),
     "former": Method("AIPO's former objective (solo baseline)", _FORMER, tried=_grid(0.5, 2.0)),
+    "filtered": Method(
+        "rollouts that ended right imitated, no RL", {"agent_loss": "clone", "agent_weight": 2.0}, trainer="filtered"
+    ),
     "aipo": Method("AIPO", {"agent_weight": 2.0, "self_imitation": 1.0}, tried=_grid(0.5, 2.0)),
     "sft": Method("SFT, full solutions", _SFT, 1.0, "sft", train={"learning_rate": 1.2e-3}, tried=_RATES),
     "rft": Method(
@@ -105,7 +108,8 @@ class RunSpec:
     """One training run of the study with its measurement: plain data, so that it can be sent to another process."""
 
     table: str
-    """Which part of the study it belongs to: "tuning", "methods", "baselines", "cells", "parts", "helpers" or "words"."""
+    """Which part of the study it belongs to: "tuning", "methods", "baselines", "cells", "parts", "rivals",
+    "architectures", "helpers" or "words"."""
     name: str
     """Its row there: the method, or the setting that is changed ("c_min 0.1")."""
     method: str = "aipo"
@@ -162,7 +166,11 @@ class RunSpec:
 def full_design(seeds: Iterable[int] = SEEDS) -> list[RunSpec]:
     """Every run whose result is recorded, the most important ones first."""
     seeds = tuple(seeds)
-    return [*methods(seeds), *helpers(seeds), *tuning(), *baselines(seeds), *parts(seeds[:1]), *cells(seeds[:1])]
+    once = seeds[:1]
+    return [
+        *methods(seeds), *helpers(seeds), *tuning(), *baselines(seeds), *parts(once), *rivals(once), *architectures(once),
+        *cells(once),
+    ]  # fmt: skip
 
 
 def quick_design() -> list[RunSpec]:
@@ -192,7 +200,7 @@ def tuning() -> Iterator[RunSpec]:
             yield RunSpec("tuning", label, name, seed=TUNING_SEED, steps=40, noise=0.6, objective=objective, train=rate)
 
 
-_ONCE = ("grpo", "mask", "mask_mode", "decay", "hint", "sdpo", "luffy_mixed")
+_ONCE = ("grpo", "mask", "mask_mode", "decay", "hint", "sdpo", "luffy_mixed", "filtered")
 """Methods of which one seed is run, with right helpers: those that stay at nought even there, and an upper reference."""
 
 
@@ -220,15 +228,48 @@ def helpers(seeds: Iterable[int]) -> Iterator[RunSpec]:
 
 
 def baselines(seeds: Iterable[int]) -> Iterator[RunSpec]:
-    """Coefficient by baseline of the replies, under noise, on two architectures; all else as in AIPO."""
+    """Coefficient by baseline of the replies, on two architectures and at three rates of wrong ones; all else as in AIPO."""
     seeds = tuple(seeds)
-    places: list[tuple[PolicyName, int]] = [*(("gpt_neox", s) for s in seeds), ("qwen3", seeds[0])]
-    for architecture, seed in places:
+    places: list[tuple[PolicyName, int, float]] = [
+        *(("gpt_neox", s, 0.6) for s in seeds),
+        *((a, seeds[0], n) for a, n in (("qwen3", 0.6), ("gpt_neox", 0.3), ("gpt_neox", 0.0))),
+    ]
+    for architecture, seed, noise in places:
         for coefficient in ("aipo", "clone"):
             for baseline in ("none", "solo", "group"):
+                # Without a baseline they are the same to the bit, which one seed shows.
+                if (coefficient, baseline) == ("clone", "none") and (seed, noise) != (seeds[0], 0.6):
+                    continue
                 changed = {"agent_loss": coefficient, "agent_baseline": baseline}
-                name = f"{coefficient}, {baseline}"
-                yield RunSpec("baselines", name, noise=0.6, architecture=architecture, seed=seed, objective=changed)
+                name = f"{coefficient}, {baseline}" + ("" if noise == 0.6 else f", wrong in {noise:.0%}")
+                yield RunSpec(
+                    "baselines", name, noise=noise, architecture=architecture, seed=seed, objective=changed
+                )
+
+
+def architectures(seeds: Iterable[int]) -> Iterator[RunSpec]:
+    """AIPO beside its strongest rival, for policies of other architectures."""
+    for seed in seeds:
+        for architecture in ("llama", "qwen3"):
+            for method, noise in (("aipo", 0.6), ("rft", 0.6), ("aipo", 0.0), ("sft", 0.0)):
+                name = f"{method} {noise:.0%}"
+                yield RunSpec("architectures", name, method, architecture=architecture, seed=seed, noise=noise)
+
+
+def rivals(seeds: Iterable[int]) -> Iterator[RunSpec]:
+    """Rivals with what AIPO alone has, or without what it gave them; imitation without RL; and twice the steps."""
+    imitating = {"objective": {"self_imitation": 1.0}}
+    changes: list[tuple[str, str, dict[str, object]]] = [
+        ("rft", "RFT, no trust region", {"objective": {"delta": math.inf}}),
+        ("luffy", "LUFFY's shaping, self-imitation", imitating),
+        ("clone", "cloned, self-imitation", imitating),
+        ("former", "former objective, self-imitation", imitating),
+        ("filtered", "right rollouts imitated, no RL", {}),
+        *((m, f"{m}, 120 steps", {"steps": 120}) for m in ("aipo", "rft")),
+    ]
+    for seed in seeds:
+        for method, name, fields in changes:
+            yield RunSpec("rivals", name, method, seed=seed, noise=0.6, **fields)  # type: ignore[arg-type]
 
 
 def cells(seeds: Iterable[int]) -> Iterator[RunSpec]:

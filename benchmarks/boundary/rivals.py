@@ -104,6 +104,14 @@ class EchoTrainer(Trainer):
         return own_S, np.ones(len(samples), np.float32)
 
 
+class FilteredTrainer(Trainer):
+    """Imitation of every rollout that ended right, with help or alone, its replies included: no baseline, nothing negative."""
+
+    def _advantages(self, samples: Sequence[TrainingSample]) -> tuple[Floats, Floats]:
+        right_S = np.array([s.outcome > 0 for s in samples], np.float32)
+        return right_S, right_S
+
+
 class HintTrainer(Trainer):
     """Help where all solo rollouts of a group fail, and no trace of it in what is learnt (after Guide, arXiv 2506.13923).
 

@@ -45,6 +45,7 @@ _APPROVED = r"((?:;?[0-9]\+[0-9]\+[0-9])+)=([0-9]+)</consult><feedback agent=\"v
 _TRAINERS = {
     "rl": Trainer, "sft": rivals.ImitationTrainer, "rft": rivals.FilteredImitationTrainer, "mixed": rivals.MixedGroupTrainer,
     "echo": rivals.EchoTrainer, "hint": rivals.HintTrainer, "sdpo": rivals.SelfDistillationTrainer,
+    "filtered": rivals.FilteredTrainer,
 }  # fmt: skip
 
 
