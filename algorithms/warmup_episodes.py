@@ -35,8 +35,15 @@ _KINDS: Final = (
     ("A rectangle is {a} wide and {b} long. What is its perimeter?", "perimeter of a rectangle", "{a}+{b} 2*{x}"),
     ("{name} drives {a} miles an hour for {c} hours. How far does {name} get?", "distance, speed and time", "{a}*{c}"),
     ("What is the sum of the angles of a polygon with {a} sides, in degrees?", "angles of a polygon", "{a}-2 {x}*180"),
+    ("{name} found {a} {things} yesterday and {b} today. How many {things} did {name} find in all?", "addition", "{a}+{b}"),
+    ("{name} had {s} {things} and gave {b} of them away. How many {things} does {name} have now?", "subtraction", "{s}-{b}"),
+    ("{name} has {s} {things}, and a friend has {b}. How many more {things} does {name} have?", "comparison", "{s}-{b}"),
+    ("A basket held {b} {things}. {name} put more in, and now it holds {s}. How many did {name} put in?", "a part", "{s}-{b}"),
+    ("Each bag holds {c} {things}. How many {things} are in {b} bags?", "multiplication", "{b}*{c}"),
+    ("{name} shares {p} {things} equally among {c} friends. How many {things} does each get?", "division", "{p}/{c}"),
+    ("{name} packs {p} {things} into boxes of {c}. How many boxes are filled?", "division", "{p}/{c}"),
 )  # fmt: skip
-"""Problem, what a helper for knowledge is asked, and the steps; {x} is the step before."""
+"""Problem, what a helper for knowledge is asked, and the steps; {x} is the step before, {s} is a + b, {p} b * c."""
 _NAMES: Final = ("Ana", "Ben", "Chloe", "David", "Emma", "Farid", "Grace", "Hugo", "Ines", "Jun")
 _THINGS: Final = ("apples", "books", "cards", "coins", "eggs", "marbles", "pencils", "shells", "stamps", "tickets")
 PROBED = 16
@@ -60,7 +67,8 @@ class Exercise:
         rng = random.Random(f"exercise/{index}")
         problem, fact, steps = rng.choice(_KINDS)
         words: dict[str, object] = {"name": rng.choice(_NAMES), "things": rng.choice(_THINGS)}
-        words |= {"a": rng.randint(12, 60), "b": rng.randint(3, 40), "c": rng.randint(2, 11)}
+        a, b, c = rng.randint(12, 60), rng.randint(3, 40), rng.randint(2, 11)
+        words |= {"a": a, "b": b, "c": c, "s": a + b, "p": b * c}
         done: list[tuple[str, int]] = []
         for step in steps.split():
             said = step.format(**words)
@@ -70,9 +78,9 @@ class Exercise:
 
 
 def _value(step: str) -> int:
-    sign = next(char for char in step if char in "+-*")
+    sign = next(char for char in step if char in "+-*/")
     left, right = map(int, step.split(sign))
-    return {"+": left + right, "-": left - right, "*": left * right}[sign]
+    return {"+": left + right, "-": left - right, "*": left * right, "/": left // right}[sign]
 
 
 class Exercises:

@@ -63,7 +63,6 @@ PACKAGES = (DISTRIBUTION, "torch", "transformers", "tokenizers", "trl", "acceler
 TASK_OPTIONS: Options = {"level": 2, "operators": "@", "style": "terse"}
 BETAS = (0.9, 0.99)
 MAX_GRAD_NORM = 1.0
-LEARNING_RATE = 5e-4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,8 +85,11 @@ class Settings(report.Settings):
     """Sequences in one forward and backward pass."""
     threads: int = 1
     """That torch computes with."""
-    start: Literal["embedded", "random"] = "embedded"
-    """The package's warmed-up weights, or the same architecture freshly initialised, whose completions seldom end early."""
+    learning_rate: float = 5e-4
+    """Of both, constant; a pretrained model wants less."""
+    start: Literal["embedded", "random", "smollm2"] = "embedded"
+    """The package's warmed-up weights, the same architecture freshly initialised, whose completions seldom end early, or
+    SmolLM2-135M-Instruct."""
 
     least: ClassVar = {"steps": 1, "repeats": 1, "threads": 1, "warmup": 0}
 
@@ -181,8 +183,8 @@ def make_policy(settings: Settings, seed: int) -> Policy:
     from algorithms.policies import Policy, load_policy
     from algorithms.policies.embedded_model import build_model, build_tokenizer
 
-    if settings.start == "embedded":
-        return load_policy("embedded")
+    if settings.start != "random":
+        return load_policy(settings.start)
     tokenizer = build_tokenizer()
     return Policy("random", build_model(tokenizer, seed=seed), TransformersCodec(tokenizer))
 
@@ -198,7 +200,7 @@ def make_ours(settings: Settings, seed: int) -> OurTrainer:
         samples_per_prompt=settings.samples,
         solo_share=1.0,
         sampling=SamplingConfig(max_tokens=settings.max_tokens, batch_size=settings.prompts * settings.samples),
-        learning_rate=LEARNING_RATE,
+        learning_rate=settings.learning_rate,
         warmup_steps=0,
         final_learning_rate=1.0,
         betas=BETAS,
@@ -250,9 +252,8 @@ def run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
     num_steps = settings.warmup + settings.steps
     family = RulebookTasks(**TASK_OPTIONS)  # type: ignore[arg-type, misc]
     tasks = [family.task(index) for index in range(num_steps * settings.prompts)]
-    # The tokenizer reads the start token in text, so that the ids are those of our prompts.
-    start = policy.tokenizer.bos_token
-    rows = {"prompt": [f"{start}{task.problem}" for task in tasks]}
+    # The tokenizer reads special tokens in text, so that the ids are those of our prompts.
+    rows = {"prompt": [policy.tokenizer.decode(policy.codec.encode_prompt(task.problem)) for task in tasks]}
     current, started = Run(), clock()
 
     def reward(completion_ids: list[list[int]], **_: object) -> list[float]:
@@ -287,7 +288,7 @@ def run_trl(settings: Settings, seed: int, between: Callable[[], None]) -> Run:
             temperature=1.0,
             beta=0.0,
             num_iterations=1,
-            learning_rate=LEARNING_RATE,
+            learning_rate=settings.learning_rate,
             lr_scheduler_type="constant",
             warmup_steps=0,
             adam_beta1=BETAS[0],

@@ -242,9 +242,7 @@ def baselines(seeds: Iterable[int]) -> Iterator[RunSpec]:
                     continue
                 changed = {"agent_loss": coefficient, "agent_baseline": baseline}
                 name = f"{coefficient}, {baseline}" + ("" if noise == 0.6 else f", wrong in {noise:.0%}")
-                yield RunSpec(
-                    "baselines", name, noise=noise, architecture=architecture, seed=seed, objective=changed
-                )
+                yield RunSpec("baselines", name, noise=noise, architecture=architecture, seed=seed, objective=changed)
 
 
 def architectures(seeds: Iterable[int]) -> Iterator[RunSpec]:

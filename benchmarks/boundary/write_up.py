@@ -14,7 +14,10 @@ _PLAIN = {
     "helpers": ("Three helpers, each against its own obstacle", "those that know something"),
     "rivals": ("Rivals with self-imitation or without a trust region, and twice the steps, wrong in 60 %", "run"),
     "architectures": ("AIPO and its strongest rival on other architectures", "method, how often wrong"),
-    "baselines": ("Coefficient and baseline of the replies, wrong in 60 % unless it says otherwise", "coefficient, baseline"),
+    "baselines": (
+        "Coefficient and baseline of the replies, wrong in 60 % unless it says otherwise",
+        "coefficient, baseline",
+    ),
     "parts": ("One setting of AIPO changed at a time, wrong in 60 %", "setting"),
     "words": ("In words, SmolLM2-135M, wrong in 60 %", "method"),
     "cells": ("Architectures and RLVR algorithms, wrong in 60 %", "architecture, algorithm"),
