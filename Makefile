@@ -91,7 +91,7 @@ $(call venv,test)/ready:  EXTRAS = dev,eval
 $(call venv,docs)/ready: EXTRAS = dev,eval,docs
 $(call venv,clients)/ready: EXTRAS = clients
 $(call venv,viewer)/ready: EXTRAS = dev,browser
-$(call venv,bench)/ready: EXTRAS = dev,bench
+$(call venv,bench)/ready: EXTRAS = bench
 $(CACHE)/venv-%/ready:
 	$(CHECK)
 	@echo "Building the virtual environment $(@D) (minutes on the first run)"

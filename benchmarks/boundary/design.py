@@ -292,6 +292,7 @@ def parts(seeds: Iterable[int]) -> Iterator[RunSpec]:
         ("c_min 0 (pi / mu, capped)", {"objective": {"c_min": 0.0}}),
         ("c_min 0.3", {"objective": {"c_min": 0.3}}),
         ("no trust region", {"objective": {"delta": math.inf}}),
+        ("mean over AGENT tokens, weight 1", {"objective": {"agent_normalizer": "agent_tokens", "agent_weight": 1.0}}),
         ("mixture helper, mu unknown", {"helper": "forgetful"}),
         ("the same, mu known", known),
         ("the same, mu known, c_max 1", {**known, "objective": {"c_max": 1.0}}),
