@@ -129,7 +129,7 @@ def score_changes(before: list[Json], after: list[Json], *, sampled: bool = True
     found = []
     for k in [0, *(k for k in default_ks(fewest) if k > 1)]:
         values = [[pass_at_k(n, c, max(k, 1)) for n, c in side] for side in counts]
-        change = _change(f"pass@{k}" if k else "avg@n", values[0], values[1])
+        change = _change(f"pass@{k}" if k else "avg@n", *values)
         if not k and sampled:
             noise = sample_difference(counts[1], counts[0], confidence=CONFIDENCE)
             change = dataclasses.replace(change, sample_low=noise.low, sample_high=noise.high)
@@ -138,7 +138,7 @@ def score_changes(before: list[Json], after: list[Json], *, sampled: bool = True
     sizes = {n for side in counts for n, _ in side}
     if len(sizes) == 1 and fewest > 1 and all(v is not None for side in votes for v in side):
         majorities = [[task["maj"] for task in side] for side in (before, after)]
-        found.append(_change(f"maj@{fewest}", majorities[0], majorities[1]))
+        found.append(_change(f"maj@{fewest}", *majorities))
     return found
 
 

@@ -20,9 +20,9 @@ def table(columns: Sequence[str], cells: Iterable[Sequence[str]], *, num_left: i
     return [_row(columns), rule, *map(_row, lines)]
 
 
-def percent(share: float | None, digits: int = 1) -> str:
+def percent(share: float | None) -> str:
     """A share as a percentage without its sign: 0.4123 -> "41.2"; empty for None."""
-    return "" if share is None else f"{100 * share:.{digits}f}"
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def points(difference: float) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,6 @@ from aipo_env.errors import MissingDependencyError
 from benchmarks.evaluation.fields import Json, by_suite
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH_INCHES = 7.0
@@ -24,14 +24,17 @@ MOST_BARS = 24
 
 def figure_names(results: Json) -> dict[str, str]:
     """File name and alternative text of each figure that `write_plots` writes."""
-    found = {}
+    return {name: words for name, words, _ in _figures(results)}
+
+
+def _figures(results: Json) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+    """File name and alternative text of each figure, and what draws it."""
     for suite, runs in by_suite(results).items():
         title = next(iter(runs.values()))["title"]
-        if _curves(runs):
-            found[f"pass_at_k.{suite}.png"] = f"{title}: pass@k"
+        if curves := _curves(runs):
+            yield f"pass_at_k.{suite}.png", f"{title}: pass@k", partial(_pass_at_k_figure, title, curves, runs)
         for key in _breakdown_keys(runs):
-            found[f"by_{key}.{suite}.png"] = f"{title} by {key}"
-    return found
+            yield f"by_{key}.{suite}.png", f"{title} by {key}", partial(_breakdown_figure, title, key, runs)
 
 
 def write_plots(results: Json, folder: Path) -> list[Path]:
@@ -50,8 +53,8 @@ def write_plots(results: Json, folder: Path) -> list[Path]:
     Raises:
         MissingDependencyError: without matplotlib.
     """
-    names = list(figure_names(results))
-    if not names:
+    figures = {folder / name: draw for name, _, draw in _figures(results)}
+    if not figures:
         return []
     try:
         from matplotlib import style
@@ -61,16 +64,12 @@ def write_plots(results: Json, folder: Path) -> list[Path]:
         ) from error
 
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
     # From the defaults, not from the user's own settings: equal results give equal figures everywhere.
     with style.context(["default", {"font.size": 10.0, "axes.spines.top": False, "axes.spines.right": False}]):
-        for suite, runs in by_suite(results).items():
-            title = next(iter(runs.values()))["title"]
-            if curves := _curves(runs):
-                paths.append(_save(_pass_at_k_figure(title, curves, runs), folder / f"pass_at_k.{suite}.png"))
-            for key in _breakdown_keys(runs):
-                paths.append(_save(_breakdown_figure(title, key, runs), folder / f"by_{key}.{suite}.png"))
-    return paths
+        for path, draw in figures.items():
+            # Without the date and the version in its metadata the same results give the same file.
+            draw().savefig(path, dpi=DPI, metadata={"Software": None})
+    return list(figures)
 
 
 def _curves(runs: Mapping[str, Json]) -> dict[str, list[Json]]:
@@ -113,7 +112,8 @@ def _pass_at_k_figure(title: str, curves: Mapping[str, Sequence[Json]], runs: Ma
     axes.set_xticks(_apart(every_k), [f"{k:.0f}" for k in _apart(every_k)])
     axes.minorticks_off()
     axes.set(xlabel="k (samples)", ylabel="pass@k, %")
-    _from_zero(axes, max(100 * p["high"] for points in curves.values() for p in points))
+    highest = max(100 * p["high"] for points in curves.values() for p in points)
+    axes.set_ylim(0.0, min(100.0, 1.1 * highest) if highest > 0 else 1.0)
     axes.set_title(f"{title}: pass@k with {_level(runs)} % intervals over problems", fontsize=11)
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False, loc="best")
@@ -168,10 +168,6 @@ def _apart(ks: Sequence[float]) -> list[float]:
     return kept
 
 
-def _from_zero(axes: Axes, highest: float) -> None:
-    axes.set_ylim(0.0, min(100.0, 1.1 * highest) if highest > 0 else 1.0)
-
-
 def _level(runs: Mapping[str, Json]) -> str:
     levels = {metrics["level"] for run in runs.values() if (metrics := run.get("metrics")) is not None}
     return " and ".join(f"{100 * level:g}" for level in sorted(levels))
@@ -180,9 +176,3 @@ def _level(runs: Mapping[str, Json]) -> str:
 def _label(value: object) -> str:
     label = str(value)
     return label if len(label) <= 32 else f"{label[:31]}…"
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    # Without the date and the version in its metadata the same results give the same file.
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
-    return path

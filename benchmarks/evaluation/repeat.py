@@ -24,13 +24,13 @@ _SETTINGS = (
 def repeat_section(results: Json) -> list[str]:
     """The lines of the section "To repeat it"."""
     lines = ["## To repeat it", "", *_code(results["command"]), ""]
-    lines += _list("policy", results["policy"])
     lines += [
+        _setting("policy", results["policy"]),
         f"- seed: {escape(results.get('seed'))}",
         f"- written: {escape(results['timing'].get('written'))}",
+        _setting("versions", results["versions"]),
+        "",
     ]
-    lines += _list("versions", results["versions"])
-    lines.append("")
     for runs in by_suite(results).values():
         shown: dict[tuple[str, ...], list[str]] = {}
         for mode, run in runs.items():
@@ -42,7 +42,7 @@ def repeat_section(results: Json) -> list[str]:
 
 
 def _run_settings(run: Json) -> list[str]:
-    lines = [line for key in _SETTINGS if run.get(key) is not None for line in _list(key, run[key])]
+    lines = [_setting(key, run[key]) for key in _SETTINGS if run.get(key) is not None]
     prompt = run["prompt"]
     invites = "invites" if prompt.get("invites_to_consult") else "does not invite"
     lines += [*_departures(run), f"- prompt {escape(prompt.get('name'))}, which {invites} to consult:", ""]
@@ -63,16 +63,12 @@ def _departures(run: Json) -> list[str]:
     return [f"- the suite's own sampling ({escape(defaults.get('source'))}): {'; '.join(changed) or 'as used'}"]
 
 
-def _list(key: str, value: object) -> list[str]:
+def _setting(key: str, value: object) -> str:
     """A setting as a line; an object as one line of its parts."""
-    return [f"- {escape(key)}: {', '.join(_parts(value))}" if _parts(value) else f"- {escape(key)}: none"]
+    return f"- {escape(key)}: {', '.join(_flat(value)) or 'none'}"
 
 
-def _parts(value: object, path: str = "") -> list[str]:
-    return list(_flat(value, path))
-
-
-def _flat(value: object, path: str) -> Iterator[str]:
+def _flat(value: object, path: str = "") -> Iterator[str]:
     """The leaves of a setting: "sampling.temperature 0.6"."""
     if isinstance(value, Mapping):
         for key, part in value.items():

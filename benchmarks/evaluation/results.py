@@ -8,6 +8,7 @@ import json
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aipo_agents.llm import LLMAgent
 from aipo_agents.request_key import key_digest
@@ -28,7 +29,7 @@ from benchmarks.evaluation.plan import RunPlan
 
 FORMAT = 1
 _PACKAGES = (DISTRIBUTION, "torch", "transformers", "vllm", "datasets", "mpmath", "numpy")
-_Json = dict[str, object]
+_Json = dict[str, Any]
 
 
 def evaluation_result(shared: Mapping[str, object], runs: Sequence[_Json], *, complete: bool, command: str) -> _Json:
@@ -48,7 +49,7 @@ def evaluation_result(shared: Mapping[str, object], runs: Sequence[_Json], *, co
         "command": command,
         "timing": {
             "written": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            "seconds": sum(_seconds(run) for run in runs),
+            "seconds": sum(run["timing"]["seconds"] for run in runs),
         },
         "runs": list(runs),
     }
@@ -113,6 +114,7 @@ def run_result(
     majorities = None
     if scored and plan.suite.answers != "program":
         majorities = scores.Majorities(episodes, tasks, family)
+    errors = sorted(episodes.errors.items(), key=lambda item: (-item[1], item[0]))
     num_errors = sum(episodes.errors.values())
     suite = plan.suite
     return {
@@ -126,7 +128,7 @@ def run_result(
         "num_finished": len(finished),
         "num_errors": num_errors,
         "num_missing": plan.num_episodes - len(finished) - num_errors,
-        "errors": [{"error": error, "count": count} for error, count in sorted(episodes.errors.items(), key=_by_count)],
+        "errors": [{"error": error, "count": count} for error, count in errors],
         **{name: value for name, value in settings.items() if name != "tasks"},
         # Behind every program that this process ran, and not before them.
         "isolation": isolation(family),
@@ -238,13 +240,3 @@ def command_line(config: EvaluationConfig) -> str:
         elif value is not True:
             words.append(str(value))
     return shlex.join(words)
-
-
-def _by_count(item: tuple[str, int]) -> tuple[int, str]:
-    return -item[1], item[0]
-
-
-def _seconds(run: Mapping[str, object]) -> float:
-    timing = run["timing"]
-    assert isinstance(timing, Mapping)
-    return float(timing["seconds"])

@@ -21,10 +21,10 @@ from benchmarks.evaluation.episodes import RunEpisodes
 from benchmarks.evaluation.facts import Finisher
 from benchmarks.evaluation.folder import EvaluationFolder, read_json, write_json
 from benchmarks.evaluation.game import MeteredGame, metered
-from benchmarks.evaluation.plan import RunPlan, plan_run
+from benchmarks.evaluation.plan import plan_run
 from benchmarks.evaluation.plots import write_plots
 from benchmarks.evaluation.results import command_line, evaluation_result, run_result, run_settings, versions
-from benchmarks.evaluation.samplers import Sampler, open_sampler
+from benchmarks.evaluation.samplers import TurnSampler, open_sampler
 from benchmarks.evaluation.suites import SUITES, Suite, find_suite
 from benchmarks.evaluation.tables import results_markdown
 
@@ -79,15 +79,17 @@ def evaluate_policy(
         >>> evaluate_policy(config).complete
         True
     """
+    from algorithms.rollout_command import load_codec
+
     if policy is not None and not config.local:
         raise ConfigurationError("policy= is a model of transformers; leave out --server and --backend vllm.")
     if config.inspect is not None:
         _need_inspect()  # before anything is played, and not behind it
     folder = EvaluationFolder(Path(config.out))
-    codec = policy.codec if policy is not None else None if config.chat else _load_codec(config.policy)
+    codec = policy.codec if policy is not None else None if config.chat else load_codec(config.policy)
     # Data and helpers first: loading a large model takes longer than finding out that they are not there.
     suites = {name: _OpenSuite(find_suite(name), config, codec, agents) for name in config.suites}
-    sampler: Sampler | None = None
+    sampler: TurnSampler | None = None
     try:
         sampler = open_sampler(config, codec, policy)
         shared: dict[str, object] = {
@@ -97,7 +99,7 @@ def evaluate_policy(
             "versions": versions(),
         }
         runs = [
-            _Run(suite, suite.plan(config, assisted=assisted, own_context=sampler.context), config, folder)
+            _Run(suite, assisted, sampler.context, config, folder)
             for suite in suites.values()
             for assisted in config.modes
         ]
@@ -159,28 +161,28 @@ class _OpenSuite:
         assert isinstance(self.env.game, MeteredGame)
         self.game: MeteredGame = self.env.game
 
-    def plan(self, config: EvaluationConfig, *, assisted: bool, own_context: int | None) -> RunPlan:
-        """The plan of one of the suite's runs."""
-        return plan_run(config, self.suite, self.env.tasks, assisted=assisted, own_context=own_context)
-
 
 class _Run:
     """One run of a suite, played into its file of traces.
 
     Args:
         suite: with its environment.
-        plan: what is played.
+        assisted: whether helpers answer.
+        context: tokens that the policy takes by its own account; None where it does not say.
         config: of the evaluation.
         folder: where it is kept.
     """
 
-    def __init__(self, suite: _OpenSuite, plan: RunPlan, config: EvaluationConfig, folder: EvaluationFolder) -> None:
-        self._suite, self.plan = suite, plan
-        self._traces = folder.traces(plan.name)
+    def __init__(
+        self, suite: _OpenSuite, assisted: bool, context: int | None, config: EvaluationConfig, folder: EvaluationFolder
+    ) -> None:
+        self._suite = suite
+        self.plan = plan_run(config, suite.suite, suite.env.tasks, assisted=assisted, own_context=context)
+        self._traces = folder.traces(self.plan.name)
         self._relative = str(self._traces.relative_to(folder.path))
-        self.settings = run_settings(plan, suite.env, config)
+        self.settings = run_settings(self.plan, suite.env, config)
 
-    def play(self, sampler: Sampler, *, progress: bool) -> str:
+    def play(self, sampler: TurnSampler, *, progress: bool) -> str:
         """Plays what is missing; returns why it ended before its end, or nothing."""
         finish = Finisher(self._suite.game, self.plan.suite.answers)
         with repeats_collapsed():
@@ -231,12 +233,6 @@ def _learner(config: EvaluationConfig) -> TokenWeights | None:
     with contextlib.suppress(DataFormatError):  # of another version: then it is not known
         return TokenWeights.read(path) if config.server is None and path.is_file() else None
     return None
-
-
-def _load_codec(name: str) -> TransformersCodec:
-    from algorithms.rollout_command import load_codec
-
-    return load_codec(name)
 
 
 def _env_options(config: EvaluationConfig, suite: Suite) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Playing a run's episodes: with a model of `transformers` or vLLM in this process, or with a model server.
 
-Each sampler appends the episodes to a file of traces and goes on with what the file holds; see `aipo_env.trace_files`.
+It appends the episodes to a file of traces and goes on with what the file holds; see `aipo_env.trace_files`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import aipo_env
 from aipo_agents.backends.base import ChatSampling, CompletionSampling
@@ -36,42 +36,13 @@ MAX_FAULTS_IN_A_ROW = 64
 """So many episodes in a row that a fault ended, and a run stops: whoever should answer does not."""
 
 
-class Sampler(Protocol):
-    """Plays runs with one policy."""
-
-    description: dict[str, object]
-    """What the policy is; a change of it is another evaluation."""
-    context: int | None
-    """Tokens that the policy takes by its own account; None where it does not say."""
-
-    def play(self, env: ConsultEnv, plan: RunPlan, traces: Path, finish: Finish, *, progress: bool) -> None:
-        """Plays the episodes of a run that a file of traces lacks.
-
-        Args:
-            env: made with the policy's tokenizer.
-            plan: of the run.
-            traces: the file.
-            finish: what is made of each trajectory before it is written.
-            progress: shows a bar on standard error.
-
-        Raises:
-            ServiceError: when nobody answers any more.
-            OSError: when the disk is full or the like; the file then ends with a whole episode.
-        """
-        ...
-
-    def close(self) -> None:
-        """Frees the policy."""
-        ...
-
-
 class TurnSampler:
-    """A policy whose turns a backend samples: a model server, vLLM in this process, or a model of `transformers`.
+    """Plays runs with one policy, whose turns a backend samples: a model server, vLLM or `transformers` in this process.
 
     Args:
         backend: the model; closed with this object.
         codec: the policy's tokenizer; None plays over the backend's chat.
-        description: what the policy is; its name stands in the traces.
+        description: what the policy is, of which a change is another evaluation; its name stands in the traces.
         tokenizer_name: what the tokenizer can be loaded by.
         max_in_flight: episodes that run at the same time.
         timeout: seconds for an episode; None for no limit.
@@ -94,7 +65,19 @@ class TurnSampler:
         self.context = context
 
     def play(self, env: ConsultEnv, plan: RunPlan, traces: Path, finish: Finish, *, progress: bool) -> None:
-        """See `Sampler`; an episode that a fault ends is played again by the next call."""
+        """Plays the episodes of a run that a file of traces lacks; one that a fault ends is played again by the next call.
+
+        Args:
+            env: made with the policy's tokenizer.
+            plan: of the run.
+            traces: the file.
+            finish: what is made of each trajectory before it is written.
+            progress: shows a bar on standard error.
+
+        Raises:
+            ServiceError: when nobody answers any more.
+            OSError: when the disk is full or the like; the file then ends with a whole episode.
+        """
         asyncio.run(self._play(env, plan, traces, finish, progress))
 
     def close(self) -> None:
@@ -148,7 +131,9 @@ class _FaultsInARow:
             )
 
 
-def open_sampler(config: EvaluationConfig, codec: TransformersCodec | None, policy: Policy | None = None) -> Sampler:
+def open_sampler(
+    config: EvaluationConfig, codec: TransformersCodec | None, policy: Policy | None = None
+) -> TurnSampler:
     """Loads the policy of an evaluation, or makes ready to ask its server.
 
     Args:
