@@ -13,7 +13,6 @@ from aipo_agents.retrieval import Index
 from aipo_agents.rulebook_queries import (
     MAX_QUERY_CHARS,
     ORDINARY,
-    SYMBOLS,
     Application,
     find_application,
     find_symbol,
@@ -139,15 +138,9 @@ def _about_rulebook(request: ConsultRequest) -> bool:
 
 def rulebook_entries() -> list[Entry]:
     """The rulebook's operators as entries, made from the rulebook itself."""
-
-    def entry(symbol: str) -> Entry:
-        if symbol in OPERATORS:
-            title = f"Rulebook operator {symbol} ({OPERATORS[symbol].name})"
-        else:
-            title = f"Rulebook operator {symbol} ({COMPOUND[symbol]})"
-        return Entry(title, define(symbol), keywords="rulebook operator rule digits expansion", origin="rulebook")
-
-    return [entry(symbol) for symbol in SYMBOLS]
+    names = {symbol: operator.name for symbol, operator in OPERATORS.items()} | COMPOUND
+    words = "rulebook operator rule digits expansion"
+    return [Entry(f"Rulebook operator {s} ({name})", define(s), words, "rulebook") for s, name in names.items()]
 
 
 def knowledge_without_expansions() -> KnowledgeAgent:

@@ -12,7 +12,7 @@ from typing import Final
 
 from aipo_agents.backends.base import ChatBackend, ChatSampling, Generation, Message
 from aipo_agents.request_key import RequestKey, key_digest
-from aipo_agents.text import shorten, whole_sentences
+from aipo_agents.text import check_name, shorten, whole_sentences
 from aipo_agents.thoughts import count_reasoning, split_reasoning
 from aipo_agents.untrusted import cut_middle, enclose, encodable, neutralise
 from aipo_env.dialects.base import TokenCodec, tokens_covering
@@ -95,9 +95,7 @@ class LLMAgent:
                 f"LLMAgent: control_tokens is a list of texts of two or more characters, got {control_tokens!r}."
             )
         self.role, self.backend = role, backend
-        self.name = role if name is None else name
-        if not self.name:
-            raise ConfigurationError("LLMAgent: name must be a non-empty string, got ''.")
+        self.name = check_name("LLMAgent", role if name is None else name)
         self.description = DESCRIPTIONS.get(role, "") if description is None else description
         self.prompt = role_prompt(role) if prompt is None else _read_prompt(prompt)
         self.sampling = ChatSampling(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from aipo_env.dialects.base import tokens_covering
 from aipo_env.dialects.harmony import read_messages
 from aipo_env.dialects.thinking import HARMONY, THOUGHTS, Thought, find_thought
 
@@ -43,7 +43,7 @@ def split_reasoning(text: str, told: str = "", opened: bool | str = False) -> Pa
 def count_reasoning(ids: Sequence[int], decode: Callable[[Sequence[int]], str], opened: bool | str = False) -> int:
     """How many of a message's ids are thoughts, markers included."""
     thought = _thought(decode(ids), "", opened)
-    return 0 if thought is None else bisect_left(range(len(ids)), thought.end, key=lambda n: len(decode(ids[:n])))
+    return 0 if thought is None else tokens_covering(decode, ids, thought.end)
 
 
 def _thought(text: str, told: str, opened: bool | str) -> Thought | None:

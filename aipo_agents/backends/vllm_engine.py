@@ -177,15 +177,12 @@ class VLLMEngine:
         try:
             outputs = [out async for out in self._engine.generate(tokens, parameters, number)]
         except (EngineDeadError, EngineGenerateError) as error:
-            raise self._failure(len(prompt), error, transient=not self._engine.errored) from error
+            raise ServiceError(
+                f"vLLM failed on a request of {len(prompt)} prompt tokens for {self.model} ({type(error).__name__}): {error}. "
+                "Its log says why; a dead engine has to be made again.",
+                transient=not self._engine.errored,
+            ) from error
         return outputs[-1] if outputs else None
-
-    def _failure(self, num_tokens: int, error: Exception, *, transient: bool) -> ServiceError:
-        return ServiceError(
-            f"vLLM failed on a request of {num_tokens} prompt tokens for {self.model} ({type(error).__name__}): {error}. Its "
-            "log says why; a dead engine has to be made again.",
-            transient=transient,
-        )
 
     async def _generation(self, prompt: list[int], sampling: ChatSampling | CompletionSampling) -> Generation:
         completion = (await self._on_loop(self._generate(prompt, sampling))).outputs[0]

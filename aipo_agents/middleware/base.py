@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 from typing import Self
 
@@ -71,3 +72,15 @@ def shared(reply: Reply) -> Reply:
     """A reply that cost no call of its own: marked as cached, its tokens counted as they were, its cost 0, no thoughts."""
     usage = None if reply.usage is None else dataclasses.replace(reply.usage, cost_usd=0.0)
     return dataclasses.replace(reply, cached=True, usage=usage, reasoning=None)
+
+
+def after_waiting(request: ConsultRequest, since: float) -> ConsultRequest:
+    """The request as it stands now: its deadline counts from the call, so what was waited for is taken off.
+
+    Args:
+        request: as it came.
+        since: `time.monotonic()` of when it came.
+    """
+    if request.deadline is None:
+        return request
+    return dataclasses.replace(request, deadline=max(0.0, request.deadline - (time.monotonic() - since)))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from aipo_agents.middleware.base import Middleware
-from aipo_agents.middleware.deadlines import after_waiting
+from aipo_agents.middleware.base import Middleware, after_waiting
 from aipo_agents.middleware.rate_budget import RateBudget
 from aipo_env.checks import check_count, check_number
 from aipo_env.errors import ConfigurationError, ServiceError

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from aipo_agents.middleware.base import Middleware
-from aipo_agents.middleware.deadlines import after_waiting
+from aipo_agents.middleware.base import Middleware, after_waiting
 from aipo_agents.retrying import Retries
 from aipo_env.checks import check_count, check_number
 from aipo_env.protocol import Agent, ConsultRequest, Reply

@@ -7,6 +7,7 @@ from it.
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -198,14 +199,7 @@ def decoded(decode: Callable[[Sequence[int]], str], ids: Sequence[int]) -> str |
 
 def tokens_covering(decode: Callable[[Sequence[int]], str], ids: Sequence[int], end: int) -> int:
     """The least number of leading ids whose text reaches `end` characters."""
-    low, high = 0, len(ids)
-    while low < high:
-        middle = (low + high) // 2
-        if len(decode(ids[:middle])) >= end:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return bisect_left(range(len(ids)), end, key=lambda count: len(decode(ids[:count])))
 
 
 def own_ids(codec: TokenCodec, reply: Reply, content: str) -> tuple[Sequence[int] | None, Sequence[float] | None]:

@@ -445,7 +445,7 @@ def _mistral_read(text: str) -> Iterator[_Found]:
         yield *_object_call(_json(text[start:position])), position + closed
 
 
-def _mistral(name: str, form: str, further: tuple[str, ...] = ()) -> Family:
+def _mistral(name: str, form: str) -> Family:
     markers = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "</s>")
 
     def write(function: str, query: str) -> str:

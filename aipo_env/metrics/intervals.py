@@ -177,10 +177,7 @@ def _problem_means(values: Values) -> Floats:
 
 
 def _check(means: Floats, confidence: float, num_resamples: int, method: str, bounds: tuple[float, float]) -> None:
-    if not 0.0 < confidence < 1.0 or num_resamples < 100:
-        raise ConfigurationError(
-            f"expected 0 < confidence < 1 and at least 100 resamples; got {confidence} and {num_resamples}."
-        )
+    check_resampling(confidence, num_resamples)
     if method not in ("mid_p", "exact", "percentile"):
         raise ConfigurationError(f"method is 'mid_p', 'exact' or 'percentile'; got {method!r}.")
     if not np.isfinite(means).all():
@@ -190,6 +187,14 @@ def _check(means: Floats, confidence: float, num_resamples: int, method: str, bo
         raise ConfigurationError(
             f"values must lie within bounds={bounds}; got {means.min():.6g} to {means.max():.6g}. "
             "State their true bounds, or use method='percentile' if they have none."
+        )
+
+
+def check_resampling(confidence: float, num_resamples: int) -> None:
+    """Refuses a confidence that is none, and fewer resamples than an interval needs."""
+    if not 0.0 < confidence < 1.0 or num_resamples < 100:
+        raise ConfigurationError(
+            f"expected 0 < confidence < 1 and at least 100 resamples; got {confidence} and {num_resamples}."
         )
 
 

@@ -104,7 +104,10 @@ def mean_pass_at_k(counts: Sequence[tuple[int, int]], k: int) -> float:
     Raises:
         ConfigurationError: when there is no problem, or one has fewer than k samples.
     """
-    _need_problems(counts)
+    if not counts:
+        raise ConfigurationError(
+            "a mean over problems needs at least one problem; got none. Evaluate some tasks first."
+        )
     return math.fsum(pass_at_k(n, c, k) for n, c in counts) / len(counts)
 
 
@@ -117,10 +120,3 @@ def avg_at_n(counts: Sequence[tuple[int, int]]) -> float:
         ConfigurationError: when there is no problem, or one has no sample.
     """
     return mean_pass_at_k(counts, 1)
-
-
-def _need_problems(counts: Sequence[object]) -> None:
-    if not counts:
-        raise ConfigurationError(
-            "a mean over problems needs at least one problem; got none. Evaluate some tasks first."
-        )

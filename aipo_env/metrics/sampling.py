@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from aipo_env.errors import ConfigurationError
-from aipo_env.metrics.intervals import DEFAULT_RESAMPLES, Floats, Interval, unseen_share
+from aipo_env.metrics.intervals import DEFAULT_RESAMPLES, Floats, Interval, check_resampling, unseen_share
 from aipo_env.metrics.pass_at_k import avg_at_n
 
 Counts = Sequence[tuple[int, int]]
@@ -49,7 +49,7 @@ def sample_interval(
         ConfigurationError: when there is no problem, or one has no sample, or an option makes no sense.
     """
     estimate = avg_at_n(counts)
-    _check(confidence, num_resamples)
+    check_resampling(confidence, num_resamples)
     top, bottom = _draws(counts, num_resamples, np.random.default_rng(seed))
     return _interval(np.concatenate((top, bottom)), estimate, confidence)
 
@@ -77,18 +77,11 @@ def sample_difference(
             f"a comparison needs the same problems on both sides; got {len(a)} and {len(b)}. Keep the common ones."
         )
     estimate = avg_at_n(a) - avg_at_n(b)
-    _check(confidence, num_resamples)
+    check_resampling(confidence, num_resamples)
     rng = np.random.default_rng(seed)
     top_a, bottom_a = _draws(a, num_resamples, rng)
     top_b, bottom_b = _draws(b, num_resamples, rng)
     return _interval(np.concatenate((top_a - bottom_b, bottom_a - top_b)), estimate, confidence)
-
-
-def _check(confidence: float, num_resamples: int) -> None:
-    if not 0.0 < confidence < 1.0 or num_resamples < 100:
-        raise ConfigurationError(
-            f"expected 0 < confidence < 1 and at least 100 resamples; got {confidence} and {num_resamples}."
-        )
 
 
 def _interval(means: Floats, estimate: float, confidence: float) -> Interval:
