@@ -43,6 +43,7 @@ from aipo_env.tasks.base import Task
 from benchmarks import report
 
 MARK: Final = re.compile(r"<<([^<>=]*)=([^<>=]*)>>")
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?])(?<![0-9]\.)\s+(?=[A-Z$\\])|\n\n")
 QUERIES: Final = Path(__file__).with_name("helper_queries.json")
 _OPERATORS: Final[dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -213,7 +214,7 @@ def math_sentences(rows: Sequence[dict[str, Any]]) -> list[Line]:
     found: list[Line] = []
     for row in rows:
         text = re.sub(r"\[asy\].*?\[/asy\]", " ", row["solution"], flags=re.DOTALL)
-        for sentence in re.split(r"(?<=[.!?])(?<![0-9]\.)\s+(?=[A-Z$\\])|\n\n", text):
+        for sentence in _SENTENCE_END.split(text):
             if re.search(r"[=<>]|\\(?:le|ge|equiv|approx)", sentence) and len(sentence) <= 1000:
                 found.append(Line(sentence.strip(), "true"))
     return found
@@ -224,9 +225,7 @@ def solution_of(row: dict[str, Any]) -> tuple[Task, list[str]]:
     if "question" in row:
         solution, _, gold = row["answer"].rpartition("####")
         return Task("", row["question"], gold.strip().replace(",", "")), MARK.sub("", solution).strip().split("\n")
-    return Task("", row["problem"], row["answer"]), re.split(
-        r"(?<=[.!?])(?<![0-9]\.)\s+(?=[A-Z$\\])|\n\n", row["solution"]
-    )
+    return Task("", row["problem"], row["answer"]), _SENTENCE_END.split(row["solution"])
 
 
 def ask(agent: Agent, query: str) -> str:

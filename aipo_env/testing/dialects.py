@@ -7,7 +7,7 @@ from aipo_env.dialects.base import Dialect, TokenCodec
 from aipo_env.episode import Episode, EpisodeConfig
 from aipo_env.protocol import Action, Answer, Consult, Malformed, Reply, TokenAction
 from aipo_env.tasks.base import Task
-from aipo_env.testing.report import ConformanceError, Report
+from aipo_env.testing.report import Report
 from aipo_env.trajectory import Source
 
 _HELPERS = {"verify": "checks a step", "knowledge": "gives a fact"}
@@ -54,9 +54,7 @@ def check_dialect(dialect: DialectLike, codec: TokenCodec | None = None) -> list
             rule="rubbish",
         )
     _check_replies(made, report)
-    if report.findings:
-        raise ConformanceError(report.subject, report.findings)
-    return report.remarks
+    return report.finish()
 
 
 def _episode(dialect: Dialect) -> Episode:

@@ -195,12 +195,7 @@ def _plain(steps: Sequence[_Step]) -> str:
 
 def _check_steps(env: ConsultEnv, report: Report) -> None:
     made, _ = _again(env)
-    try:
-        fresh, _ = _again(env)
-        fresh.step(_MALFORMED)
-        report.expect(False, "step before reset must raise EpisodeStateError; it returned.")
-    except EpisodeStateError:
-        pass
+    _must_refuse(_again(env)[0], _MALFORMED, EpisodeStateError, report, "step before reset")
     steps = _play(made, _script(env))
     for number, (observation, reward, terminated, truncated, info) in enumerate(steps):
         where = "reset" if number == 0 else f"step {number}"
@@ -225,18 +220,18 @@ def _check_steps(env: ConsultEnv, report: Report) -> None:
         steps[-1][2] and not steps[-1][3],
         f"an answer must end the episode as terminated, not truncated; after it they were {steps[-1][2:4]}.",
     )
-    try:
-        made.step(_MALFORMED)
-        report.expect(False, "step after the end must raise EpisodeStateError; it returned.")
-    except EpisodeStateError:
-        pass
+    _must_refuse(made, _MALFORMED, EpisodeStateError, report, "step after the end")
     made.reset(seed=5)
-    try:
-        made.step(3.5)
-        report.expect(False, "step(3.5) must raise InvalidActionError; it returned.")
-    except InvalidActionError:
-        pass
+    _must_refuse(made, 3.5, InvalidActionError, report, "step(3.5)")
     _check_gold_pays(env, report)
+
+
+def _must_refuse(env: ConsultEnv, action: Any, error: type[AipoError], report: Report, what: str) -> None:
+    try:
+        env.step(action)
+        report.expect(False, f"{what} must raise {error.__name__}; it returned.")
+    except error:
+        pass
 
 
 def _check_gold_pays(env: ConsultEnv, report: Report) -> None:
@@ -360,11 +355,7 @@ def _check_tokens(env: ConsultEnv, report: Report) -> None:
     )
     without, _ = _again(env)
     without.reset(seed=5)
-    try:
-        without.step(TokenAction([1, 2]))
-        report.expect(False, "a TokenAction without a codec must raise InvalidActionError; it was taken.")
-    except InvalidActionError:
-        pass
+    _must_refuse(without, TokenAction([1, 2]), InvalidActionError, report, "a TokenAction without a codec")
 
 
 def _check_other_checks(env: ConsultEnv, report: Report) -> None:

@@ -11,15 +11,10 @@ _LENGTH = struct.Struct("!I")
 _MAX_HEADER = 1 << 20
 
 
-def pack(header: dict[str, Any], blobs: list[bytes]) -> list[bytes]:
-    """Returns the pieces of one frame, to be sent in order."""
-    text = json.dumps({**header, "blobs": [len(blob) for blob in blobs]}).encode()
-    return [_LENGTH.pack(len(text)) + text, *blobs]
-
-
 def send_frame(channel: socket.socket, header: dict[str, Any], blobs: list[bytes]) -> None:
     """Sends one frame on a blocking socket."""
-    for piece in pack(header, blobs):
+    text = json.dumps({**header, "blobs": [len(blob) for blob in blobs]}).encode()
+    for piece in (_LENGTH.pack(len(text)) + text, *blobs):
         channel.sendall(piece)
 
 
