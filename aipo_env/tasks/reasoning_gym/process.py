@@ -12,9 +12,7 @@ import time
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from aipo_env.errors import GradingError, MissingDependencyError
-from aipo_env.installation import install_command
-from aipo_env.tasks.reasoning_gym.names import installed
+from aipo_env.errors import GradingError
 
 START_SECONDS = 120.0
 """Importing the package takes seconds on a cold disk."""
@@ -40,7 +38,6 @@ class ReasoningGymProcess:
 
         Raises:
             TimeoutError: it was late, or died of the request.
-            MissingDependencyError: reasoning-gym is not installed.
             GradingError: the process does not start.
         """
         if os.getpid() != self._owner:
@@ -67,11 +64,6 @@ class ReasoningGymProcess:
                 self._stop()
 
     def _start(self) -> Connection:
-        if not installed():
-            raise MissingDependencyError(
-                "the environments rg/... need the package reasoning-gym, which is not installed. Install it with: "
-                f"{install_command('rg')}"
-            )
         ours, theirs = Pipe()
         path = [entry for entry in sys.path if entry and os.path.isabs(entry)]
         with theirs:
