@@ -55,6 +55,7 @@ def token_logprobs(
     temperature: float = 1.0,
     with_entropy: bool = False,
     prompt_lengths_B: Sequence[int] | None = None,
+    position_ids_BL: Int[Tensor, "batch length"] | None = None,
 ) -> TokenLogprobs:
     """Log-probabilities of the selected tokens of a right-padded batch.
 
@@ -69,12 +70,14 @@ def token_logprobs(
         with_entropy: also computes the entropy, differentiable as well.
         prompt_lengths_B: tokens of each row's prompt, none of them selected. Where rows have the same prompt, and
             the model keeps keys and values alone, each prompt is then computed once, forward and backward.
+        position_ids_BL: for rows of several sequences, without `prompt_lengths_B`: places that begin anew with each; 0 at
+            padding. By them the models that `algorithms.packing.require_packing` lets pass keep sequences apart.
 
     Raises:
         ConfigurationError: the batch is padded on the left, padding or a first token is selected, or the
             temperature is not above 0.
     """
-    _check_batch(attention_mask_BL, selected_BL, temperature)
+    _check_batch(attention_mask_BL, selected_BL, position_ids_BL, temperature)
     # The logits at position t predict token t + 1.
     predicts_BL = torch.zeros_like(selected_BL)
     predicts_BL[:, :-1] = selected_BL[:, 1:]
@@ -82,6 +85,9 @@ def token_logprobs(
     shared = None if prompt_lengths_B is None else _shared_prompts(model, input_ids_BL, prompt_lengths_B)
     if shared is not None:
         predicts_BL, arguments = _after_prompts(model, input_ids_BL, attention_mask_BL, predicts_BL, shared)
+    elif position_ids_BL is not None:
+        # With a mask `transformers` would not look at the positions.
+        arguments = {"input_ids": input_ids_BL, "position_ids": position_ids_BL, "use_cache": False}
     else:
         arguments = {"input_ids": input_ids_BL, "attention_mask": attention_mask_BL, "use_cache": False}
     token_ids_T = input_ids_BL[selected_BL]
@@ -297,7 +303,9 @@ def _rows_before_output_layer(model: nn.Module, rows_BL: Bool[Tensor, "batch len
         handle.remove()
 
 
-def _check_batch(attention_mask_BL: Tensor, selected_BL: Tensor, temperature: float) -> None:
+def _check_batch(
+    attention_mask_BL: Tensor, selected_BL: Tensor, position_ids_BL: Tensor | None, temperature: float
+) -> None:
     if not 0 < temperature < float("inf"):
         raise ConfigurationError(f"temperature must be above 0 and finite, but it is {temperature}; use the sampler's")
     attention_BL = attention_mask_BL.bool()
@@ -307,8 +315,9 @@ def _check_batch(attention_mask_BL: Tensor, selected_BL: Tensor, temperature: fl
         )
     if bool((selected_BL & ~attention_BL).any()):
         raise ConfigurationError("only tokens can be selected, but selected_BL covers padding; select within the mask")
-    if bool(selected_BL[:, 0].any()):
+    first_BL = selected_BL[:, :1] if position_ids_BL is None else selected_BL & (position_ids_BL == 0)
+    if bool(first_BL.any()):
         raise ConfigurationError(
-            "the first token of a sequence has no log-probability, but selected_BL[:, 0] is set; start the "
-            "sequence with a prompt or a start-of-sequence token"
+            "the first token of a sequence has no log-probability, but selected_BL holds one; start the sequence with a prompt "
+            "or a start-of-sequence token"
         )

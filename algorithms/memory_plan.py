@@ -111,7 +111,8 @@ def memory(config: TrainConfig, subject: Subject) -> Memory:
         "masters": 4 * trained if bf16 and not adapter and not stochastic else 0,
         "moments": (8 if config.optimizer == "adamw" else 2) * trained,
     }
-    logits = min(batch * config.sampling.max_tokens * shape.vocabulary, CHUNKED_FROM)
+    # A packed row holds several samples, as good as without their prompts at worst.
+    scored = batch * (length if config.packing else config.sampling.max_tokens)
     sampling = {"cache": cache * rows * length * CACHE_FACTOR, "head": rows * shape.vocabulary * LOGIT_BYTES}
     if config.sampler == "vllm":
         # It has weights of its own and keeps no rows; on a GPU it sleeps in the update.
@@ -123,7 +124,8 @@ def memory(config: TrainConfig, subject: Subject) -> Memory:
         "update": {
             "gradients": 4 * trained,
             "activations": activation_bytes(shape, batch * length, width, recompute=config.recompute),
-            "head": logits * LOGIT_BYTES + 4 * shape.hidden * (batch * config.sampling.max_tokens + shape.vocabulary),
+            "head": min(scored * shape.vocabulary, CHUNKED_FROM) * LOGIT_BYTES
+            + 4 * shape.hidden * (scored + shape.vocabulary),
         },
     }
     return {phase: {part: size / GIB for part, size in (held | own).items() if size} for phase, own in phases.items()}

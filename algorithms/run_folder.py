@@ -15,7 +15,7 @@ from aipo_env.trace_files import lock_file
 CONFIG, METRICS, TRACES, CHECKPOINTS = "config.json", "metrics.jsonl", "traces.jsonl", "checkpoints"
 TRACKED = "trackers.json"
 TRAINING_DATA = "training_data.json"
-_ELSEWHERE = ("steps", "out", "micro_batch_size", "recompute", "sampler", "engine_args")
+_ELSEWHERE = ("steps", "out", "micro_batch_size", "packing", "recompute", "sampler", "engine_args")
 """Settings that may differ where a run goes on: more steps is how it does, where it lies does not matter, and what saves memory
 without another result, or another engine or server, may be what lets it go on."""
 

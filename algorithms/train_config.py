@@ -159,6 +159,10 @@ class TrainConfig:
     """Optimizer steps on one batch of rollouts."""
     micro_batch_size: int = 64
     """Sequences in one forward and backward pass; changes memory and speed, not the result."""
+    packing: bool = False
+    """Puts several sequences into one row. `micro_batch_size` then counts rows, each with room for the longest sequence of the
+    batch: tokens in a pass are at most so many times its length. Refused where a probe finds that the model does not keep the
+    sequences of a row apart."""
     dynamic_sampling: int = 0
     """DAPO: draws up to this many further batches of prompts until all groups have differing rewards. 0: off."""
     overlong_buffer: int = 0

@@ -38,6 +38,7 @@ from algorithms.evaluation import evaluate
 from algorithms.logprobs import token_logprobs
 from algorithms.memory_plan import explained
 from algorithms.objective import combine_metrics, objective_loss
+from algorithms.packing import require_packing
 from algorithms.policies import Policy, load_policy
 from algorithms.policies.adapters import add_adapter, remove_adapter, without_adapter
 from algorithms.policies.loading import default_learning_rate, in_bfloat16, warn_unreadable
@@ -133,6 +134,8 @@ class Trainer:
                 f"a policy needs parameters that are trained, but all of {self.policy.name} are frozen (requires_grad=False); "
                 "unfreeze some."
             )
+        if config.packing:
+            require_packing(self.policy)
         self._reference: torch.nn.Module | None = None
         """What the policy began with; below an adapter it is still there."""
         if config.objective.kl_coef > 0:
@@ -222,6 +225,7 @@ class Trainer:
             pad_id=self.policy.tokenizer.pad_token_id or 0,
             agent_advantages_S=agent_advantages_S[learns],
             device=config.device,
+            packing=config.packing,
         )
         # With one update the current policy is the old one: no pass is spent on it.
         old = self._logprobs(self.model, parts) if config.updates_per_batch > 1 else None
@@ -461,6 +465,7 @@ class Trainer:
             part.selected_BL,
             temperature=self.config.sampling.temperature,
             prompt_lengths_B=part.prompt_lengths_B,
+            position_ids_BL=part.position_ids_BL,
         ).logprobs_T
 
     @torch.no_grad()

@@ -74,6 +74,9 @@ def test_what_each_option_saves() -> None:
     assert of(prompts_per_step=1)["rollout"]["cache"] == pytest.approx(of()["rollout"]["cache"] / 32)
     few = of(prompts_per_step=1, samples_per_prompt=4, micro_batch_size=64)["update"]
     assert few["activations"] == pytest.approx(plain["activations"])
+    # Rows that hold several samples may bear loss at nearly every place.
+    packed = of(packing=True)["update"]
+    assert packed == plain | {"head": pytest.approx(2**25 * LOGIT_BYTES + 4 * 1536 * (4000 + 151_936))}
 
 
 def test_changes_come_in_order_and_end_where_it_fits() -> None:

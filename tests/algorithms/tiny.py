@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3_5TextConfig,
+    Qwen3Config,
     Qwen3NextConfig,
 )
 
@@ -43,6 +44,7 @@ _ONE_KEY_HEAD = {"num_key_value_heads": 1}
 _CONFIGS: dict[str, tuple[type[PretrainedConfig], dict[str, object]]] = {
     "llama": (LlamaConfig, _ONE_KEY_HEAD),
     "qwen2": (Qwen2Config, _ONE_KEY_HEAD),
+    "qwen3": (Qwen3Config, {**_ONE_KEY_HEAD, "head_dim": 16}),
     "gpt_neox": (GPTNeoXConfig, {}),
     "gemma3": (
         Gemma3TextConfig,
