@@ -14,7 +14,7 @@ from aipo_env.protocol import Agent
 from aipo_env.tasks.base import TaskSet
 
 AgentLike = Agent | Callable[..., object] | str
-"""An agent, a function `str -> str`, a registered name, or an import path "package.module:Class"."""
+"""An agent, a function `str -> str`, a registered name, an import path "package.module:Class", or a trained helper's folder."""
 
 
 class GameOptions(TypedDict, total=False):

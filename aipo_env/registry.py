@@ -21,6 +21,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Unpack, cast
 
 import gymnasium
@@ -226,7 +227,7 @@ def make_agent(agent: AgentLike, name: str) -> Agent:
 
     Args:
         agent: an agent (returned as it is), a class or function without arguments that makes one, a function
-            `str -> str`, a registered name, or an import path.
+            `str -> str`, a registered name, an import path, or the folder of a helper that was trained (with a "/").
         name: the name under which it will be addressed.
     """
     return _agent(agent, name)[0]
@@ -235,6 +236,8 @@ def make_agent(agent: AgentLike, name: str) -> Agent:
 def _agent(agent: AgentLike, name: str, made: bool = False) -> tuple[Agent, bool]:
     """An agent, and whether it was made here: then nobody else closes it."""
     if isinstance(agent, str):
+        if "/" in agent:
+            return _agent(_trained_helper(agent, name), name, made=True)
         if ":" in agent:
             return _agent(_import(agent), name)
         if agent in _agents:
@@ -243,7 +246,8 @@ def _agent(agent: AgentLike, name: str, made: bool = False) -> tuple[Agent, bool
             if entry.name == agent:
                 return _agent(entry.load(), name)
         hint = (
-            "Register one with aipo_env.register_agent, or give it as an import path, name and 'package.module:Class'."
+            "Register one with aipo_env.register_agent, or give it as an import path, name and 'package.module:Class', or as "
+            "the folder of a trained one, with a '/'."
         )
         raise unknown_id("agent", agent, list_agents(), hint)
     if inspect.isclass(agent):
@@ -260,6 +264,17 @@ def _agent(agent: AgentLike, name: str, made: bool = False) -> tuple[Agent, bool
     )
 
 
+def _trained_helper(folder: str, name: str) -> AgentLike:
+    """The helper whose model lies in a folder."""
+    if not (Path(folder) / "tokenizer_config.json").is_file():
+        found = "holds none" if Path(folder).is_dir() else "is not there"
+        raise ConfigurationError(
+            f"the helper {name!r} is to be the model, with its tokenizer, in the folder {folder}, which {found}. Name one "
+            f"that `aipo train --train-helper {name}` wrote, such as runs/team/helpers/{name}/policy."
+        )
+    return cast("AgentLike", _import("algorithms.multi_agent:TrainedHelper").load(name, folder))
+
+
 def _takes_arguments(function: Callable[..., object]) -> bool:
     """Whether a function can take a query: then it is an agent; one that cannot, like one made of a class, makes an agent."""
     if isinstance(function, functools.partial) and inspect.isclass(function.func):
@@ -272,7 +287,7 @@ def _takes_arguments(function: Callable[..., object]) -> bool:
 
 
 def parse_agents(texts: Sequence[str]) -> dict[str, str] | None:
-    """Reads helpers as a command line gives them: "name", or "name=package.module:Class". None where there are none."""
+    """Reads helpers as a command line gives them, for `make_agent`: "name", or "name=...". None where there are none."""
     pairs = (text.partition("=") for text in texts)
     return {name: path or name for name, _, path in pairs} or None
 

@@ -168,7 +168,8 @@ def replay(
             config.json of a training run).
         env: environment id, where nothing tells.
         env_options: its options, as `--env-options level 3 style terse`.
-        agents: its helpers, each "name" or "name=package.module:Class"; nobody asks them, but the prompt describes them.
+        agents: its helpers, each "name", "name=package.module:Class" or "name=path/to/policy"; nobody asks
+            them, but the prompt describes them.
         policy: names the tokenizer of token-exact traces, as for `aipo rollout`.
         show: differences that are shown at most.
         json: one JSON object: "episodes", "faithful", and "differences" with line, task_id, sample and what differs.
@@ -263,7 +264,7 @@ def warmup(
         seed: decides the episodes.
         device: a torch device.
         dialect: how actions and replies look, as in `aipo_env.make`.
-        agents: helpers, each "name" or "name=package.module:Class".
+        agents: helpers, each "name", "name=package.module:Class" or "name=path/to/policy".
         env_options: options of the environment, as `--env-options max_consults 2`.
         unless_asks: a policy that asks in this share of episodes before is written to --out as it is.
     """

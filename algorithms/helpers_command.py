@@ -163,7 +163,7 @@ def helpers(
     Args:
         action: "try".
         env: environment id, one with helpers.
-        agents: helpers, each "name" or "name=package.module:Class".
+        agents: helpers, each "name", "name=package.module:Class" or "name=path/to/policy".
         tasks: the first tasks of the family.
         env_options: options of the environment, as `--env-options data folder leak_filter 1`.
         query: what helpers other than verify are asked; {problem} stands for the problem.

@@ -89,7 +89,7 @@ def rollout(
         seed: decides the sampling and the helpers.
         max_tokens: tokens behind the prompt.
         temperature: of the sampling; 0 is greedy. (Training samples at 1.)
-        agents: helpers, each "name" or "name=package.module:Class".
+        agents: helpers, each "name", "name=package.module:Class" or "name=path/to/policy".
         env_options: options of the environment, as `--env-options level 3 style terse`.
         check: recompute the log-probability of each sampled token from the trace's ids, and compare; not with --server.
         servers: of the policy, and of helpers.

@@ -58,7 +58,7 @@ def serve(
         env: environment id; `aipo envs` lists them.
         port: 0 takes a free one.
         host: where to listen. Only this machine can connect to the default; nobody is asked for a password.
-        agents: helpers, each "name" or "name=package.module:Class".
+        agents: helpers, each "name", "name=package.module:Class" or "name=path/to/policy".
         env_options: options of the environment, as `--env-options level 3 style terse`.
         limits: what clients may take.
         config_file: is among the options already (`aipo_env.parsing`).

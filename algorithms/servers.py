@@ -62,7 +62,7 @@ class Servers:
         return OpenAIServer(self.server, self.model, timeout=timeout, **self._asking)
 
     def agents(self, agents: Sequence[str]) -> dict[str, AgentLike] | None:
-        """The helpers of a command line, each "name" or "name=package.module:Class"; none for the environment's default."""
+        """The helpers of a command line, each "name" or "name=...", as for `make_agent`; none for the environment's default."""
         named: dict[str, AgentLike] = dict(parse_agents(agents) or {})
         if self.helper_server is None or self.helper_model is None:
             return named or None

@@ -96,7 +96,7 @@ class TrainConfig:
     allow_test_split: bool = False
     """Trains even on a split that is for evaluation."""
     agents: tuple[str, ...] = ()
-    """The helpers, each "name" or "name=package.module:Class"; empty for the environment's default."""
+    """The helpers, each "name", "name=package.module:Class" or "name=path/to/policy"; empty for the environment's default."""
     policy: str = "embedded"
     """ "embedded" (it reads digits, A to X, `@#~&` and `+;=` alone), "smollm2", or a directory or hub id that `transformers`
     loads."""

@@ -197,6 +197,8 @@ def test_what_can_stand_for_an_agent() -> None:
         ({"x": "nobody"}, "unknown agent 'nobody'"),
         (["verfy"], "Did you mean 'verify'"),
         ({"x": "no.such.module:Agent"}, "cannot import"),
+        ({"x": "no/such/folder"}, "in the folder no/such/folder, which is not there"),
+        ({"x": "tests/"}, "which holds none. Name one that `aipo train --train-helper x` wrote"),
         ("verify", r"agents=\['verify'\]"),
         ({"a b": str.upper}, "letters, digits"),
         ([], "at least one helper"),

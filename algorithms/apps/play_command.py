@@ -60,7 +60,7 @@ def play(
         servers: of that policy, and of helpers.
         task: index of the first task, later ones count on; without it each is drawn.
         seed: decides the tasks that are drawn, the helpers and the policy; without it each start is another one.
-        agents: helpers, each "name" or "name=package.module:Class".
+        agents: helpers, each "name", "name=package.module:Class" or "name=path/to/policy".
         env_options: options of the environment, as `--env-options level 3 max_consults 2`.
         max_tokens: with --as, tokens behind the prompt.
         temperature: with --as, of the policy's sampling; 0 is greedy.

@@ -33,7 +33,7 @@ class ClusterConfig:
     env_options: Options = dataclasses.field(default_factory=Options)
     """Options of `aipo_env.make` (split, max_consults, prompt, data, level, ...)."""
     agents: tuple[str, ...] = ()
-    """The helpers, each "name" or "name=package.module:Class"; empty for the environment's default."""
+    """The helpers, each "name", "name=package.module:Class" or "name=path/to/policy"; empty for the environment's default."""
     imports: tuple[str, ...] = ()
     """Modules that every process imports first: those that register environments, helpers or coefficients."""
     num_tasks: int | None = None

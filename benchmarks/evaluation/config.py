@@ -52,7 +52,7 @@ class EvaluationConfig:
     data: tuple[str, ...] = ()
     """Local data: PATH for all suites, or SUITE=PATH for one."""
     agents: tuple[str, ...] = ()
-    """Helpers, each "name" or "name=package.module:Class"."""
+    """Helpers, each "name", "name=package.module:Class" or "name=path/to/policy"."""
     helper_server: str | None = None
     """Address of a server whose model plays those helpers that are given by name alone."""
     helper_model: str | None = None

@@ -7,6 +7,7 @@ import datetime
 import json
 import platform
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from aipo_env.tasks.row_keys import row_keys_of, text_hash
 from benchmarks.evaluation import scores
 from benchmarks.evaluation.config import EvaluationConfig
 from benchmarks.evaluation.episodes import RunEpisodes
+from benchmarks.evaluation.fingerprints import model_fingerprint
 from benchmarks.evaluation.game import MeteredGame
 from benchmarks.evaluation.plan import RunPlan
 
@@ -212,6 +214,9 @@ def describe_helper(name: str, agent: Agent | None) -> _Json:
             "see_transcript": agent.see_transcript,
             "prompt": key_digest(agent.prompt),
         }
+    trained = sys.modules.get("algorithms.multi_agent")  # which needs torch; who has such a helper has loaded it
+    if trained is not None and isinstance(agent, trained.TrainedHelper):
+        found |= {"model": agent.policy.name, "weights": model_fingerprint(agent.policy.model)}
     inner = getattr(agent, "agent", None)
     if isinstance(inner, Agent):
         found["around"] = describe_helper(name, inner)
