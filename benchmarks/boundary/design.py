@@ -230,15 +230,16 @@ def helpers(seeds: Iterable[int]) -> Iterator[RunSpec]:
 def baselines(seeds: Iterable[int]) -> Iterator[RunSpec]:
     """Coefficient by baseline of the replies, on two architectures and at three rates of wrong ones; all else as in AIPO."""
     seeds = tuple(seeds)
+    once = seeds[0]
     places: list[tuple[PolicyName, int, float]] = [
         *(("gpt_neox", s, 0.6) for s in seeds),
-        *((a, seeds[0], n) for a, n in (("qwen3", 0.6), ("gpt_neox", 0.3), ("gpt_neox", 0.0))),
-    ]
+        ("qwen3", once, 0.6), ("gpt_neox", once, 0.3), ("gpt_neox", once, 0.0),
+    ]  # fmt: skip
     for architecture, seed, noise in places:
         for coefficient in ("aipo", "clone"):
             for baseline in ("none", "solo", "group"):
                 # Without a baseline they are the same to the bit, which one seed shows.
-                if (coefficient, baseline) == ("clone", "none") and (seed, noise) != (seeds[0], 0.6):
+                if (coefficient, baseline) == ("clone", "none") and (seed, noise) != (once, 0.6):
                     continue
                 changed = {"agent_loss": coefficient, "agent_baseline": baseline}
                 name = f"{coefficient}, {baseline}" + ("" if noise == 0.6 else f", wrong in {noise:.0%}")
@@ -256,14 +257,15 @@ def architectures(seeds: Iterable[int]) -> Iterator[RunSpec]:
 
 def rivals(seeds: Iterable[int]) -> Iterator[RunSpec]:
     """Rivals with what AIPO alone has, or without what it gave them; imitation without RL; and twice the steps."""
-    imitating = {"objective": {"self_imitation": 1.0}}
+    imitating: dict[str, object] = {"objective": {"self_imitation": 1.0}}
+    longer: dict[str, object] = {"steps": 120}
     changes: list[tuple[str, str, dict[str, object]]] = [
         ("rft", "RFT, no trust region", {"objective": {"delta": math.inf}}),
         ("luffy", "LUFFY's shaping, self-imitation", imitating),
         ("clone", "cloned, self-imitation", imitating),
         ("former", "former objective, self-imitation", imitating),
         ("filtered", "right rollouts imitated, no RL", {}),
-        *((m, f"{m}, 120 steps", {"steps": 120}) for m in ("aipo", "rft")),
+        *((m, f"{m}, 120 steps", longer) for m in ("aipo", "rft")),
     ]
     for seed in seeds:
         for method, name, fields in changes:

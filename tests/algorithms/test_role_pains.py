@@ -126,7 +126,7 @@ def test_rows_are_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 SHARED = {
     "env", "env_options", "eval_env", "eval_options", "allow_test_split", "agents", "dtype", "optimizer", "recompute", "lora",
     "sampling", "learning_rate", "warmup_steps", "final_learning_rate", "betas", "weight_decay", "max_grad_norm",
-    "micro_batch_size", "eval_every", "eval_tasks", "eval_samples", "checkpoint_every", "trace_every", "device",
+    "micro_batch_size", "packing", "eval_every", "eval_tasks", "eval_samples", "checkpoint_every", "trace_every", "device",
 }  # fmt: skip
 OTHER: dict[str, Any] = {
     "policy": None, "out": None, "seed": 7, "steps": 9, "curriculum": "hard", "max_solo_rate": 0.5, "rates": None,
