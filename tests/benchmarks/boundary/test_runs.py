@@ -64,8 +64,8 @@ def test_smollm2_is_asked_the_same_by_four_methods_at_three_seeds() -> None:
 def test_every_method_that_has_settings_was_tuned_as_often() -> None:
     assert {len(m.tried) for m in METHODS.values()} == {0, 4}
     untuned = {name for name, m in METHODS.items() if not m.tried}
-    # Without a weight of what was not sampled, the gradient is 0 but for lucky guesses; the last one is at its paper's settings.
-    assert untuned == {"grpo", "mask", "mask_mode", "decay", "luffy_mixed"}
+    # Their gradient is 0 but for lucky guesses; two are at their paper's settings and at AIPO's.
+    assert untuned == {"grpo", "mask", "mask_mode", "decay", "luffy_mixed", "filtered"}
 
 
 @pytest.mark.parametrize(
