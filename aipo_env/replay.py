@@ -19,7 +19,7 @@ from aipo_env.episode import POLICY, Episode
 from aipo_env.errors import ConfigurationError, DataFormatError
 from aipo_env.game import ConsultGame
 from aipo_env.gym_env import ConsultEnv
-from aipo_env.protocol import Action, FinishReason, Malformed, Reply, TextAction, TokenAction
+from aipo_env.protocol import Action, ConsultRequest, FinishReason, Malformed, Reply, TextAction, TokenAction
 from aipo_env.registry import make_game
 from aipo_env.run_record import RunRecord, record_path
 from aipo_env.trajectory import Segment, Source, Trajectory, numbered_traces
@@ -27,6 +27,8 @@ from aipo_env.trajectory import Segment, Source, Trajectory, numbered_traces
 _ESCAPED = re.compile(r"&lt;(?=/?(?:consult|feedback|answer|notice)\b)", re.IGNORECASE)
 _OWN_ENDS = ("answer", "no_answer", "max_turns", "max_chars")
 """The stop reasons that an episode comes to by itself, never from outside."""
+NO_REPLY = Reply("", error="no reply", declined=True)
+"""Of a helper that could not answer."""
 _FIELDS = (
     "env_id",
     "task_id",
@@ -113,6 +115,35 @@ def replay(
     return result
 
 
+def unanswered(trajectory: Trajectory, game: ConsultGame) -> Iterator[tuple[int, str, ConsultRequest, Episode]]:
+    """For each reply of a recorded episode, the episode as it stands where the helper could not answer instead.
+
+    Args:
+        trajectory: as it was played in this process, with its texts.
+        game: in which it was played.
+
+    Yields:
+        The place of the reply among the segments, the helper, what it was asked, and the episode, to be played on.
+
+    Raises:
+        DataFormatError: the game does not come to the recorded episode again.
+    """
+    assert trajectory.task_index is not None
+    episode = game.make_episode(trajectory.task_index, seed=trajectory.seed or 0, assisted=trajectory.assisted)
+    places = iter([i for i, segment in enumerate(trajectory.segments) if segment.source is Source.AGENT])
+    for due in _due_replies(episode, trajectory):
+        if episode.segments != trajectory.segments[: len(episode.segments)]:
+            raise DataFormatError(
+                f"an episode of {trajectory.task_id} did not come out as it was recorded, so that it cannot be played on "
+                'otherwise. `aipo replay` names the difference; reply_credit="trajectory" does without.'
+            )
+        if due[0].error is None:
+            agent, request, other = str(episode.turn_of), episode.request, episode.fork()
+            for reply in (NO_REPLY, *due[1:]):
+                other.reply(reply)
+            yield next(places), agent, request, other
+
+
 def _game(
     traces: str | os.PathLike[str] | Iterable[Trajectory],
     env: str | ConsultEnv | ConsultGame | None,
@@ -163,15 +194,8 @@ def _play_again(trajectory: Trajectory, game: ConsultGame, line: int) -> Traject
         )
     except IndexError as error:
         raise ConfigurationError(f"line {line} is of another task family or split: {error}") from error
-    turns = list(_turns(trajectory.segments))
-    for number, (own, after) in enumerate(turns):
-        if episode.turn_of != POLICY:
-            break
-        episode.act(_action(episode, own, after, trajectory.stop_reason, number == len(turns) - 1))
-        for reply in _replies(after, game.dialect):
-            if not episode.requests:
-                break
-            episode.reply(reply)
+    for _ in _due_replies(episode, trajectory):
+        pass
     if trajectory.stop_reason == "answer":
         game.grade(episode)
     if trajectory.stop_reason not in ("", *_OWN_ENDS):
@@ -179,6 +203,19 @@ def _play_again(trajectory: Trajectory, game: ConsultGame, line: int) -> Traject
     again = episode.trajectory()
     again.seed = trajectory.seed if trajectory.seed is None else again.seed
     return again
+
+
+def _due_replies(episode: Episode, trajectory: Trajectory) -> Iterator[list[Reply]]:
+    """Plays the recorded turns in an episode; halts before each reply, with it and those to the turn's other questions."""
+    turns = list(_turns(trajectory.segments))
+    for number, (own, after) in enumerate(turns):
+        if episode.turn_of != POLICY:
+            break
+        episode.act(_action(episode, own, after, trajectory.stop_reason, number == len(turns) - 1))
+        due = list(_replies(after, episode.dialect))
+        while due and episode.requests:
+            yield due
+            episode.reply(due.pop(0))
 
 
 def _turns(segments: Sequence[Segment]) -> Iterator[tuple[Segment, list[Segment]]]:

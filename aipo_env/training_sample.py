@@ -37,6 +37,8 @@ class TrainingSample(ScoredRollout):
     """log mu of each AGENT token; 0.0 at others, and where mu is unknown."""
     mu_known: NDArray[np.bool_]
     """Whether `mu_logprobs` is what the helper sampled from, over this very tokenizer."""
+    credit: NDArray[np.float64]
+    """What an AGENT token's advantage is multiplied by; 1.0 at others."""
     prompt_length: int
     """Tokens of the prompt, which come first."""
     reward_parts: dict[str, float]
@@ -82,6 +84,7 @@ def to_training_sample(trajectory: Trajectory, max_length: int | None = None) ->
         logprobs=np.array([x for s in segments for x in _sampled(s)][kept], np.float64),
         mu_logprobs=np.array([x for s in segments for x in _log_mu(s)][kept], np.float64),
         mu_known=np.array([s.mu_known for s in segments for _ in s.token_ids][kept], bool),
+        credit=np.array([s.credit for s in segments for _ in s.token_ids][kept], np.float64),
         prompt_length=len(trajectory.segments[0].token_ids[kept]),
         reward_parts=dict(trajectory.reward_parts),
     )

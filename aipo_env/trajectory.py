@@ -49,6 +49,8 @@ class Segment:
     """AGENT only: whether `logprobs` is the helper's own sampling distribution over this very tokenizer."""
     given_thoughts: bool = dataclasses.field(default=False, kw_only=True)
     """With `mu_known`: the helper thought first, and mu is conditional on thoughts that are no part of the record."""
+    credit: float = dataclasses.field(default=1.0, kw_only=True, compare=False)
+    """AGENT only: how much of what the episode earned the reply is credited with (`algorithms.reply_credit`)."""
     withheld: tuple[int, int] | None = None
     """In the record of a confidential task, where text and ids are left out: how many characters and tokens there were."""
 
@@ -88,6 +90,8 @@ class Segment:
             row["mu_known"] = True
         if self.given_thoughts:
             row["given_thoughts"] = True
+        if self.credit != 1:
+            row["credit"] = self.credit
         if self.withheld is not None:
             row["withheld"] = list(self.withheld)
         return row
@@ -104,6 +108,7 @@ class Segment:
                 agent=str(row.get("agent", "")),
                 mu_known=bool(row.get("mu_known", False)),
                 given_thoughts=bool(row.get("given_thoughts", False)),
+                credit=float(row.get("credit", 1.0)),  # type: ignore[arg-type]
                 withheld=None if row.get("withheld") is None else _pair(row["withheld"]),
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -61,7 +61,7 @@ def micro_batches(
         advantages_S: one advantage each.
         size: rows in a micro-batch.
         pad_id: any id.
-        agent_advantages_S: those of AGENT tokens, where they differ from the POLICY tokens'.
+        agent_advantages_S: those of AGENT tokens, where they differ from the POLICY tokens'; a reply gets its credit of them.
         device: where the tensors go.
         packing: puts as many sequences into a row as fit in the length of the longest of the batch (`algorithms.packing`).
     """
@@ -121,13 +121,14 @@ def _pack(
     selected = (sources == Source.POLICY) | (sources == Source.AGENT)
     sequence_ids_T = padded(lambda index: torch.full((lengths[index],), index))[selected]
     sources_T = sources[selected]
+    reply_T = reply_S[sequence_ids_T] * padded(lambda index: torch.from_numpy(samples[index].credit).float())[selected]
     return MicroBatch(
         input_ids_BL=padded(lambda index: torch.from_numpy(samples[index].token_ids), pad_id).to(device),
         attention_mask_BL=padded(lambda index: torch.ones(lengths[index], dtype=torch.long)).to(device),
         selected_BL=selected.to(device),
         sources_T=sources_T.to(device),
         behaviour_logprobs_T=logprobs[selected].to(device),
-        advantages_T=torch.where(sources_T == Source.AGENT, reply_S[sequence_ids_T], own_S[sequence_ids_T]).to(device),
+        advantages_T=torch.where(sources_T == Source.AGENT, reply_T, own_S[sequence_ids_T]).to(device),
         sequence_ids_T=sequence_ids_T.to(device),
         prompt_lengths_B=None if packed else [samples[index].prompt_length for [index] in rows],
         position_ids_BL=padded(lambda index: torch.arange(lengths[index])).to(device) if packed else None,

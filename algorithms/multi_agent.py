@@ -343,6 +343,8 @@ class MultiAgentTrainer:
                 agent_loss="mask",
                 policy_baseline="group",
             ),
+            reply_credit="trajectory",
+            branch_continuations=1,
             dynamic_sampling=0,
             overlong_buffer=0,
             curriculum="uniform",

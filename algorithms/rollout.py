@@ -12,8 +12,11 @@ import aipo_env
 from aipo_agents.backends.base import CompletionSampling
 from aipo_agents.backends.transformers_model import TransformersModel
 from aipo_env import ConsultEnv, Trajectory
-from aipo_env.consulting import run_sync
+from aipo_env.consulting import ask_together, run_sync
+from aipo_env.episode import Episode
 from aipo_env.errors import ConfigurationError
+from aipo_env.game import ConsultGame
+from aipo_env.playing import Player
 from algorithms.policies import Policy
 from algorithms.samplers import BackendPolicy
 from algorithms.train_config import SamplingConfig
@@ -106,6 +109,27 @@ class LocalSampler:
                     on_episode(trajectory)
                     found.append(trajectory)
             return sorted(found, key=lambda trajectory: (trajectory.group, trajectory.sample))
+
+        with self._at_work():
+            return run_sync(play())
+
+    def play_on(
+        self, branches: Sequence[tuple[ConsultGame, Episode, Callable[[int], int]]]
+    ) -> list[BaseException | None]:
+        """Plays episodes from where they stand to their ends.
+
+        Args:
+            branches: each a game, its episode, and the policy's seed as a function of the number of turns taken.
+
+        Returns:
+            For each None, or why it came to no end (`Player.play`).
+        """
+
+        async def play() -> list[BaseException | None]:
+            most = self._sampling.max_tokens
+            return await ask_together(
+                [Player(game, self._policy, max_tokens=most).play(episode, seed) for game, episode, seed in branches]
+            )
 
         with self._at_work():
             return run_sync(play())

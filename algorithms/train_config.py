@@ -17,6 +17,7 @@ from aipo_env.tasks.curriculum import CurriculumName
 from algorithms.config import ObjectiveConfig, check_modes
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+ReplyCredit = Literal["trajectory", "branch"]
 HelperReward = Literal["team", "learnable", "verdict"]
 OptimizerName = Literal["adamw", "adamw8bit", "adamw8bit_stochastic"]
 
@@ -134,6 +135,11 @@ class TrainConfig:
     baselines are by mode, a step that would leave a mode a single rollout gives that one to the other mode."""
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     """What is maximised."""
+    reply_credit: ReplyCredit = "trajectory"
+    """What a reply is credited with: "trajectory", what its episode earned; "branch", what of that it does not earn where
+    the question stays without a reply (`algorithms.reply_credit`). That costs rollouts, which count, and train nobody."""
+    branch_continuations: int = 1
+    """With "branch", how often an episode that earned something is played on without each of its replies."""
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     """How rollouts are sampled; the learner uses the same temperature."""
     sampler: str = "local"
@@ -186,7 +192,7 @@ class TrainConfig:
         least = {
             "steps": 0, "prompts_per_step": 1, "samples_per_prompt": 1, "updates_per_batch": 1, "micro_batch_size": 1,
             "eval_tasks": 1, "eval_samples": 1, "warmup_steps": 0, "dynamic_sampling": 0, "overlong_buffer": 0,
-            "eval_every": 0, "checkpoint_every": 0, "trace_every": 0,
+            "eval_every": 0, "checkpoint_every": 0, "trace_every": 0, "branch_continuations": 1,
         }  # fmt: skip
         for name, value in least.items():
             if getattr(self, name) < value:
@@ -248,6 +254,21 @@ class TrainConfig:
             raise ConfigurationError(
                 f"curriculum={self.curriculum!r} goes by rollouts alone{' and with help' if needs_help else ''}, and "
                 f"solo_share={self.solo_share} has none of a kind. Choose another solo_share or curriculum."
+            )
+        if self.reply_credit == "branch":
+            if not self.ever_assisted or self.objective.agent_loss == "mask":
+                raise ConfigurationError(
+                    f'reply_credit="branch" is for replies that are learnt, and with solo_share={self.solo_share} and '
+                    f"agent_loss={self.objective.agent_loss!r} none is; leave it out, or change these."
+                )
+            if self.objective.agent_baseline != "none":
+                raise ConfigurationError(
+                    'reply_credit="branch" compares a reply with the episode without it and has no other baseline: leave '
+                    f'objective.agent_baseline at "none", it is {self.objective.agent_baseline!r}.'
+                )
+        elif self.branch_continuations != 1:
+            raise ConfigurationError(
+                'branch_continuations is for reply_credit="branch"; leave it out, or set that too.'
             )
         for share in (self.solo_share, self._final_share):
             check_modes(self.objective, self.samples_per_prompt, num_solo(share, self.samples_per_prompt))

@@ -43,6 +43,7 @@ from algorithms.policies import Policy, load_policy
 from algorithms.policies.adapters import add_adapter, remove_adapter, without_adapter
 from algorithms.policies.loading import default_learning_rate, in_bfloat16, warn_unreadable
 from algorithms.precision import TrainedWeights, make_optimizer, recomputing, rounding, set_learning_rate
+from algorithms.reply_credit import credit_metrics, credit_replies
 from algorithms.rollout import LocalSampler
 from algorithms.run_folder import (
     CHECKPOINTS,
@@ -213,7 +214,9 @@ class Trainer:
         advantages_S, agent_advantages_S = self._advantages(samples)
         normalizer = batches.count_tokens(samples)
         bears_loss = {Source.POLICY} | ({Source.AGENT} if config.objective.agent_loss != "mask" else set())
-        replied_S = np.array([Source.AGENT in bears_loss and s.count(Source.AGENT) > 0 for s in samples], bool)
+        replied_S = np.array(
+            [Source.AGENT in bears_loss and bool(s.credit[s.sources == Source.AGENT].any()) for s in samples], bool
+        )
         # Where the advantage is zero the gradient is: such rows count in the divisors, and cost no pass.
         learns_S = (advantages_S != 0) | ((agent_advantages_S != 0) & replied_S) | (self._reference is not None)
         learns = np.flatnonzero(learns_S).tolist()
@@ -351,7 +354,8 @@ class Trainer:
 
     def metrics_of(self, trajectories: Sequence[Trajectory]) -> Metrics:
         """What a step's rollouts are like."""
-        return rollout_metrics(trajectories)
+        branched = self.config.reply_credit == "branch"
+        return rollout_metrics(trajectories) | (credit_metrics(trajectories) if branched else {})
 
     def evaluate(
         self,
@@ -432,14 +436,19 @@ class Trainer:
         return list(self.curriculum.draw(rng, self.config.prompts_per_step))
 
     def _rollout(self, attempt: int) -> list[Trajectory]:
-        config = self.config
-        return self.sampler.rollout(
+        config, tasks, seed = self.config, self._tasks(attempt), self.sampling_seed(attempt)
+        trajectories = self.sampler.rollout(
             self.env,
-            self._tasks(attempt),
+            tasks,
             group_size=config.samples_per_prompt,
-            seed=self.sampling_seed(attempt),
+            seed=seed,
             solo_share=config.num_solo(self.step) / config.samples_per_prompt,
         )
+        if config.reply_credit == "branch":
+            self.num_rollouts += credit_replies(
+                self.sampler, self.env.game, trajectories, tasks, seed, continuations=config.branch_continuations
+            )
+        return trajectories
 
     def _observe(self, trajectories: Sequence[Trajectory]) -> None:
         """Tells the curriculum which rollouts of each group were correct."""

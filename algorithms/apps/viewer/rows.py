@@ -152,10 +152,12 @@ def _segment_tokens(
         row["logprobs"] = _whole(segment.logprobs)
     if segment.source is Source.AGENT:
         row["mu_known"] = segment.mu_known
+        if segment.credit != 1:
+            row["credit"] = segment.credit
         if logprobs is not None:
             row["pi"] = _whole(logprobs)
         if info.learner is not None and advantages is not None:
-            row |= _coefficients(info.learner, segment, logprobs, advantages[1])
+            row |= _coefficients(info.learner, segment, logprobs, advantages[1] * segment.credit)
     return row
 
 

@@ -7,7 +7,10 @@ function logprobOf(segment, t) {
   return value === null || value === undefined ? null : value * UNIT;
 }
 function at(values, t) { return Array.isArray(values) ? values[t] : values; }
-function advantageOf(i, source) { return number(source === AGENT ? "agent_advantage" : "advantage", i); }
+function advantageOf(i, segment) {
+  const value = number(segment.source === AGENT ? "agent_advantage" : "advantage", i);
+  return value === null || value === undefined ? value : value * (segment.tokens.credit ?? 1);
+}
 
 // The pieces of a segment's text, one a token; null where they are not known.
 function piecesOf(segment) {
@@ -21,7 +24,7 @@ function piecesOf(segment) {
 
 // Coefficient times advantage: how hard, and in which direction, the first update pushes log pi of a token. null: not known.
 function pushOf(i, segment, t) {
-  const advantage = advantageOf(i, segment.source);
+  const advantage = advantageOf(i, segment);
   if (advantage === null || advantage === undefined) return null;
   if (segment.source === POLICY) return advantage;
   if (segment.source !== AGENT) return 0;
@@ -94,7 +97,7 @@ function tokenFacts(i, segment, t) {
     facts.push(["log μ", tokens.mu_known && logprob !== null ? probability(logprob) : "unknown; taken as μ = 1"]);
   }
   if (!objective) return [...facts, ["objective", "none: this run did not train"]];
-  const advantage = advantageOf(i, source);
+  const advantage = advantageOf(i, segment);
   facts.push(["coefficient", coefficientWords(segment, t, advantage, objective)]);
   if (source === POLICY) facts.push(["clipped", "no: π is still π_old"]);
   else if (objective.agent_loss === "aipo" && tokens.states) facts.push(["clipped", STATES[tokens.states[t]]]);
