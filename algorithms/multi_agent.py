@@ -48,6 +48,12 @@ from algorithms.trainer import Metrics, Trainer
 
 log = logging.getLogger("algorithms")
 
+SOLO_ATTEMPTS = 2
+"""Of the policy at each task alone, beside the replies."""
+SOLVED_ALONE = 0.9
+"""What the policy earns alone from which on "marginal" pays nothing: that task needs no help."""
+LOOKAHEAD = 1e-2
+"""The length of the step that "lookahead" looks ahead."""
 TEMPERATURE = 0.5
 """Nats a token by which a reply has to be less likely under the policy than the likeliest right one to earn 1 / e."""
 
@@ -123,6 +129,10 @@ class Branch:
     """From which to which of the episode's AGENT tokens the reply stands, with the tags around it."""
     policy_logprob: float = math.nan
     """The mean of their log-probabilities under the policy."""
+    solo: float = 0.0
+    """What the policy earns alone on the task, on the mean."""
+    growth: float = 0.0
+    """How much the mean grows, for each unit of its length, in a step of the policy towards other right episodes."""
 
 
 class HelperTrainer(Trainer):
@@ -133,9 +143,10 @@ class HelperTrainer(Trainer):
             `samples_per_prompt` replies to each. Its objective has no AGENT term.
         role: that is trained.
         team: the policy that asks and plays on; it stays as it is.
-        reward: of a reply. "team": what the episode earns that is played on behind it. "learnable": the same, less for
-            replies that the policy is less likely to write itself. "verdict", for Verify: whether the verdict is that of the
-            embedded helper.
+        reward: of a reply. "team": what the episode earns that is played on behind it. "marginal": that, less what the policy
+            earns alone on the task; nothing where that is 0.9 or more. "learnable": as "team", less for replies that the policy
+            is less likely to write itself. "lookahead": as "team", times how much an update on the reply makes other right
+            episodes likelier. "verdict", for Verify: whether the verdict is that of the embedded helper.
         may_answer: pays for replies that state the gold answer, too.
         max_reply_tokens: of a reply.
         policy: overrides `config.policy` with a loaded one; it is trained in place.
@@ -182,8 +193,10 @@ class HelperTrainer(Trainer):
         """The replies of this step, each an episode of one turn."""
         with evaluating(self.team.model), evaluating(self.model):
             self._branches = [branches for branches in run_sync(self._branch_out()) if branches]
-            if self.reward == "learnable":
+            if self.reward in ("learnable", "lookahead"):
                 self._score_by_policy()
+            if self.reward == "lookahead":
+                self._look_ahead()
         self.helper.backend.forget()
         found = []
         for group, branches in enumerate(self._branches):
@@ -214,10 +227,21 @@ class HelperTrainer(Trainer):
             return []
         places = [EpisodeSeeds(seed, task, 1 + sample, slot) for sample in range(replies)]
         try:
-            return await ask_together([self._play_on(player, episode, place) for place in places])
+            branches = await ask_together([self._play_on(player, episode, place) for place in places])
+            if self._truth is None:
+                solo = await ask_together([self._alone(player, seed, slot, task, k) for k in range(SOLO_ATTEMPTS)])
+                self.num_rollouts += len(solo)
+                branches = [dataclasses.replace(branch, solo=float(np.mean(solo))) for branch in branches]
+            return branches
         except ServiceError as error:  # more to read than the helper's context takes
             log.warning("a query is left out: %s", error)
             return []
+
+    async def _alone(self, player: Player, seed: int, slot: int, task: int, attempt: int) -> float:
+        """What an episode earns without help; nothing if it comes to no end."""
+        seeds = EpisodeSeeds(seed, task, 1 + self.config.samples_per_prompt + attempt, slot)
+        episode = await player.start(task, seed=seeds.episode, assisted=False)
+        return 0.0 if await player.play(episode, seeds.turn) is not None else episode.reward
 
     async def _play_on(self, player: Player, prefix: Episode, seeds: EpisodeSeeds) -> Branch:
         episode, game = prefix.fork(), self.env.game
@@ -243,6 +267,12 @@ class HelperTrainer(Trainer):
         for branch in branches:
             if branch.reply.error is not None or (branch.leaks and not self.may_answer):
                 branch.reward = least
+        if self.reward == "marginal":
+            for branch in branches:
+                branch.reward = branch.reward - branch.solo if branch.solo < SOLVED_ALONE else 0.0
+        if self.reward == "lookahead":
+            for branch in branches:
+                branch.reward *= branch.growth if branch.reward > 0 else 1.0
         paid = [b for b in branches if b.reward > 0 and not math.isnan(b.policy_logprob)]
         if self.reward == "learnable" and paid:
             most = max(branch.policy_logprob for branch in paid)
@@ -250,20 +280,64 @@ class HelperTrainer(Trainer):
                 branch.reward *= math.exp((branch.policy_logprob - most) / TEMPERATURE)
 
     @torch.no_grad()
-    def _score_by_policy(self) -> None:
-        """How likely the policy is to write each reply itself, where it stands."""
-        flat = [b for branches in self._branches for b in branches if b.tokens[0] < b.tokens[1]]
-        samples = [to_training_sample(b.episode.trajectory()) for b in flat]
-        pad_id = self.team.tokenizer.pad_token_id or 0
-        size, device = self.config.micro_batch_size, self.config.device
-        for part in batches.micro_batches(samples, np.zeros(len(samples)), size, pad_id=pad_id, device=device):
-            masks = part.input_ids_BL, part.attention_mask_BL, part.selected_BL
-            logprobs_T = token_logprobs(
-                self.team.model, *masks, temperature=self.config.sampling.temperature
-            ).logprobs_T
+    def _score_by_policy(self, branches: Sequence[Branch] | None = None) -> None:
+        """How likely the policy is to write each reply itself, where it stands; of all branches if none are given."""
+        given = [b for part in self._branches for b in part] if branches is None else branches
+        flat = [b for b in given if b.tokens[0] < b.tokens[1]]
+        for part in self._scored_parts(flat):
+            logprobs_T = self._team_logprobs(part)
             for index in set(part.sequence_ids_T.tolist()):
                 chosen_T = (part.sequence_ids_T == index) & (part.sources_T == Source.AGENT)
                 flat[index].policy_logprob = float(logprobs_T[chosen_T][slice(*flat[index].tokens)].mean())
+
+    def _scored_parts(self, branches: Sequence[Branch]) -> list[batches.MicroBatch]:
+        samples = [to_training_sample(b.episode.trajectory()) for b in branches]
+        pad_id, config = self.team.tokenizer.pad_token_id or 0, self.config
+        zeros_S = np.zeros(len(samples))
+        return batches.micro_batches(samples, zeros_S, config.micro_batch_size, pad_id=pad_id, device=config.device)
+
+    def _team_logprobs(self, part: batches.MicroBatch) -> torch.Tensor:
+        masks = part.input_ids_BL, part.attention_mask_BL, part.selected_BL
+        return token_logprobs(self.team.model, *masks, temperature=self.config.sampling.temperature).logprobs_T
+
+    def _look_ahead(self) -> None:
+        """By which rate each right reply becomes likelier in a step of the policy towards the right episodes of other tasks.
+
+        <grad log pi(reply), d>, how far an update on the reply goes along d, as a difference of two passes (derived in
+        docs/guides/train_helper.md from LOLA, arXiv 1709.04326). d is the gradient of the log-probability of those episodes,
+        replies included, as if the policy had written all, at length 1. Tasks are taken in halves, so that none is measured
+        by itself.
+        """
+        weights = [weight for weight in self.team.model.parameters() if weight.requires_grad]
+        before = [weight.detach().clone() for weight in weights]
+        for half in range(2):
+            scored, others = ([b for part in self._branches[k::2] for b in part] for k in (half, 1 - half))
+            gradients = self._towards([b for b in others if b.reward > 0], weights)
+            length = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
+            if length == 0:
+                continue
+            old = [branch.policy_logprob for branch in scored]
+            with torch.no_grad():
+                for weight, gradient in zip(weights, gradients, strict=True):
+                    weight += LOOKAHEAD / length * gradient
+                self._score_by_policy(scored)
+                for weight, value in zip(weights, before, strict=True):
+                    weight.copy_(value)
+            for branch, logprob in zip(scored, old, strict=True):
+                growth = (branch.policy_logprob - logprob) / LOOKAHEAD
+                branch.policy_logprob, branch.growth = logprob, 0.0 if math.isnan(growth) else growth
+
+    def _towards(self, branches: Sequence[Branch], weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The gradient of the log-probability of all that stands behind the prompts of these episodes."""
+        total = [torch.zeros_like(weight) for weight in weights]
+        with torch.enable_grad():
+            for part in self._scored_parts(branches):
+                logprobs_T = self._team_logprobs(part)
+                for gradient, more in zip(
+                    total, torch.autograd.grad(logprobs_T.sum(), weights, materialize_grads=True), strict=True
+                ):
+                    gradient += more
+        return total
 
     def _trajectory(self, branch: Branch, group: int, sample: int) -> Trajectory:
         played, ids = branch.episode.trajectory(group=group, sample=sample), branch.generation.token_ids or ()
@@ -300,6 +374,8 @@ class HelperTrainer(Trainer):
                 "entropy": -float(np.mean(sampled)),
             }
             if self._truth is None:
+                told["solo"] = float(np.mean([b.solo for b in flat]))
+                told["marginal"] = float(np.mean([b.episode.reward - b.solo for b in flat]))
                 told["team_accuracy"] = float(np.mean([t.verdict == "correct" for t in trajectories]))
             if scored := [b.policy_logprob for b in flat if not math.isnan(b.policy_logprob)]:
                 told["policy_logprob"] = float(np.mean(scored))

@@ -18,7 +18,7 @@ from algorithms.config import ObjectiveConfig, check_modes
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 ReplyCredit = Literal["trajectory", "branch"]
-HelperReward = Literal["team", "learnable", "verdict"]
+HelperReward = Literal["team", "marginal", "learnable", "lookahead", "verdict"]
 OptimizerName = Literal["adamw", "adamw8bit", "adamw8bit_stochastic"]
 
 
@@ -323,8 +323,10 @@ class HelperConfig:
     helper_max_tokens: int = 128
     """Tokens of a reply."""
     helper_reward: HelperReward = "team"
-    """ "team": what the episode earns that is played on behind the reply. "learnable": the same, less for replies that the
-    policy is less likely to write itself. "verdict", for verify: whether it is the embedded helper's."""
+    """ "team": what the episode earns that is played on behind the reply. "marginal": that, less what the policy earns alone on
+    the task; nothing where that is 0.9 or more. "learnable": as "team", less for replies that the policy is less likely to
+    write itself. "lookahead": as "team", times how much an update on the reply makes other right episodes likelier.
+    "verdict", for verify: whether it is the embedded helper's."""
     helper_steps: int | None = None
     """Steps of the helper; as many as the policy's if left out."""
     helper_phase: str = "frozen"

@@ -34,7 +34,8 @@ from algorithms.multi_agent import TEMPERATURE, Branch, HelperTrainer, MultiAgen
 from algorithms.policies import Policy, load_policy
 from algorithms.rollout import local_policy
 from algorithms.train_config import HelperConfig, SamplingConfig, TrainConfig
-from benchmarks.roles import RULES, Settings, Shuffled, expand, right_share, start_helper
+from benchmarks.roles.knowledge import Shuffled, expand, right_share, start_helper
+from benchmarks.roles.setting import RULES, Settings
 from tests.algorithms.tiny import tiny_policy
 from tests.helpers import SumTasks
 
@@ -145,6 +146,106 @@ def test_learnable_pays_less_for_what_the_policy_would_not_write(tmp_path: Path)
     held_back = [branch(1.0), branch(1.0, -1.0)]  # one that the game replaced has no tokens there
     one._pay(held_back)
     assert [b.reward for b in held_back] == [1.0, 1.0]
+
+
+def test_marginal_is_what_the_policy_does_not_earn_alone(tmp_path: Path) -> None:
+    one = helper_trainer(tmp_path, reward="marginal")
+    for solo, wanted in ((0.5, [0.5, -0.5, -0.5, -0.5]), (0.0, [1.0, 0.0, 0.0, 0.0]), (1.0, [0.0] * 4)):
+        branches = [branch(1.0), branch(0.0), branch(1.0, leaks=True), branch(0.0, text="")]
+        branches = [dataclasses.replace(b, solo=solo) for b in branches]
+        one._pay(branches)
+        assert [b.reward for b in branches] == wanted
+
+
+def test_what_the_policy_does_alone_is_played_logged_and_counted(tmp_path: Path, start: Policy) -> None:
+    one, verify = helper_trainer(tmp_path, fresh(start)), helper_trainer(tmp_path, reward="verdict", role="verify")
+    alone: list[tuple[int, int]] = []
+
+    async def alone_once(player: Player, seed: int, slot: int, task: int, attempt: int) -> float:
+        alone.append((slot, attempt))
+        return float(attempt)
+
+    one._alone = alone_once  # type: ignore[method-assign]
+    found = one.collect()
+    prefixes = len(one._branches)
+    assert len(alone) == len(set(alone)) == one.num_rollouts == 2 * prefixes
+    metrics = one.metrics_of(found)
+    assert metrics["helper/knowledge/solo"] == 0.5
+    earned = np.mean([b.episode.reward for part in one._branches for b in part])
+    assert metrics["helper/knowledge/marginal"] == pytest.approx(earned - 0.5)
+    verify.collect()
+    assert verify.num_rollouts == 0
+
+
+def test_an_attempt_alone_gets_no_help(tmp_path: Path, start: Policy) -> None:
+    one = helper_trainer(tmp_path, fresh(start))
+    for right, wanted in ((True, 1.0), (False, 0.0)):
+        said: list[str] = []
+
+        def turn(transcript: str, right: bool = right, said: list[str] = said) -> str:
+            said.append(transcript)
+            return rf"\boxed{{{one.env.game.task(3).gold if right else 'no'}}}"
+
+        player = Player(one.env.game, as_policy(turn))
+        assert asyncio.run(one._alone(player, 0, 0, 3, 0)) == wanted
+        assert len(said) == 1
+
+    def fails(transcript: str) -> str:
+        raise ServiceError("down")
+
+    assert asyncio.run(one._alone(Player(one.env.game, as_policy(fails)), 0, 0, 3, 0)) == 0.0
+
+
+def test_lookahead_pays_a_right_reply_by_what_it_makes_likelier(tmp_path: Path) -> None:
+    one = helper_trainer(tmp_path, reward="lookahead")
+    branches = [branch(1.0), branch(2.0), branch(1.0), branch(0.0), branch(-0.5), branch(1.0, leaks=True)]
+    for b, growth in zip(branches, (0.5, 0.25, -1.0, 9.0, 9.0, 9.0), strict=True):
+        b.growth = growth
+    one._pay(branches)
+    assert [b.reward for b in branches] == [0.5, 0.5, -1.0, 0.0, -0.5, -0.5]
+
+
+def test_growth_is_the_derivative_towards_the_right_episodes_of_other_tasks(tmp_path: Path, start: Policy) -> None:
+    one = helper_trainer(tmp_path, fresh(start), samples_per_prompt=2, prompts_per_step=4)
+    one.collect()
+    assert len(one._branches) > 1
+    for part in one._branches:
+        part[0].reward, part[1].reward = 0.5, 0.0
+    before = {name: weight.clone() for name, weight in one.team.model.state_dict().items()}
+    one._score_by_policy()
+    scores = [[b.policy_logprob for b in part] for part in one._branches]
+    one._look_ahead()
+    assert all(torch.equal(weight, before[name]) for name, weight in one.team.model.state_dict().items())
+    assert [[b.policy_logprob for b in part] for part in one._branches] == scores
+    weights = list(one.team.model.parameters())
+
+    def gradient(branches: list[Branch], *, reply: bool = False) -> torch.Tensor:
+        total = torch.zeros(sum(weight.numel() for weight in weights))
+        for b in branches:
+            (part,) = micro_batches([to_training_sample(b.episode.trajectory())], np.zeros(1), 1, pad_id=0)
+            logprobs_T = one._token_logprobs(one.team.model, part)
+            said_T = logprobs_T[part.sources_T == Source.AGENT][slice(*b.tokens)].mean() if reply else logprobs_T.sum()
+            found = torch.autograd.grad(said_T, weights)
+            total += torch.cat([g.flatten() for g in found])
+        return total
+
+    for half in range(2):
+        towards = gradient([part[0] for part in one._branches[1 - half :: 2]])
+        for b in [part[0] for part in one._branches[half::2]]:
+            assert b.growth == pytest.approx(
+                float(gradient([b], reply=True) @ towards / towards.norm()), rel=0.1, abs=0.05
+            )
+
+
+def test_without_a_right_episode_nothing_grows(tmp_path: Path, start: Policy) -> None:
+    one = helper_trainer(tmp_path, fresh(start), samples_per_prompt=2, prompts_per_step=3)
+    one.collect()
+    for part in one._branches:
+        for b in part:
+            b.reward = 0.0
+    one._score_by_policy()
+    one._look_ahead()
+    assert all(b.growth == 0.0 for part in one._branches for b in part)
 
 
 def test_nothing_is_not_worth_more_than_a_wrong_reply(tmp_path: Path) -> None:
