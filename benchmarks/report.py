@@ -275,7 +275,9 @@ def machine(packages: Iterable[str], *, threads: int) -> dict[str, object]:
 def command() -> str:
     """How this process was started, as a user would type it."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    name = f"python -m {spec.name}" if spec is not None else f"python {Path(sys.argv[0]).name}"
+    name = (
+        f"python -m {spec.name.removesuffix('.__main__')}" if spec is not None else f"python {Path(sys.argv[0]).name}"
+    )
     return " ".join([name, *sys.argv[1:]])
 
 

@@ -1,0 +1,1 @@
+"""What helpers that are trained are worth, and what a reply is worth: embedded policies on `rulebook`."""
