@@ -117,7 +117,9 @@ def run(settings: Settings, arm: str, seed: int) -> Measured:
         policy = start_policy(settings)
         agents: dict[str, AgentLike] = {"knowledge": "knowledge", JUNK: Junk()}
         fields: dict[str, Any] = {
-            "env_options": RULES, "prompts_per_step": 8, "sampling": SAMPLING, "warmup_steps": 2, "eval_every": 0,
+            "env_options": RULES, "prompts_per_step": 8, "sampling": SAMPLING, "warmup_steps": 5,
+            # At 3e-4 this start policy comes to nothing, whatever the credit.
+            "learning_rate": 1e-4, "eval_every": 0,
         }  # fmt: skip
         if arm == "branch":
             fields |= {"steps": settings.credit_steps, "reply_credit": "branch"}

@@ -151,10 +151,10 @@ def run_policy(settings: Settings, arm: str, seed: int) -> Measured:
 
 def tell_policy(settings: Settings, found: Mapping[str, Sequence[Measured]]) -> list[str]:
     """The page's section on them."""
-    middle = 30
+    before = [what for what in next(iter(found.values()))[0] if what.startswith("solo after")][-2]
     columns = {
         "solo, at the end": "solo",
-        f"after {middle} steps": f"solo after {middle}",
+        f"{before.removeprefix('solo ')} steps": before,
         "with its helper": "assisted",
     }
     lines = [
