@@ -131,7 +131,7 @@ SHARED = {
 OTHER: dict[str, Any] = {
     "policy": None, "out": None, "seed": 7, "steps": 9, "curriculum": "hard", "max_solo_rate": 0.5, "rates": None,
     "prompts_per_step": 3, "samples_per_prompt": 6, "solo_share": 0.5, "final_solo_share": 1.0, "sampler": None,
-    "engine_args": None, "updates_per_batch": 3, "dynamic_sampling": 2, "overlong_buffer": 4,
+    "engine_args": None, "reply_credit": None, "branch_continuations": None, "updates_per_batch": 3, "dynamic_sampling": 2, "overlong_buffer": 4,
     "objective": ObjectiveConfig(agent_weight=0.3, agent_baseline="solo", policy_baseline="group"),
 }  # fmt: skip
 """The policy's own settings, each with another value than the default where a test can give one."""
