@@ -33,7 +33,7 @@ ARMS: dict[str, tuple[HelperReward, bool]] = {
 }
 """Name to the reward, and whether a reply that states the answer is paid."""
 EXPLAIN, ANSWER = "A", "B"
-COPIED = 0.3
+COPIED = 0.5
 """Share of the start policy's sequences in which the reply is the answer."""
 
 
@@ -69,7 +69,7 @@ def start_policy(settings: Settings) -> Policy:
             parts = [(asked, True), (told, False), (markup.BOX_OPEN + answer + markup.BOX_CLOSE, True)]
             return to_row(policy.codec, f"{expression}=", parts)
 
-        fit(policy, row, steps=settings.warmup_steps, batch_size=48, learning_rate=1e-3)
+        fit(policy, row, steps=settings.copying_steps, batch_size=48, learning_rate=1e-3)
         policy.save(folder)
     return load_policy(str(folder))
 

@@ -45,7 +45,9 @@ class Settings:
     tuning_steps: int = 60
     """Of that."""
     warmup_steps: int = 100
-    """In which a start policy of a part of its own learns to go on without a reply, or to copy an answer."""
+    """In which the start policy of "credit" learns to go on without a reply."""
+    copying_steps: int = 250
+    """In which that of "forms" learns to copy an answer."""
     start_steps: int | None = None
     """Of the warm-up of the boundary study's start policy of chains, in place of its recipe's."""
     problems: int = 128

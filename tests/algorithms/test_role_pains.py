@@ -27,7 +27,7 @@ from algorithms.multi_agent import HelperTrainer, MultiAgentTrainer
 from algorithms.objective import Normalizer, objective_loss
 from algorithms.policies import load_policy
 from algorithms.train_config import HelperConfig, LoraConfig, SamplingConfig, TrainConfig
-from benchmarks.roles import RULES
+from benchmarks.roles.setting import RULES
 
 
 @pytest.fixture(autouse=True)

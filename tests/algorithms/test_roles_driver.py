@@ -20,7 +20,8 @@ from algorithms.multi_agent import HelperTrainer, TrainedHelper
 from algorithms.policies import load_policy
 from algorithms.rollout import local_policy
 from algorithms.train_config import SamplingConfig, TrainConfig
-from benchmarks.roles import RULES, expand
+from benchmarks.roles.knowledge import expand
+from benchmarks.roles.setting import RULES
 
 # -- the driver ----------------------------------------------------------------------------------------------------------
 

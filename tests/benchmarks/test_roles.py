@@ -34,6 +34,7 @@ TOY: dict[str, Any] = {
     "choice_steps": 1,
     "tuning_steps": 2,
     "warmup_steps": 1,
+    "copying_steps": 1,
     "start_steps": 1,
 }
 
