@@ -153,7 +153,8 @@ class HelperTrainer(Trainer):
         agents: the other helpers; those of the environment by default.
 
     Raises:
-        ConfigurationError: for a helper of the policy's own weights, and for several consults in a turn (fan_out).
+        ConfigurationError: for a helper of the policy's own weights, for several consults in a turn (fan_out), and for a
+            lookahead without other queries, or in bfloat16.
         UnknownIdError: the environment has no such helper.
     """
 
@@ -183,6 +184,11 @@ class HelperTrainer(Trainer):
         super().__init__(config, policy=policy, agents=others | {role: self.helper}, codec=team.codec)
         if self.env.config.fan_out > 1:
             raise ConfigurationError("a helper is trained where a turn asks one helper: leave fan_out at 1.")
+        if reward == "lookahead" and (config.prompts_per_step < 2 or team.model.dtype == torch.bfloat16):
+            raise ConfigurationError(
+                "the reward lookahead takes a small step of the policy towards the episodes of other queries: it needs float32 "
+                f"(--dtype float32) and two queries a step; got {team.model.dtype} and {config.prompts_per_step}."
+            )
         told = {"role": role, "team": team.name, "reward": reward}
         self.settings["helper"] = told | {"may_answer": may_answer, "max_reply_tokens": max_reply_tokens}
         self.sampler = LocalSampler(team, config.sampling)
@@ -262,6 +268,9 @@ class HelperTrainer(Trainer):
     # -- rewards ----------------------------------------------------------------------------------------------------
 
     def _pay(self, branches: Sequence[Branch]) -> None:
+        if self.reward == "lookahead":
+            for branch in branches:
+                branch.reward *= branch.growth if branch.reward > 0 else 1.0
         # Where a question costs something, nothing would be more than what a wrong reply earns.
         least = min(0.0, *(branch.reward for branch in branches))
         for branch in branches:
@@ -270,9 +279,6 @@ class HelperTrainer(Trainer):
         if self.reward == "marginal":
             for branch in branches:
                 branch.reward = branch.reward - branch.solo if branch.solo < SOLVED_ALONE else 0.0
-        if self.reward == "lookahead":
-            for branch in branches:
-                branch.reward *= branch.growth if branch.reward > 0 else 1.0
         paid = [b for b in branches if b.reward > 0 and not math.isnan(b.policy_logprob)]
         if self.reward == "learnable" and paid:
             most = max(branch.policy_logprob for branch in paid)

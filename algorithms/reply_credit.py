@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 from aipo_env.episode import Episode
@@ -23,12 +24,15 @@ from aipo_env.trace_files import FAULTS
 from aipo_env.trajectory import Source, Trajectory
 from algorithms.rollout import LocalSampler
 
+log = logging.getLogger("algorithms")
+
 
 class _Unanswering:
     """A helper that cannot answer one question."""
 
     def __init__(self, agent: Agent, query: str) -> None:
         self.name, self._agent, self._query = agent.name, agent, query
+        self.uses_hints = getattr(agent, "uses_hints", False)
 
     async def respond(self, request: ConsultRequest) -> Reply:
         return NO_REPLY if request.query == self._query else await self._agent.respond(request)
@@ -74,7 +78,20 @@ def credit_replies(
                 branch.seed = seeds.episode
                 branches.append((silent, branch, seeds.turn))
                 replies[-1][2].append(branch)
+    if not branches:
+        return 0
+    lengths = [len(branch.segments) for _, branch, _ in branches]
     faults = {id(b) for (_, b, _), error in zip(branches, sampler.play_on(branches), strict=True) if error is not None}
+    if cut := sum(
+        b.stop_reason == "length" and len(b.segments) == begun
+        for (_, b, _), begun in zip(branches, lengths, strict=True)
+    ):
+        log.warning(
+            "%d of %d episodes had no room for the policy behind the notice that stands in a reply's place, so that its whole "
+            "credit stays: raise sampling.max_tokens",
+            cut,
+            len(branches),
+        )
     for t, place, played in replies:
         outcomes = [branch.trajectory().outcome for branch in played if id(branch) not in faults]
         if outcomes:

@@ -294,7 +294,8 @@ class Tools:
             Segment(source, content, tuple(ids), tuple(given), agent=agent, mu_known=logprobs is not None),
             Segment(Source.TEMPLATE, lead + close, (*rest, *markup_ids(close))),
         ]
-        return [segment for segment in segments if segment.text]
+        # An empty reply is one too.
+        return [segment for segment in segments if segment.text or segment.source is Source.AGENT]
 
     def _behind(self, name: str, place: Place, *, closed: bool) -> tuple[str, str]:
         """The template behind a helper's message, less the marker that closes it where that stands already."""

@@ -202,7 +202,7 @@ def test_lookahead_pays_a_right_reply_by_what_it_makes_likelier(tmp_path: Path) 
     for b, growth in zip(branches, (0.5, 0.25, -1.0, 9.0, 9.0, 9.0), strict=True):
         b.growth = growth
     one._pay(branches)
-    assert [b.reward for b in branches] == [0.5, 0.5, -1.0, 0.0, -0.5, -0.5]
+    assert [b.reward for b in branches] == [0.5, 0.5, -1.0, 0.0, -0.5, -1.0]
 
 
 def test_growth_is_the_derivative_towards_the_right_episodes_of_other_tasks(tmp_path: Path, start: Policy) -> None:

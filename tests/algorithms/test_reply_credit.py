@@ -26,7 +26,7 @@ from algorithms.batch import micro_batches
 from algorithms.config import ObjectiveConfig
 from algorithms.multi_agent import MultiAgentTrainer
 from algorithms.policies import load_policy
-from algorithms.reply_credit import credit_metrics, credit_replies
+from algorithms.reply_credit import _Unanswering, credit_metrics, credit_replies
 from algorithms.rollout import LocalSampler
 from algorithms.train_config import HelperConfig, SamplingConfig, TrainConfig
 from algorithms.trainer import Trainer
@@ -98,6 +98,13 @@ def test_junk_beside_a_right_reply_earns_nothing(order: tuple[str, str], continu
     assert credits == [{"knowledge": 1.0, "verify": 0.0}]
     assert count == 2 * continuations
     assert credit_metrics(found) == {"train/reply_credit_knowledge": 1.0, "train/reply_credit_verify": 0.0}
+
+
+def test_a_helper_that_reads_hints_keeps_them_for_its_other_questions() -> None:
+    one = game()
+    one.agents["knowledge"].uses_hints = True  # type: ignore[attr-defined]
+    assert _Unanswering(one.agents["knowledge"], "q").uses_hints
+    assert not _Unanswering(one.agents["verify"], "q").uses_hints
 
 
 def test_two_helpers_asked_in_one_turn() -> None:
@@ -236,11 +243,11 @@ def test_an_episode_that_comes_out_otherwise_is_refused() -> None:
 # -- through samples and batches ---------------------------------------------------------------------------------------
 
 
-def helped(**options: Any) -> tuple[LocalSampler, aipo_env.ConsultEnv, list[Trajectory]]:
+def helped(max_tokens: int = 48) -> tuple[LocalSampler, aipo_env.ConsultEnv, list[Trajectory]]:
     policy = load_policy("embedded")
-    sampler = LocalSampler(policy, SamplingConfig(max_tokens=48))
+    sampler = LocalSampler(policy, SamplingConfig(max_tokens=max_tokens))
     env = aipo_env.make("rulebook-consult", codec=policy.codec, level=2, style="terse", prompt="bare")
-    return sampler, env, sampler.rollout(env, [3, 4, 3], group_size=4, seed=7, **options)
+    return sampler, env, sampler.rollout(env, [3, 4, 3], group_size=4, seed=7)
 
 
 def test_a_fork_played_as_the_original_is_the_original() -> None:
@@ -263,13 +270,17 @@ def test_a_fork_played_as_the_original_is_the_original() -> None:
         assert (again.reward, again.stop_reason, again.verdict) == (t.reward, t.stop_reason, t.verdict)
 
 
-def test_an_expansion_is_credited_with_what_the_policy_could_not_do_without() -> None:
-    sampler, env, found = helped()
+@pytest.mark.parametrize(("max_tokens", "no_room"), [(160, False), (48, True)])
+def test_an_expansion_is_credited_with_what_the_policy_could_not_do_without(
+    max_tokens: int, no_room: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler, env, found = helped(max_tokens)
     right = [t for t in found if t.reward and t.num_consults]
     assert len(right) > 3
     assert credit_replies(sampler, env.game, found, [3, 4, 3], 7) == len(right)
     assert {s.credit for t in right for s in t.segments if s.source is Source.AGENT} == {1.0}
     assert not any("no reply" in t.text for t in found)
+    assert ("raise sampling.max_tokens" in caplog.text) == no_room
 
 
 def test_the_credit_reaches_the_tokens_of_its_reply_alone() -> None:
