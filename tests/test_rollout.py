@@ -26,6 +26,7 @@ from aipo_env.game import ConsultGame
 from aipo_env.grading import Grade
 from aipo_env.playing import as_policy
 from aipo_env.registry import make_game
+from aipo_env.rollout import EpisodeSeeds
 from aipo_env.tasks.base import Task
 from tests.helpers import CharacterCodec, Recorder, SumTasks
 
@@ -119,6 +120,20 @@ def test_episodes_of_a_group() -> None:
         assert t.metadata == {"level": 1, "policy": "script"}
     assert len({t.seed for t in found}) == 8
     assert len({request.seed for request in policy.requests}) == 12
+
+
+def test_halves_of_a_solo_share_are_rounded_up() -> None:
+    for size, solo in ((1, 1), (3, 2), (5, 3), (6, 3)):
+        assert aipo_env.rollout(make_sums(), Script(), 1, group_size=size, solo_share=0.5).num_solo == solo
+    assert aipo_env.rollout(make_sums(), Script(), 1, group_size=5, solo_share=0.29).num_solo == 1
+
+
+def test_every_turn_of_an_episode_has_a_seed_of_its_own() -> None:
+    seeds = EpisodeSeeds(5, 3, 1)
+    turns = [seeds.turn(number) for number in range(40)]
+    assert len({seeds.episode, *turns}) == 41
+    for number in (39, 8, 0):
+        assert EpisodeSeeds(5, 3, 1).turn(number) == turns[number]
 
 
 def test_a_request_tells_what_the_policy_needs() -> None:
@@ -232,6 +247,10 @@ def test_the_token_budget() -> None:
     policy = Tokens(None)
     (played,) = run(game(), policy, [1], max_tokens=fixed)
     assert (played.stop_reason, played.segments[-1].source, len(policy.requests)) == ("length", Source.AGENT, 1)
+    # A single token that is left is asked for.
+    policy = Tokens(None, "length")
+    run(game(), policy, [1], max_tokens=fixed + 1)
+    assert [request.max_tokens for request in policy.requests] == [fixed + 1, 1]
     with pytest.raises(InvalidActionError, match="at most 10 tokens"):
         run(game(), Tokens(11), [1], max_tokens=fixed + 10)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from collections.abc import Sequence
@@ -187,6 +188,15 @@ def test_the_end_token_is_the_last_id_and_no_text() -> None:
         assert len(generation.logprobs or ()) == len(generation.token_ids)
 
 
+def test_a_stop_id_ends_a_completion_as_its_last() -> None:
+    free = CompletionSampling(max_tokens=40, temperature=0.0)
+    [whole] = asyncio.run(complete_all(tiny(), [("1+2=", free)]))
+    assert whole.token_ids is not None
+    stop = whole.token_ids[1]
+    [cut] = asyncio.run(complete_all(tiny(), [("1+2=", dataclasses.replace(free, stop_ids=(stop,)))]))
+    assert (cut.token_ids, cut.finish_reason) == (whole.token_ids[: whole.token_ids.index(stop) + 1], "stop")
+
+
 def test_a_stop_string_ends_a_completion_and_belongs_to_it() -> None:
     # Single characters, a string across tokens, and a tag that is one special token.
     free = ending(())
@@ -215,8 +225,8 @@ def test_the_limit_of_tokens_and_the_context_end_a_completion() -> None:
         generation = await backend.complete(encode("1+2="), sampling)
         assert (len(generation.token_ids or ()), generation.finish_reason) == (3, "length")
         # The tiny model has a context of 512.
-        generation = await backend.complete([20] * 510, CompletionSampling(max_tokens=50, seed=1))
-        assert len(generation.token_ids or ()) <= 2
+        generation = await backend.complete([20] * 510, CompletionSampling(max_tokens=50, temperature=0.0))
+        assert (len(generation.token_ids or ()), generation.finish_reason) == (2, "length")
         with pytest.raises(ServiceError, match="context of 512 tokens and the prompt has 512"):
             await backend.complete([20] * 512, sampling)
         with pytest.raises(ConfigurationError, match="another tokenizer"):
@@ -264,16 +274,20 @@ def test_a_chat_without_a_template_says_so() -> None:
 
 def test_a_cancelled_request_frees_its_slot() -> None:
     async def play() -> None:
-        backend = tiny(max_batch=1)
+        policy = tiny_policy()
+        fed = Fed(policy.model)
+        backend = TransformersModel(policy.model, policy.tokenizer, name="tiny", max_batch=1)
         endless = CompletionSampling(max_tokens=500, temperature=0.0)
         running = asyncio.create_task(backend.complete(encode("1+2="), endless))
         queued = asyncio.create_task(backend.complete(encode("2+2="), endless))
         waiting = asyncio.create_task(backend.complete(encode("x"), CompletionSampling(max_tokens=2, seed=1)))
         await asyncio.sleep(0.1)
         assert not running.done()
+        before = len(fed.passes)
         running.cancel()
         queued.cancel()
         assert len((await asyncio.wait_for(waiting, 5)).token_ids or ()) <= 2
+        assert len(fed.passes) - before < 20
         assert [type(r) for r in await asyncio.gather(running, queued, return_exceptions=True)] == [
             asyncio.CancelledError
         ] * 2

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 import aipo_env
+from aipo_agents.backends.base import CompletionSampling
 from aipo_agents.backends.row_batch import RowBatch
+from aipo_agents.backends.transformers_model import TransformersModel
 from aipo_env import ConsultEnv, Source, Trajectory, to_training_sample
 from aipo_env.errors import ConfigurationError, GradingError
 from aipo_env.grading import Grade
-from aipo_env.rollout import collect_rollouts
+from aipo_env.rollout import EpisodeSeeds, collect_rollouts
 from aipo_env.tasks.base import Task
 from algorithms.batch import micro_batches
 from algorithms.codec import TransformersCodec
@@ -76,7 +78,7 @@ def play(
     policy: Policy, env: ConsultEnv | None = None, tasks: Sequence[int] = TASKS, *, seed: int = 2, **options: Any
 ) -> list[Trajectory]:
     """Groups of three, the first of them solo."""
-    sampling = SamplingConfig(**{"max_tokens": 40, **options})
+    sampling = SamplingConfig(**{"max_tokens": 100, **options})
     shares = {"group_size": 3, "solo_share": 1 / 3} if len(tasks) > 1 else {"group_size": 1}
     return LocalSampler(policy, sampling).rollout(env or make_env(policy), tasks, seed=seed, **shares)  # type: ignore[arg-type]
 
@@ -145,7 +147,10 @@ def test_repair_16_the_ids_that_went_through_the_model_are_the_ids_of_the_trajec
         monkeypatch.setattr(RowBatch, name, function)
     trajectories = play(policy, make_env(policy, agents=slow_helpers(seconds)))
     assert not rows
+    assert [(t.group, t.sample) for t in trajectories] == list(itertools.product(range(len(TASKS)), range(3)))
     assert sum(t.num_consults for t in trajectories) >= 3
+    pairs = [(a.source, b.source) for t in trajectories for a, b in itertools.pairwise(t.segments)]
+    assert pairs.count((Source.AGENT, Source.POLICY)) >= 3
     # Each row that left is a turn of one trajectory, and no other's; the last token of a turn was sampled and not computed.
     turns = Counter(
         tuple(i for s in t.segments[: n + 1] for i in s.token_ids)[:-1]
@@ -173,6 +178,22 @@ def test_a_rollout_is_a_function_of_its_seed() -> None:
     assert ids(1) == ids(1)
     assert ids(1) != ids(2)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_rollout_leaves_nothing_behind_and_is_played_in_evaluation_mode() -> None:
+    """Another of the same sampler computes all of it again."""
+    policy = tiny_policy()
+    passes: list[tuple[int, bool]] = []
+    policy.model.register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append((kwargs["input_ids"].shape[1], module.training)), with_kwargs=True
+    )
+    sampler, env = LocalSampler(policy, SamplingConfig(max_tokens=4)), make_env(policy)
+    for _ in range(2):
+        policy.model.train()
+        passes.clear()
+        [trajectory] = sampler.rollout(env, [7], group_size=1, seed=0)
+        assert passes[0] == (len(trajectory.segments[0].token_ids), False)
+        assert policy.model.training
 
 
 def test_helpers_are_asked_once_per_consult_and_their_tokens_are_forced() -> None:
@@ -213,6 +234,21 @@ def test_results_do_not_depend_on_finished_neighbours() -> None:
     together = [t for t in play(policy, temperature=0.0, max_tokens=20) if t.sample == 1]
     alone = [play(policy, tasks=[index], seed=9, temperature=0.0, max_tokens=20)[0] for index in TASKS]
     assert [t.token_ids for t in together] == [t.token_ids for t in alone]
+
+
+def test_episodes_are_played_on_each_with_its_own_seeds() -> None:
+    policy = talkative(tiny_policy())
+    env, seen = make_env(policy), list[Trajectory]()
+    sampler = LocalSampler(policy, SamplingConfig(max_tokens=60))
+    whole = sampler.rollout(env, TASKS[:4], group_size=2, seed=2, on_episode=seen.append)
+    assert Counter(map(id, seen)) == Counter(map(id, whole))
+    branches = [
+        (env.game, env.game.make_episode(index, seed=t.seed or 0, assisted=True), EpisodeSeeds(2, index, t.sample).turn)
+        for t in whole
+        if (index := t.task_index) is not None
+    ]
+    assert sampler.play_on(branches) == [None] * 8
+    assert [episode.trajectory().token_ids for _, episode, _ in branches] == [t.token_ids for t in whole]
 
 
 def test_policy_and_environment_must_share_the_tokenizer() -> None:
@@ -399,6 +435,13 @@ def test_repair_11_an_answer_that_cannot_be_graded_ends_its_episode_alone() -> N
     assert {t.metadata["error"] for t in faults} == {"GradingError: the worker died"}
     assert any(t.stop_reason == "answer" for t in trajectories)
     assert not any("error" in t.metadata for t in trajectories if t not in faults)
+
+
+def test_a_local_policy_samples_as_it_is_told() -> None:
+    turns = local_policy(tiny_policy(), SamplingConfig(0.7, 0.9, 33, 5))
+    assert turns.sampling == CompletionSampling(0.7, 0.9, 33)
+    assert isinstance(turns.backend, TransformersModel)
+    assert turns.backend.max_batch == 5
 
 
 @pytest.mark.parametrize("context", [3, 12, 26])
