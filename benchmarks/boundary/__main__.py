@@ -1,7 +1,7 @@
 """`python -m benchmarks.boundary`: runs the study, then writes its tables, figures and `boundary.json`.
 
 `--minutes` stops it, and the same command goes on; `--only` runs a part. A run is one thread: give as many `--processes` as
-there are cores. The full form is about 200 runs of two to three minutes.
+there are cores. The full form is 168 runs of one to four minutes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Settings:
     """quick: the claim at one seed, some minutes on two cores. full: every run whose result is recorded. words: SmolLM2, for
     one GPU: `--device cuda --processes 12 --minutes 13`."""
     only: tuple[str, ...] = ()
-    """Tables of the full form that are run: methods, helpers, tuning, baselines, parts, cells; empty for all."""
+    """Tables of the full form that are run: methods, helpers, tuning, baselines, parts, rivals,
+    architectures, cells; empty for all."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the full form."""
     out: Path = Path("runs/boundary")

@@ -3,7 +3,8 @@
     python -m benchmarks.roles
 
 Parts: "knowledge", a helper learns from the success of a policy that stays as it is; "policy", a policy learns from such a
-helper; "credit", what each of two replies is credited with. The same command goes on where it was cut.
+helper; "credit", what each of two replies is credited with; "forms", an explanation or a finished answer; "verdicts", Verify
+learns to judge sums. The same command goes on where it was cut.
 """
 
 from __future__ import annotations
